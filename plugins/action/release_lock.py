@@ -1,0 +1,64 @@
+"""The controller's half of `release_lock`: who we are, and whether another holder on this controller still lives."""
+
+import getpass
+import os
+import socket
+import time
+
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        args = dict(self._task.args, holder=holder())
+        result.update(self._execute_module(module_args=args, task_vars=task_vars))
+        other = result.get("held_by")
+        if other and is_dead(other):
+            args["dead"] = other["token"]
+            result.update(failed=False, msg="")
+            result.update(self._execute_module(module_args=args, task_vars=task_vars))
+            other = result.get("held_by")
+        if result.get("failed") and other:
+            since = time.strftime("%H:%M:%S UTC", time.gmtime(other["since"]))
+            result["msg"] = (
+                f"{other['who']} has been at work here since {since}: {other['what']}. Nothing was touched. "
+                "Wait for that run to end, then run this again; the lock of a run that died clears itself "
+                f"{self._task.args.get('expires_seconds', 1800) // 60} minutes after it was taken, or remove "
+                f"{self._task.args['path']} on the host if you are sure."
+            )
+        return result
+
+
+def holder():
+    # the playbook's process: this code runs in one of its forks
+    pid = os.getppid()
+    return {
+        "who": f"{getpass.getuser()}@{socket.gethostname()}",
+        "controller": controller(),
+        "pid": pid,
+        "token": f"{controller()}:{pid}:{started(pid)}",
+    }
+
+
+def controller():
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        if os.path.exists(path):
+            with open(path) as handle:
+                name = handle.read().strip()
+            if name:
+                return name
+    return socket.gethostname()
+
+
+def started(pid):
+    """When a process started, in clock ticks since boot: a number that comes again is another process."""
+    try:
+        with open(f"/proc/{pid}/stat") as handle:
+            return handle.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def is_dead(other):
+    return other["controller"] == controller() and other["token"].rsplit(":", 1)[1] != started(other["pid"])

@@ -1,0 +1,254 @@
+"""Check the owner's settings of all hosts at once, before any of them is touched.
+
+Types and choices come from the roles' `meta/argument_specs.yml`; what a type can't say is in RULES. Every problem
+becomes one line of one message: the variable, its value, what is allowed, and the file to change.
+"""
+
+import difflib
+import glob
+import os
+import re
+
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+
+PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
+PLACEHOLDER = re.compile(r"\bYOUR_[A-Z_]+\b")
+DOMAIN = re.compile(r"(?=.{1,253}$)(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.I)
+NAME = re.compile(r"[a-z][a-z0-9_]{0,27}")
+IDENTIFIERS = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+MODULE = re.compile(rf"{IDENTIFIERS}:{IDENTIFIERS}(\(.*\))?")
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class ActionModule(ActionBase):
+    _requires_connection = False
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        specs = read_specs()
+        found = {}
+        for host in task_vars["ansible_play_hosts_all"]:
+            settings = task_vars["hostvars"][host]
+            sources = Sources(settings)
+            for problem in check(settings, specs, self._task.args.get("source") or {}):
+                found.setdefault(problem.text(sources), []).append(host)
+        if found:
+            lines = [f"{text}{whose(hosts, task_vars)}" for text, hosts in found.items()]
+            count = "One setting needs" if len(lines) == 1 else f"{len(lines)} settings need"
+            result.update(failed=True, msg=f"{count} your attention. No host was touched.\n\n" + "\n".join(lines))
+        return result
+
+
+class Problem:
+    def __init__(self, name, value, allowed, where=None):
+        self.name, self.value, self.allowed, self.where = name, value, allowed, where
+
+    def text(self, sources):
+        shown = "is not set" if self.value is None else f"is {self.value!r}" if not is_secret(self.name) else "is wrong"
+        return f"- {self.name} {shown}: {self.allowed}\n  Set it in {self.where or sources.of(self.name)}."
+
+
+def is_secret(name):
+    return "secret" in name
+
+
+def whose(hosts, task_vars):
+    return "" if len(hosts) == len(task_vars["ansible_play_hosts_all"]) else f" (host {', '.join(hosts)})"
+
+
+def read_specs():
+    """All variables of all roles: name -> its spec."""
+    specs = {}
+    for path in sorted(glob.glob(f"{PROJECT}/roles/*/meta/argument_specs.yml")):
+        with open(path) as handle:
+            specs.update(yaml.safe_load(handle)["argument_specs"]["main"]["options"])
+    return specs
+
+
+class Sources:
+    """Where a variable is set, or would be: the files of the inventory outrank those of the project."""
+
+    def __init__(self, settings):
+        inventory = str(settings.get("inventory_dir") or ".")
+        self.inventory = inventory
+        self.files = [
+            path
+            for folder in (f"{inventory}/host_vars", f"{inventory}/group_vars", f"{PROJECT}/group_vars", inventory)
+            for path in sorted(glob.glob(f"{folder}/**/*.y*ml", recursive=True))
+        ]
+
+    def of(self, name):
+        for path in self.files:
+            with open(path) as handle:
+                for number, line in enumerate(handle, 1):
+                    if re.match(rf"\s*['\"]?{re.escape(name)}['\"]?\s*:", line):
+                        return f"{os.path.relpath(path)}, line {number}"
+        return f"{os.path.relpath(self.inventory)}/group_vars/app_servers.yml or group_vars/all/app.yml"
+
+
+def check(settings, specs, source):
+    names = [name for name in settings if isinstance(name, str)]
+    yield from placeholders(settings, specs)
+    yield from unknown_names(names, specs)
+    for name, spec in specs.items():
+        if name not in settings:
+            if spec.get("required"):
+                yield Problem(name, None, describe(spec))
+            continue
+        value = settings[name]
+        if PLACEHOLDER.search(str(value)):
+            continue
+        mistyped = type_problem(name, value, spec)
+        if mistyped:
+            yield mistyped
+        elif name in RULES:
+            allowed = RULES[name](value, settings)
+            if allowed:
+                yield Problem(name, value, allowed)
+    yield from source_problems(settings, source)
+
+
+def describe(spec):
+    text = spec["description"]
+    return (text if isinstance(text, str) else text[0]).rstrip(".") + "."
+
+
+def placeholders(settings, specs):
+    for name in ["ansible_host", "ansible_user", *specs]:
+        value = settings.get(name)
+        found = PLACEHOLDER.search(str(value)) if value is not None else None
+        if found:
+            yield Problem(name, found[0] if is_secret(name) else value, f"{found[0]} is a placeholder; put your own value in its place.")
+
+
+def unknown_names(names, specs):
+    prefixes = sorted({name.split("_")[0] for name in specs})
+    for name in names:
+        prefix = name.split("_")[0]
+        if name in specs or "_" not in name or prefix not in prefixes:
+            continue
+        near = difflib.get_close_matches(name, specs, n=1, cutoff=0.8)
+        # any name may begin with a role's, but those that begin with app_ are ours
+        if prefix == "app" or near:
+            hint = f"Did you mean {near[0]}?" if near else "See docs/variables.md for those that are there."
+            yield Problem(name, "" if is_secret(name) else "unknown", f"there is no setting of this name. {hint}")
+
+
+def type_problem(name, value, spec):
+    known = {key: spec[key] for key in ("type", "elements", "choices") if key in spec}
+    outcome = ArgumentSpecValidator({name: known}).validate({name: value})
+    if not outcome.error_messages:
+        return None
+    wanted = f"one of {', '.join(map(str, spec['choices']))}" if "choices" in spec else article(spec)
+    return Problem(name, value, f"it must be {wanted}. {describe(spec)}")
+
+
+def article(spec):
+    words = {"str": "a text", "int": "a whole number", "bool": "true or false", "dict": "names with values", "path": "a path", "float": "a number"}
+    if spec["type"] == "list":
+        return f"a list, each of it {words.get(spec.get('elements', 'str'), spec.get('elements'))}"
+    return words[spec["type"]]
+
+
+def source_problems(settings, source):
+    if source.get("failed"):
+        text = source.get("msg", "")
+        name = "app_version" if text.startswith("app_version") else "app_source"
+        yield Problem(name, settings.get(name), text.removeprefix(f"{name}: "))
+        return
+    if "files" not in source:
+        return
+    if not source.get("dependency_file"):
+        yield Problem(
+            "app_source",
+            settings.get("app_source"),
+            "it says nowhere what the app depends on. Add a uv.lock, requirements.txt, pyproject.toml or setup.py at its top.",
+        )
+    modules = {path.removeprefix("src/").split("/")[0].removesuffix(".py") for path in source["files"] if path.endswith(".py")}
+    wanted = str(settings.get("app_module", "")).split(":")[0].split(".")[0]
+    near = difflib.get_close_matches(wanted, modules, n=1, cutoff=0.7)
+    if wanted and wanted not in modules and near:
+        yield Problem("app_module", settings["app_module"], f"the source has no module '{wanted}'. Did you mean {near[0]}?")
+    for url, folder in (settings.get("app_static") or {}).items():
+        if not any(path.startswith(f"{str(folder).strip('/')}/") for path in source["files"]):
+            yield Problem("app_static", f"{url}: {folder}", f"the source has no folder '{folder}' with files in it.")
+
+
+# -- what a type can't say: each rule gives what is allowed, or nothing if the value is right -----------------------
+
+
+def domains(value, dummy):
+    if not value:
+        return "name the site's domains, such as [example.com, www.example.com]."
+    for name in value:
+        if re.fullmatch(r"[\d.]+|.*:.*", str(name)):
+            return f"'{name}' is an address. A certificate needs a name; {str(name).replace('.', '-')}.sslip.io is one that needs no DNS of yours."
+        if not DOMAIN.fullmatch(str(name)):
+            return f"'{name}' is no domain name. Write names such as example.com, without https:// and without a path."
+    return None
+
+
+def health_path(value, dummy):
+    return None if str(value).startswith("/") else "it is a path on the site, and begins with /, such as /healthz."
+
+
+def environment(value, dummy):
+    bad = [name for name in value if not ENVIRONMENT_NAME.fullmatch(str(name))]
+    return f"'{bad[0]}' can't be the name of an environment variable: letters, digits and underscores only." if bad else None
+
+
+def static(value, dummy):
+    for url, folder in value.items():
+        if not re.fullmatch(r"/[\w./-]+/", url):
+            return f"'{url}' is no URL of a folder; write it with a / at both ends, such as /static/."
+        if str(folder).startswith("/") or ".." in str(folder).split("/"):
+            return f"'{folder}' must be a folder within the source, such as myapp/static."
+    return None
+
+
+def server(value, dummy):
+    """A server's role is one that says how to serve (`release_server`)."""
+    known = []
+    for path in sorted(glob.glob(f"{PROJECT}/roles/*/tasks/main.yml")):
+        with open(path) as handle:
+            if "release_server:" in handle.read():
+                known.append(path.split("/")[-3])
+    return None if value in known else f"it must be the role of a WSGI server: {', '.join(known)}."
+
+
+def port(value, dummy):
+    return None if 0 <= int(value) < 65536 else "a port is a number from 1 to 65535 (0 leaves it as it is)."
+
+
+def needs(condition, text):
+    return lambda value, settings: None if condition(value, settings) else text
+
+
+RULES = {
+    "app_name": needs(
+        lambda value, dummy: NAME.fullmatch(str(value)),
+        "it must begin with a lower-case letter, and hold only lower-case letters, digits and underscores, at most 28.",
+    ),
+    "app_domains": domains,
+    "app_module": needs(
+        lambda value, dummy: MODULE.fullmatch(str(value)),
+        "it must be module:object or module:factory(), such as wsgi:app or mysite:create_app().",
+    ),
+    "app_health_path": health_path,
+    "app_env": environment,
+    "app_secrets": environment,
+    "app_server": server,
+    "app_static": static,
+    "app_root": needs(lambda value, dummy: re.fullmatch(r"(/[\w.-]+)+", str(value)), "it must be an absolute path, such as /srv/mysite."),
+    "ssh_port": port,
+    "tls_certificate_file": needs(
+        lambda value, settings: settings.get("tls_source") != "provided" or os.path.isfile(os.path.expanduser(str(value))),
+        "with tls_source: provided it must be a file on this controller.",
+    ),
+    "tls_key_file": needs(
+        lambda value, settings: settings.get("tls_source") != "provided" or os.path.isfile(os.path.expanduser(str(value))),
+        "with tls_source: provided it must be a file on this controller.",
+    ),
+}

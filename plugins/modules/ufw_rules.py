@@ -1,0 +1,207 @@
+#!/usr/bin/python
+"""Make ufw's rules exactly those that are asked for."""
+
+DOCUMENTATION = r"""
+module: ufw_rules
+short_description: Make ufw's rules exactly those that are asked for
+description:
+  - Reads ufw's rules once, adds what is missing, removes what nobody asks for any more, and enables the firewall.
+  - Blocked addresses come before any other rule, so that nothing lets them in.
+  - The port by which this very ssh session came in is always allowed, before anything else changes.
+options:
+  blocked:
+    description: Addresses and networks (v4 and v6) that may not reach the host at all.
+    type: list
+    elements: str
+    default: []
+  rules:
+    description:
+      - What is let in (or not), in this order. Each has C(port) (a number, or a range such as C(6000:6007)), and may have
+        C(proto) (V(tcp), V(udp); default V(tcp)), C(from) (address or network; default anywhere) and C(rule)
+        (V(allow), V(deny), V(reject), V(limit); default V(allow)).
+    type: list
+    elements: dict
+    required: true
+  keep_others:
+    description: Leave rules that nobody asks for.
+    type: bool
+    default: false
+"""
+
+RETURN = r"""
+added: {description: Rules that were added., type: list, returned: always}
+removed: {description: Rules that were removed., type: list, returned: always}
+ssh_port: {description: The port by which this session came in; 0 if it came by other means than ssh., type: int, returned: always}
+"""
+
+import ipaddress
+import os
+import re
+
+from ansible.module_utils.basic import AnsibleModule
+
+DEFAULTS = "/etc/default/ufw"
+CONFIG = "/etc/ufw/ufw.conf"
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "blocked": {"type": "list", "elements": "str", "default": []},
+            "rules": {"type": "list", "elements": "dict", "required": True},
+            "keep_others": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    ssh_port = port_of_this_session()
+    try:
+        blocked = [block_rule(address) for address in module.params["blocked"]]
+        wanted = unique(blocked + [port_rule(rule) for rule in module.params["rules"]])
+    except ValueError as error:
+        module.fail_json(msg=str(error))
+    if ssh_port and not any(lets_ssh_in(rule, ssh_port) for rule in wanted):
+        wanted.append(f"limit {ssh_port}/tcp")
+
+    ufw = Ufw(module)
+    have = ufw.rules()
+    removed = [] if module.params["keep_others"] else [rule for rule in have if rule not in wanted]
+    # a blocked address that stands behind an allow is no use: all rules before which it must stand come after it
+    misplaced = blocked_too_late(have, blocked)
+    added = [rule for rule in wanted if rule not in have or rule in misplaced]
+    policy = ufw.needs_policy()
+    enable = not ufw.enabled()
+    if not module.check_mode:
+        # what lets people in first, then the walls, then the cleaning up
+        for rule in [rule for rule in added if rule not in blocked]:
+            ufw(*rule.split())
+        for rule in misplaced:
+            ufw("delete", *rule.split())
+        for rule in reversed([rule for rule in added if rule in blocked]):
+            ufw("prepend", *rule.split())
+        for rule in removed:
+            ufw("delete", *rule.split())
+        for words in policy:
+            ufw(*words)
+        if enable:
+            ufw("--force", "enable")
+    module.exit_json(
+        changed=bool(added or removed or policy or enable),
+        added=added,
+        removed=removed,
+        ssh_port=ssh_port,
+        diff={"before": listing(have), "after": listing(wanted)},
+    )
+
+
+class Ufw:
+    def __init__(self, module):
+        self.module = module
+        self.path = module.get_bin_path("ufw")
+        if not self.path and not module.check_mode:
+            module.fail_json(msg="ufw is not installed on this host")
+
+    def __call__(self, *words):
+        code, out, err = self.module.run_command([self.path, *words], environ_update={"LC_ALL": "C"})
+        if code != 0:
+            self.module.fail_json(msg=f"`ufw {' '.join(words)}` failed: {(err or out).strip()}")
+        return out
+
+    def rules(self):
+        """As `ufw show added` tells them, comments dropped."""
+        if not self.path:
+            return []
+        lines = [line for line in self("show", "added").splitlines() if line.startswith("ufw ")]
+        return [re.sub(r" comment '.*'$", "", line[len("ufw ") :]) for line in lines]
+
+    def enabled(self):
+        """Asked for at boot, and in force now: someone may have flushed it by hand."""
+        return "ENABLED=yes" in read(CONFIG) and self.path and "Status: active" in self("status")
+
+    def needs_policy(self):
+        settings = read(DEFAULTS)
+        wanted = {"INPUT": ("DROP", "deny", "incoming"), "OUTPUT": ("ACCEPT", "allow", "outgoing")}
+        return [
+            ("default", word, direction)
+            for chain, (value, word, direction) in wanted.items()
+            if f'DEFAULT_{chain}_POLICY="{value}"' not in settings
+        ]
+
+
+def block_rule(address):
+    try:
+        network = ipaddress.ip_network(address, strict=False)
+    except ValueError:
+        raise ValueError(
+            f"ufw_blocked: '{address}' is no address or network. Write it as 203.0.113.7, 203.0.113.0/24 or 2001:db8::/32."
+        ) from None
+    return f"deny from {short(network)}"
+
+
+def port_rule(rule):
+    """In the words of `ufw show added`."""
+    unknown = set(rule) - {"port", "proto", "from", "rule", "comment"}
+    if unknown or "port" not in rule:
+        raise ValueError(f"ufw_rules: {rule} is not a rule. It has port, and may have proto, from, rule (ufw's README).")
+    action, proto, port = rule.get("rule", "allow"), rule.get("proto", "tcp"), str(rule["port"])
+    if action not in ("allow", "deny", "reject", "limit"):
+        raise ValueError(f"ufw_rules: rule '{action}' in {rule} is not one of allow, deny, reject, limit.")
+    if proto not in ("tcp", "udp"):
+        raise ValueError(f"ufw_rules: proto '{proto}' in {rule} is neither tcp nor udp.")
+    if not re.fullmatch(r"\d+(:\d+)?", port) or not all(0 < int(number) < 65536 for number in port.split(":")):
+        raise ValueError(f"ufw_rules: port '{port}' in {rule} is neither a port (1 to 65535) nor a range such as 6000:6007.")
+    if rule.get("from") in (None, "any", "0.0.0.0/0"):
+        return f"{action} {port}/{proto}"
+    try:
+        network = ipaddress.ip_network(rule["from"], strict=False)
+    except ValueError:
+        raise ValueError(f"ufw_rules: from '{rule['from']}' in {rule} is no address or network.") from None
+    return f"{action} from {short(network)} to any port {port} proto {proto}"
+
+
+def short(network):
+    return str(network.network_address if network.num_addresses == 1 else network)
+
+
+def lets_ssh_in(rule, port):
+    return rule in (f"allow {port}/tcp", f"limit {port}/tcp")
+
+
+def blocked_too_late(have, blocked):
+    first_other = next((number for number, rule in enumerate(have) if rule not in blocked), len(have))
+    return [rule for rule in have[first_other:] if rule in blocked]
+
+
+def port_of_this_session():
+    """From the ssh session among this process's ancestors: sudo drops the variable from our own environment."""
+    pid = os.getpid()
+    while pid > 1:
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as handle:
+                found = re.search(rb"(?:^|\0)SSH_CONNECTION=\S+ \S+ \S+ (\d+)\0", handle.read())
+            if found:
+                return int(found[1])
+            with open(f"/proc/{pid}/stat") as handle:
+                pid = int(handle.read().rpartition(")")[2].split()[1])
+        except OSError:
+            return 0
+    return 0
+
+
+def unique(rules):
+    return list(dict.fromkeys(rules))
+
+
+def listing(rules):
+    return "".join(f"{rule}\n" for rule in rules)
+
+
+def read(path):
+    try:
+        with open(path) as handle:
+            return handle.read()
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""A guest book: small, but with all that a real app has (factory, settings, blueprint, database, migrations)."""
+
+from flask import Flask
+from flask_migrate import Migrate
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from .models import db
+from .pages import pages
+from .settings import settings_of_this_stage
+
+migrate = Migrate()
+
+
+def create_app(settings=None):
+    app = Flask(__name__)
+    app.config.from_object(settings or settings_of_this_stage())
+    # nginx is the one proxy in front, and says who asks, for which name, and how
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)
+    db.init_app(app)
+    migrate.init_app(app, db)
+    app.register_blueprint(pages)
+    return app

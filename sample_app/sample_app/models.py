@@ -1,0 +1,22 @@
+from datetime import datetime, timezone
+
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+db = SQLAlchemy()
+
+
+class Entry(db.Model):
+    id = db.Column(db.Integer, primary_key=True)
+    text = db.Column(db.String(200), nullable=False)
+    written = db.Column(db.DateTime, nullable=False, default=lambda: datetime.now(timezone.utc))
+
+
+@event.listens_for(Engine, "connect")
+def let_readers_and_a_writer_share(connection, record):
+    """SQLite's write-ahead log, which also lets the former release and the new one work side by side."""
+    if type(connection).__module__.startswith("sqlite3"):
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA busy_timeout=5000")
+        connection.execute("PRAGMA synchronous=NORMAL")

@@ -1,0 +1,47 @@
+import os
+import platform
+
+from flask import Blueprint, abort, current_app, jsonify, redirect, render_template, request, url_for
+
+from .models import Entry, db
+
+pages = Blueprint("pages", __name__)
+
+
+@pages.get("/")
+def index():
+    entries = db.session.scalars(db.select(Entry).order_by(Entry.id.desc()).limit(8)).all()
+    about = {
+        "release": os.environ.get("APP_RELEASE", "not released"),
+        "stage": current_app.config["STAGE"],
+        "worker": os.getpid(),
+        "python": platform.python_version(),
+        "you": request.remote_addr,
+    }
+    return render_template("index.html", entries=entries, about=about)
+
+
+@pages.post("/entries")
+def write():
+    text = request.form.get("text", "").strip()[:200]
+    if not text:
+        abort(400, "An entry needs a text.")
+    db.session.add(Entry(text=text))
+    db.session.commit()
+    return redirect(url_for("pages.index"), code=303)
+
+
+@pages.get("/entries.json")
+def entries():
+    newest = db.session.scalars(db.select(Entry).order_by(Entry.id.desc()).limit(20))
+    return jsonify(
+        count=db.session.scalar(db.select(db.func.count(Entry.id))),
+        newest=[{"id": entry.id, "text": entry.text} for entry in newest],
+    )
+
+
+@pages.get("/healthz")
+def healthz():
+    """Well is who reaches the database and finds the schema there."""
+    db.session.execute(db.select(Entry.id).limit(1))
+    return jsonify(status="ok", release=os.environ.get("APP_RELEASE", ""))

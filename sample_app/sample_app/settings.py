@@ -1,0 +1,43 @@
+"""What differs between development, staging and production; which one holds, the environment says (APP_STAGE)."""
+
+import os
+
+
+def default_database():
+    # systemd gives the app a folder of its own, which outlives releases; on a laptop it is the current one
+    return f"sqlite:///{os.path.abspath(os.environ.get('STATE_DIRECTORY', '.'))}/sample.db"
+
+
+class Settings:
+    def __init__(self):
+        self.STAGE = type(self).__name__.lower()
+        self.SECRET_KEY = self.secret_key()
+        self.SQLALCHEMY_DATABASE_URI = os.environ.get("DATABASE_URL") or default_database()
+
+    def secret_key(self):
+        return os.environ["SECRET_KEY"]
+
+
+class Development(Settings):
+    DEBUG = True
+
+    def secret_key(self):
+        return os.environ.get("SECRET_KEY", "only for this laptop")
+
+
+class Staging(Settings):
+    SESSION_COOKIE_SECURE = True
+
+
+class Production(Staging):
+    pass
+
+
+STAGES = {"development": Development, "staging": Staging, "production": Production}
+
+
+def settings_of_this_stage():
+    stage = os.environ.get("APP_STAGE", "development")
+    if stage not in STAGES:
+        raise RuntimeError(f"APP_STAGE is '{stage}'; it must be one of {', '.join(STAGES)}")
+    return STAGES[stage]()

@@ -1,0 +1,49 @@
+import pytest
+from sample_app import create_app
+from sample_app.models import db
+from sample_app.settings import Development, settings_of_this_stage
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/test.db")
+    app = create_app(Development())
+    with app.app_context():
+        db.create_all()
+    return app.test_client()
+
+
+def test_an_entry_is_shown_after_it_was_written(client):
+    assert client.post("/entries", data={"text": "hello there"}).status_code == 303
+    assert "hello there" in client.get("/").text
+    assert client.get("/entries.json").json["count"] == 1
+
+
+def test_an_empty_entry_is_refused(client):
+    assert client.post("/entries", data={"text": "  "}).status_code == 400
+
+
+def test_the_page_names_its_release_and_stage(client, monkeypatch):
+    monkeypatch.setenv("APP_RELEASE", "abc-123")
+    page = client.get("/").text
+    assert "abc-123" in page and "development" in page
+
+
+def test_health_fails_without_the_schema(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/empty.db")
+    app = create_app(Development())
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    assert app.test_client().get("/healthz").status_code == 500
+
+
+def test_production_has_no_secret_key_of_its_own(monkeypatch):
+    monkeypatch.setenv("APP_STAGE", "production")
+    monkeypatch.delenv("SECRET_KEY", raising=False)
+    with pytest.raises(KeyError):
+        settings_of_this_stage()
+
+
+def test_an_unknown_stage_is_named(monkeypatch):
+    monkeypatch.setenv("APP_STAGE", "prod")
+    with pytest.raises(RuntimeError, match="'prod'.*development, staging, production"):
+        settings_of_this_stage()
