@@ -1,4 +1,4 @@
-"""The controller's half of `release_lock`: who we are, and whether another holder on this controller still lives."""
+"""The controller's half of `releases`: who holds the lock, and whether another holder on this controller still lives."""
 
 import getpass
 import os
@@ -16,16 +16,15 @@ class ActionModule(ActionBase):
         other = result.get("held_by")
         if other and is_dead(other):
             args["dead"] = other["token"]
-            result.update(failed=False, msg="")
-            result.update(self._execute_module(module_args=args, task_vars=task_vars))
+            result = self._execute_module(module_args=args, task_vars=task_vars)
             other = result.get("held_by")
         if result.get("failed") and other:
             since = time.strftime("%H:%M:%S UTC", time.gmtime(other["since"]))
+            minutes = int(args.get("lock_expires_seconds", 1800)) // 60
             result["msg"] = (
-                f"{other['who']} has been at work here since {since}: {other['what']}. Nothing was touched. "
-                "Wait for that run to end, then run this again; the lock of a run that died clears itself "
-                f"{self._task.args.get('expires_seconds', 1800) // 60} minutes after it was taken, or remove "
-                f"{self._task.args['path']} on the host if you are sure."
+                f"{other['who']} has been at work here since {since}: {other['what']}. Nothing was touched. Wait for that "
+                f"run to end, then run this again. The lock of a run that died clears itself {minutes} minutes after it "
+                f"was taken; if you are sure, remove {args['root']}/lock on the host."
             )
         return result
 

@@ -1,0 +1,243 @@
+"""Identify the app's source and pack it: `app_source`, an action on the controller.
+
+A git URL is known by its commit; a folder by the hash of its content, so that the same content is always the same
+version. In a git work tree, files that git ignores are left out. Within one run of Ansible the same URL and version
+give the same commit on every host, even if the branch moves meanwhile.
+
+Options: `source` (a folder on the controller, or a git URL), `version` (branch, tag or commit of a URL; empty is the
+default branch), `base` (folders from which a relative source is looked for, in order), `cache` (folder for clones and
+archives).
+
+Returns: `version` (short commit, or hash of the content), `commit` (empty for a folder), `archive` (a tar.gz on the
+controller), `files` (all paths in it), `dependency_file` (the first of DEPENDENCY_FILES that is there, else empty) and
+`dependencies` (a digest: the same for two sources that need the same venv).
+"""
+
+import contextlib
+import fcntl
+import fnmatch
+import hashlib
+import io
+import os
+import re
+import subprocess
+import tarfile
+
+from ansible.plugins.action import ActionBase
+
+DEPENDENCY_FILES = ("uv.lock", "requirements.txt", "pyproject.toml", "setup.py")
+GIT_URL = re.compile(r"^((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)")
+EXCLUDE = (".git", ".venv", "venv", "__pycache__", "*.pyc", ".pytest_cache", "node_modules", ".env", "instance")
+KEPT_ARCHIVES = 20
+
+
+class SourceError(Exception):
+    """Its text is for the owner: the variable, what is wrong, the cure."""
+
+
+class ActionModule(ActionBase):
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        args = self._task.args
+        cache = os.path.expanduser(args["cache"])
+        os.makedirs(cache, mode=0o700, exist_ok=True)
+        kind = from_git if GIT_URL.match(args["source"]) else from_folder
+        try:
+            # hosts are handled in parallel; their source is fetched and packed once
+            with locked(os.path.join(cache, "lock")):
+                found = kind(args, cache)
+                forget_old_archives(cache)
+        except SourceError as error:
+            return dict(result, failed=True, msg=str(error))
+        with tarfile.open(found["archive"]) as tar:
+            found["dependency_file"] = next((name for name in DEPENDENCY_FILES if name in found["files"]), "")
+            found["dependencies"] = Dependencies(tar, found["version"]).digest(found["dependency_file"])
+        return dict(result, changed=False, **found)
+
+
+@contextlib.contextmanager
+def locked(path):
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def forget_old_archives(cache):
+    archives = [os.path.join(cache, name) for name in os.listdir(cache) if name.endswith(".tar.gz")]
+    for path in sorted(archives, key=os.path.getmtime)[:-KEPT_ARCHIVES]:
+        os.unlink(path)
+
+
+class Dependencies:
+    """What a venv follows from. A project that installs itself has its own code in there."""
+
+    def __init__(self, tar, version):
+        self.tar, self.version, self.seen = tar, version, {}
+
+    def digest(self, name):
+        installs_itself = name in ("pyproject.toml", "setup.py") or (name == "uv.lock" and self.is_package())
+        if name == "requirements.txt":
+            installs_itself = self.read_requirements(name)
+        elif name:
+            self.seen[name] = self.read(name)
+        inputs = [self.version] if installs_itself else sorted(self.seen.items())
+        return hashlib.sha256(repr([name, inputs]).encode()).hexdigest()[:16]
+
+    def read(self, name):
+        try:
+            return self.tar.extractfile(name).read().decode(errors="replace")
+        except (KeyError, AttributeError):
+            return ""
+
+    def is_package(self):
+        self.seen["pyproject.toml"] = text = self.read("pyproject.toml")
+        return "[build-system]" in text and not re.search(r"^package\s*=\s*false", text, re.M)
+
+    def read_requirements(self, name):
+        """Whether they name a part of the source itself; all files they include are noted."""
+        if name in self.seen:
+            return False
+        self.seen[name] = text = self.read(name)
+        itself = False
+        for line in text.splitlines():
+            include = re.match(r"(?:-r|-c|--requirement|--constraint)[ =]*(\S+)", line.strip())
+            if include:
+                itself |= self.read_requirements(os.path.normpath(os.path.join(os.path.dirname(name), include[1])))
+            elif re.match(r"(-e|--editable|\.|/|file:)|.*@ *file:", line.strip()):
+                itself = True
+        return itself
+
+
+# -- a folder ---------------------------------------------------------------------------------------------------
+
+
+def from_folder(args, cache):
+    folder = find_folder(args)
+    paths = [path for path in list_files(folder) if not excluded(path)]
+    members = [(path, *read_member(os.path.join(folder, path))) for path in sorted(paths)]
+    digest = hashlib.sha256()
+    for path, kind, content in members:
+        digest.update(f"{path}\0{kind}\0{len(content)}\0".encode() + content)
+    version = digest.hexdigest()[:10]
+    archive = os.path.join(cache, f"{version}.tar.gz")
+    if not os.path.exists(archive):
+        write_archive(archive, members)
+    os.utime(archive)
+    return {"version": version, "commit": "", "archive": archive, "files": sorted(paths)}
+
+
+def find_folder(args):
+    source = os.path.expanduser(args["source"])
+    candidates = [os.path.join(base, source) for base in args.get("base", [])] or [source]
+    for candidate in candidates:
+        if args["source"] and os.path.isdir(candidate):
+            return os.path.realpath(candidate)
+    looked = " and ".join(os.path.normpath(path) for path in candidates)
+    raise SourceError(f"app_source: it is neither a git URL nor a folder on this controller (looked for {looked}).")
+
+
+def list_files(folder):
+    listing = ["git", "-C", folder, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run(listing, capture_output=True, text=True)
+        if done.returncode == 0:
+            # a file that git still knows may be gone; a submodule is a folder
+            return [path for path in done.stdout.split("\0") if is_file(os.path.join(folder, path))]
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not excluded(name)]
+        # a link to a folder is one member, like a link to a file
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        found += [os.path.relpath(os.path.join(parent, name), folder) for name in names + links]
+    return found
+
+
+def is_file(path):
+    return os.path.isfile(path) or os.path.islink(path)
+
+
+def excluded(path):
+    return any(fnmatch.fnmatch(part, pattern) for part in path.split("/") for pattern in EXCLUDE)
+
+
+def read_member(path):
+    if os.path.islink(path):
+        return "link", os.readlink(path).encode()
+    with open(path, "rb") as handle:
+        return ("program" if os.access(path, os.X_OK) else "file"), handle.read()
+
+
+def write_archive(archive, members):
+    temporary = f"{archive}.{os.getpid()}"
+    with tarfile.open(temporary, "w:gz", compresslevel=6) as tar:
+        for path, kind, content in members:
+            info = tarfile.TarInfo(path)
+            # nginx makes an ETag of time and size, Python a .pyc's validity. A time that follows from the content
+            # makes both right, on every host and from every controller.
+            info.mtime = 1_000_000_000 + int(hashlib.sha256(content).hexdigest()[:7], 16)
+            info.mode = 0o755 if kind == "program" else 0o644
+            if kind == "link":
+                info.type, info.linkname = tarfile.SYMTYPE, content.decode()
+                tar.addfile(info)
+            else:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    os.rename(temporary, archive)
+
+
+# -- a git URL --------------------------------------------------------------------------------------------------
+
+
+def from_git(args, cache):
+    url, wanted = args["source"], args.get("version") or ""
+    clone = os.path.join(cache, "git-" + hashlib.sha256(url.encode()).hexdigest()[:16])
+    commit = commit_of_this_run(url, wanted, clone)
+    short = commit[:10]
+    archive = os.path.join(cache, f"{short}.tar.gz")
+    if not os.path.exists(archive):
+        temporary = f"{archive}.{os.getpid()}"
+        git(url, clone, "archive", "--format=tar.gz", "--output", temporary, commit)
+        os.rename(temporary, archive)
+    os.utime(archive)
+    files = git(url, clone, "ls-tree", "-r", "-z", "--name-only", commit).split("\0")
+    return {"version": short, "commit": commit, "archive": archive, "files": [path for path in files if path]}
+
+
+def commit_of_this_run(url, wanted, clone):
+    # this code runs in a fork of the playbook's process
+    key = f"{os.getppid()} {wanted} "
+    note = f"{clone}.run"
+    if os.path.exists(note):
+        with open(note) as handle:
+            text = handle.read()
+        if text.startswith(key):
+            return text[len(key) :]
+    if os.path.isdir(clone):
+        git(url, clone, "remote", "update", "--prune")
+    else:
+        temporary = f"{clone}.{os.getpid()}"
+        git(url, None, "clone", "--quiet", "--mirror", url, temporary)
+        os.rename(temporary, clone)
+    try:
+        commit = git(url, clone, "rev-parse", "--verify", "--quiet", f"{wanted or 'HEAD'}^{{commit}}").strip()
+    except SourceError:
+        raise SourceError(
+            f"app_version: it is no branch, tag or commit of {url}. Name one that is there, or leave it empty for the default branch."
+        ) from None
+    with open(note, "w") as handle:
+        handle.write(key + commit)
+    return commit
+
+
+def git(url, clone, *words):
+    command = ["git", *(["-C", clone] if clone else []), *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, GIT_TERMINAL_PROMPT="0"))
+    if done.returncode != 0:
+        raise SourceError(
+            f"app_source: git could not read it: {done.stderr.strip() or done.stdout.strip()}. "
+            "Check the URL, and that this controller may read it (ssh key, token)."
+        )
+    return done.stdout

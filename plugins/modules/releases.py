@@ -1,0 +1,564 @@
+#!/usr/bin/python
+"""An app's releases on a host: read them, bring one up, make it live, retire the others."""
+
+DOCUMENTATION = r"""
+module: releases
+short_description: An app's releases on a host
+description:
+  - A release runs as an instance of the app's template unit, C(APP@ID.service). nginx sends requests to the one that the
+    link C(ROOT/live) points to; C(ROOT/former) is the one before, C(ROOT/history) has a line for each cut-over.
+options:
+  app:
+    description: The app; its unit is C(APP@.service), its sockets are C(/run/APP/ID/wsgi.sock).
+    type: str
+    required: true
+  root:
+    description: The app's folder, such as C(/srv/APP).
+    type: path
+    required: true
+  id:
+    description: The release; needed for all states but V(read).
+    type: str
+  state:
+    description:
+      - V(read) changes nothing, and tells which releases there are, which is live, which instances run. It also sets
+        those facts of the host on which a release depends, under the names that M(ansible.builtin.setup) gives them, so
+        that a release needs no other facts.
+      - V(up) starts the instance, now and at boot, and waits until it answers well on its own socket. If it doesn't, it is
+        stopped again, and the module fails with O(ignore:reason).
+      - V(live) moves the link, asks the site through nginx, and watches it. If it doesn't do well, the link goes back
+        and the instance is stopped.
+      - V(unlocked) gives the lock back.
+      - V(only) lets all other instances of the app finish what they accepted, and stops them; and removes all releases
+        and venvs that are not in O(keep).
+    type: str
+    choices: [read, up, live, only, unlocked]
+    required: true
+  restart:
+    description: With V(up), start it anew if it runs.
+    type: bool
+    default: false
+  host:
+    description: The Host header (and TLS server name).
+    type: str
+    default: localhost
+  port:
+    description: The port on which nginx serves the site.
+    type: int
+    default: 443
+  path:
+    description: The page that tells whether the release can do its work.
+    type: str
+    default: /
+  successes:
+    description: Good answers in a row that are needed. Good is any status from 200 to 399.
+    type: int
+    default: 3
+  timeout_seconds:
+    description: How long that may take.
+    type: float
+    default: 60
+  answer_seconds:
+    description: How long one answer may take.
+    type: float
+    default: 5
+  watch_seconds:
+    description: With V(live), how long to watch the site after that. One bad answer, or a restart, is a failure.
+    type: float
+    default: 0
+  drain_seconds:
+    description: With V(only), how long others may take to finish.
+    type: float
+    default: 60
+  keep:
+    description: With V(only), how many releases to keep, this one among them.
+    type: int
+    default: 5
+  by:
+    description: Who makes it live, for the history.
+    type: str
+    default: ''
+  lock:
+    description:
+      - What the run that holds the lock is about to do, for others to read. With V(read), takes the lock, which keeps other
+        runs out until it is given back, by V(only) or V(unlocked). Empty takes none.
+      - The lock of a run that died is taken over. A run on the same controller is known to have died when its process is
+        gone; one on another controller, when the lock is older than O(lock_expires_seconds).
+    type: str
+    default: ''
+  lock_expires_seconds:
+    description: A lock older than this belongs to a run that died.
+    type: int
+    default: 1800
+  holder:
+    description: Who holds the lock; filled in by the action plugin.
+    type: dict
+    default: {}
+  dead:
+    description: The holder that is known to have died; filled in by the action plugin.
+    type: str
+    default: ''
+"""
+
+RETURN = r"""
+status: {description: The last answer's status., type: int, returned: success}
+reason: {description: Why the release is not fit., type: str, returned: failure}
+log: {description: The instance's last words., type: str, returned: failure}
+went_back: {description: Whether the former release is live again., type: bool, returned: failure}
+taken_over: {description: The dead holder whose lock was taken over., type: dict, returned: when there was one}
+held_by: {description: The other holder of the lock., type: dict, returned: failure}
+stopped: {description: Instances that were stopped., type: list, returned: state is only}
+live: {description: The live release; empty if there is none., type: str, returned: state is read}
+former: {description: "The release that rollback goes to; empty if there is none.", type: str, returned: state is read}
+complete: {description: "Finished releases: the last one live first, those never live last.", type: list, returned: state is read}
+releases: {description: "For each release its manifest, and C(bad): why it must not be used, else empty.", type: dict, returned: state is read}
+running: {description: Releases whose instance is up., type: list, returned: state is read}
+enabled: {description: Releases whose instance starts at boot., type: list, returned: state is read}
+unit_digest: {description: Digest of the app's unit; empty if there is none., type: str, returned: state is read}
+history: {description: "The last cut-overs, oldest first.", type: list, returned: state is read}
+removed: {description: Releases and venvs that were removed., type: list, returned: state is only}
+"""
+
+import glob
+import hashlib
+import http.client
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import ssl
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+SYSTEM_UNITS = "/etc/systemd/system"
+UP = "--state=active,activating,reloading"
+PAUSE = 0.05
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "app": {"type": "str", "required": True},
+            "root": {"type": "path", "required": True},
+            "id": {"type": "str"},
+            "state": {"type": "str", "required": True, "choices": ["read", "up", "live", "only", "unlocked"]},
+            "restart": {"type": "bool", "default": False},
+            "host": {"type": "str", "default": "localhost"},
+            "port": {"type": "int", "default": 443},
+            "path": {"type": "str", "default": "/"},
+            "successes": {"type": "int", "default": 3},
+            "timeout_seconds": {"type": "float", "default": 60},
+            "answer_seconds": {"type": "float", "default": 5},
+            "watch_seconds": {"type": "float", "default": 0},
+            "drain_seconds": {"type": "float", "default": 60},
+            "keep": {"type": "int", "default": 5},
+            "by": {"type": "str", "default": ""},
+            "lock": {"type": "str", "default": ""},
+            "lock_expires_seconds": {"type": "int", "default": 1800},
+            "holder": {"type": "dict", "default": {}},
+            "dead": {"type": "str", "default": ""},
+        },
+        required_if=[("state", state, ["id"]) for state in ("up", "live", "only")],
+        supports_check_mode=True,
+    )
+    if module.check_mode and module.params["state"] != "read":
+        module.exit_json(changed=True)
+    instance = Instance(module)
+    try:
+        module.exit_json(**getattr(instance, module.params["state"])())
+    except Unfit as error:
+        module.fail_json(msg=str(error), reason=str(error), log=error.log, went_back=error.went_back)
+
+
+class Unfit(Exception):
+    def __init__(self, reason, log="", went_back=False):
+        super().__init__(reason)
+        self.log, self.went_back = log, went_back
+
+
+class Instance:
+    def __init__(self, module):
+        self.module = module
+        self.params = module.params
+        self.app, self.root, self.id = module.params["app"], module.params["root"], module.params["id"]
+        self.unit = f"{self.app}@{self.id}.service"
+        self.releases = Releases(self.root, self.app, module.run_command)
+
+    # -- the states -----------------------------------------------------------------------------------------------
+
+    def read(self):
+        taken_over = self.lock() if self.params["lock"] and not self.module.check_mode else {}
+        facts = {
+            "processor_vcpus": os.cpu_count(),
+            "memtotal_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+            "python": {"version": dict(zip(("major", "minor", "micro"), platform.python_version_tuple()))},
+        }
+        releases = self.releases
+        return {
+            "changed": False,
+            "live": releases.live(),
+            "former": releases.former(),
+            "complete": releases.complete(),
+            "releases": releases.all(),
+            "running": releases.running(),
+            "enabled": releases.enabled(),
+            "unit_digest": releases.unit_digest(),
+            "history": releases.history()[-20:],
+            "ansible_facts": facts,
+            "taken_over": taken_over,
+        }
+
+    def unlocked(self):
+        path = self.releases.path("lock")
+        if read_json(path).get("token") == self.params["holder"]["token"]:
+            os.unlink(path)
+        # a lock is no part of the host's state: it never counts as a change
+        return {"changed": False}
+
+    def up(self):
+        serves = self.releases.live() == self.id
+        # at boot too, from now on: should the host reboot before the cut-over, both run, and the live one serves
+        # (an instance that was never loaded is read from disk anyway: no reload of all units)
+        self.systemctl("enable", "--no-reload", self.unit)
+        self.systemctl("restart" if self.params["restart"] else "start", self.unit)
+        page = Page(self.params, f"/run/{self.app}/{self.id}/wsgi.sock")
+        try:
+            self.wait_until_good(page)
+        except Unfit as error:
+            error.log = self.last_words()
+            if not serves:
+                self.systemctl("disable", "--now", self.unit)
+            raise
+        return {"changed": True, "status": page.status}
+
+    def live(self):
+        before = self.releases.live()
+        self.releases.make_live(self.id, self.params["by"])
+        page = Page(self.params)
+        try:
+            self.wait_until_good(page)
+            self.watch(page)
+        except Unfit as error:
+            error.log = self.last_words()
+            if before not in ("", self.id):
+                self.releases.make_live(before, f"{self.params['by']} (went back by itself)")
+                self.systemctl("disable", "--now", self.unit)
+                error.went_back = True
+            raise
+        return {"changed": before != self.id, "status": page.status}
+
+    def only(self):
+        strays = sorted({*self.releases.running(), *self.releases.enabled()} - {self.id})
+        for stray in strays:
+            self.drain(stray)
+            self.systemctl("disable", "--no-reload", f"{self.app}@{stray}.service")
+            # idle by now: nobody need wait until it has cleaned up after itself
+            self.systemctl("stop", "--no-block", f"{self.app}@{stray}.service")
+        removed = self.releases.prune(self.id, self.params["keep"])
+        self.unlocked()
+        return {"changed": bool(strays or removed), "stopped": strays, "removed": removed}
+
+    # -- pieces ---------------------------------------------------------------------------------------------------
+
+    def lock(self):
+        """Take the lock; what a dead run left of it is returned."""
+        path, holder = self.releases.path("lock"), dict(self.params["holder"], what=self.params["lock"], since=int(time.time()))
+        if not os.path.isdir(self.root):
+            self.module.fail_json(msg=f"{self.root} is not there: run provision.yml (or deploy.yml, which does it all) first.")
+        other = {}
+        for dummy in range(3):
+            if take(path, holder):
+                return other
+            other = read_json(path)
+            age = time.time() - other.get("since", 0)
+            if other.get("token") == holder["token"]:
+                return {}
+            if other.get("token", "") != self.params["dead"] and 0 <= age < self.params["lock_expires_seconds"]:
+                break
+            set_aside(path, other)
+        self.module.fail_json(msg="the lock is held", held_by=other)
+
+    def wait_until_good(self, page):
+        restarts = self.restarts()
+        end = time.monotonic() + self.params["timeout_seconds"]
+        row, why = 0, "it was never asked"
+        while time.monotonic() < end:
+            why = page.ask()
+            row = 0 if why else row + 1
+            if row >= self.params["successes"]:
+                return
+            if why:
+                self.check_unit(restarts)
+                time.sleep(PAUSE)
+        raise Unfit(f"{why}, for {self.params['timeout_seconds']:g} seconds")
+
+    def watch(self, page):
+        restarts = self.restarts()
+        end = time.monotonic() + self.params["watch_seconds"]
+        while time.monotonic() < end:
+            why = page.ask()
+            if why:
+                raise Unfit(f"{why}, after it had answered well")
+            self.check_unit(restarts)
+            time.sleep(PAUSE * 4)
+
+    def check_unit(self, restarts):
+        state = self.show("ActiveState")
+        if state in ("failed", "inactive") or self.restarts() > restarts:
+            raise Unfit("the app exited")
+
+    def restarts(self):
+        return int(self.show("NRestarts") or 0)
+
+    def show(self, name):
+        return self.module.run_command(["systemctl", "show", "--value", f"--property={name}", self.unit])[1].strip()
+
+    def drain(self, stray):
+        """Nobody new connects to it; wait until nobody is connected any more."""
+        path = f"/run/{self.app}/{stray}/wsgi.sock"
+        end = time.monotonic() + self.params["drain_seconds"]
+        while time.monotonic() < end and connections(path):
+            time.sleep(PAUSE)
+
+    def last_words(self):
+        command = ["journalctl", "--unit", self.unit, "--lines=20", "--no-pager", "--output=cat", "--since=-15min"]
+        return self.module.run_command(command)[1].strip()
+
+    def systemctl(self, *words):
+        code, out, err = self.module.run_command(["systemctl", "--quiet", *words])
+        if code != 0:
+            raise Unfit(f"`systemctl {' '.join(words)}` failed: {(err or out).strip()}", self.last_words())
+
+
+class Releases:
+    """What the folders and links of releases say; release_folder tells of their layout."""
+
+    def __init__(self, root, app, run_command):
+        self.root, self.app, self.run_command = root, app, run_command
+        self.unit = re.compile(re.escape(app) + r"@(.+)\.service$")
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def live(self):
+        return read_link(self.path("live"))
+
+    def history(self):
+        """The cut-overs, oldest first."""
+        lines = []
+        for line in read(self.path("history")).splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                continue  # cut short by a crash
+        return lines
+
+    def all(self):
+        """Every folder of a release: its manifest (empty if it is unfinished), and why it is bad (empty if it isn't)."""
+        found = {}
+        for name in listing(self.path("releases")):
+            folder = self.path("releases", name)
+            manifest = read_json(os.path.join(folder, "manifest.json"))
+            if not os.path.exists(os.path.join(folder, ".venv", "complete")):
+                manifest = {}
+            found[name] = {"manifest": manifest, "bad": read(self.path("bad", name)).strip()}
+        return found
+
+    def complete(self):
+        """Finished releases: the last one live first, those never live last."""
+        last_live = {line["id"]: number for number, line in enumerate(self.history())}
+        releases = self.all()
+        return sorted(
+            (name for name, release in releases.items() if release["manifest"]),
+            key=lambda name: (last_live.get(name, -1), releases[name]["manifest"].get("built", "")),
+            reverse=True,
+        )
+
+    def former(self):
+        """Where rollback goes to: the last one live before this one that is kept and not bad."""
+        live, releases = self.live(), self.all()
+        was_live = {line["id"] for line in self.history()}
+        usable = [name for name in self.complete() if name != live and name in was_live and not releases[name]["bad"]]
+        return usable[0] if usable else ""
+
+    def running(self):
+        command = ["systemctl", "list-units", "--plain", "--no-legend", "--full", UP, f"{self.app}@*.service"]
+        return self.instances(line.split()[0] for line in self.run_command(command)[1].splitlines() if line.split())
+
+    def enabled(self):
+        return self.instances(glob.glob(f"{SYSTEM_UNITS}/multi-user.target.wants/{glob.escape(self.app)}@*.service"))
+
+    def instances(self, units):
+        return [found[1] for found in map(self.unit.search, map(os.path.basename, units)) if found]
+
+    def unit_digest(self):
+        text = read(f"{SYSTEM_UNITS}/{self.app}@.service")
+        return hashlib.sha256(text.encode()).hexdigest() if text else ""
+
+    # -- changing -------------------------------------------------------------------------------------------------
+
+    def make_live(self, name, by):
+        """One rename: whoever follows the link gets the one release or the other, never none."""
+        before = self.live()
+        if before == name:
+            return
+        if before:
+            self.point("former", before)
+        self.point("live", name)
+        with open(self.path("history"), "a") as history:
+            history.write(json.dumps({"at": now(), "id": name, "by": by, "before": before}) + "\n")
+        if os.path.exists(self.path("bad", name)):
+            os.unlink(self.path("bad", name))
+
+    def point(self, link, name):
+        temporary = self.path(f"{link}.new")
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        os.symlink(os.path.join("releases", name), temporary)
+        os.rename(temporary, self.path(link))
+
+    def prune(self, current, keep):
+        """All but the newest finished ones, and every unfinished one. The live one and the one before always stay."""
+        stay = {current, self.live(), read_link(self.path("former")), *self.complete()[:keep]}
+        removed = [name for name in listing(self.path("releases")) if name not in stay]
+        for name in removed:
+            folder = self.path("releases", name)
+            # first the manifest: a removal that dies midway must not leave a folder that looks finished
+            for path in (os.path.join(folder, "manifest.json"), self.path("bad", name)):
+                if os.path.lexists(path):
+                    os.unlink(path)
+            shutil.rmtree(folder, ignore_errors=True)
+        links = [link for link in glob.glob(self.path("releases", "*", ".venv")) if os.path.islink(link)]
+        used = {os.path.basename(os.readlink(link)) for link in links}
+        for name in listing(self.path("venvs")):
+            if name not in used:
+                shutil.rmtree(self.path("venvs", name), ignore_errors=True)
+                removed.append(f"venv {name}")
+        return removed
+
+    def path(self, *names):
+        return os.path.join(self.root, *names)
+
+
+def take(path, holder):
+    """Whole or not at all: the file gets its content before it gets its name."""
+    temporary = f"{path}.{os.getpid()}"
+    with open(temporary, "w") as handle:
+        json.dump(holder, handle)
+    try:
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+
+
+def set_aside(path, holder):
+    """Of two who both find a dead lock, one moves it away; what it moved is the dead one, or goes back."""
+    aside = f"{path}.dead"
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return
+    if read_json(aside).get("token") != holder.get("token"):
+        os.rename(aside, path)
+    else:
+        os.unlink(aside)
+
+
+def connections(path):
+    """Connected sockets of a path, those that wait to be accepted among them (proc(5): state 3 is connected)."""
+    with open("/proc/net/unix") as table:
+        rows = [line.split() for line in table]
+    return sum(1 for row in rows if len(row) > 7 and row[7] == path and row[5] != "01")
+
+
+class Page:
+    """The health page: over the instance's own socket, or as a browser on this host would ask for it."""
+
+    def __init__(self, params, path=None):
+        self.params, self.path, self.status = params, path, 0
+
+    def ask(self):
+        """Why the answer isn't good; empty if it is."""
+        name, timeout = self.params["path"], self.params["answer_seconds"]
+        connection = self.connect(timeout)
+        try:
+            connection.request("GET", name, headers={"Host": self.params["host"], "X-Forwarded-Proto": "https"})
+            answer = connection.getresponse()
+            answer.read()
+            self.status = answer.status
+            return "" if 200 <= answer.status < 400 else f"{name} answered {answer.status}"
+        except FileNotFoundError:
+            return "the server has not opened its socket"
+        except (TimeoutError, socket.timeout):
+            return f"{name} gave no answer within {timeout:g} seconds"
+        except (OSError, http.client.HTTPException) as error:
+            return f"{name} could not be asked ({error or type(error).__name__})"
+        finally:
+            connection.close()
+
+    def connect(self, timeout):
+        if self.path:
+            return UnixConnection(self.path, timeout)
+        return LocalTLSConnection(self.params["host"], self.params["port"], timeout)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path, timeout):
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class LocalTLSConnection(http.client.HTTPConnection):
+    """To this host, under the server name that a browser would send. Whose certificate it is, is the tls role's concern."""
+
+    def __init__(self, name, port, timeout):
+        super().__init__("127.0.0.1", port, timeout=timeout)
+        self.name = name
+
+    def connect(self):
+        super().connect()
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self.sock = context.wrap_socket(self.sock, server_hostname=self.name)
+
+
+def read(path):
+    try:
+        with open(path) as handle:
+            return handle.read()
+    except OSError:
+        return ""
+
+
+def read_json(path):
+    try:
+        return json.loads(read(path))
+    except ValueError:
+        return {}
+
+
+def read_link(path):
+    return os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
+
+
+def listing(path):
+    return sorted(os.listdir(path)) if os.path.isdir(path) else []
+
+
+def now():
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+if __name__ == "__main__":
+    main()
