@@ -26,13 +26,14 @@ options:
         that a release needs no other facts.
       - V(up) starts the instance, now and at boot, and waits until it answers well on its own socket. If it doesn't, it is
         stopped again, and the module fails with O(ignore:reason).
+      - V(down) stops the instance, unless it is live.
       - V(live) moves the link, asks the site through nginx, and watches it. If it doesn't do well, the link goes back
         and the instance is stopped.
       - V(unlocked) gives the lock back.
       - V(only) lets all other instances of the app finish what they accepted, and stops them; and removes all releases
         and venvs that are not in O(keep).
     type: str
-    choices: [read, up, live, only, unlocked]
+    choices: [read, up, down, live, only, unlocked]
     required: true
   restart:
     description: With V(up), start it anew if it runs.
@@ -144,7 +145,7 @@ def main():
             "app": {"type": "str", "required": True},
             "root": {"type": "path", "required": True},
             "id": {"type": "str"},
-            "state": {"type": "str", "required": True, "choices": ["read", "up", "live", "only", "unlocked"]},
+            "state": {"type": "str", "required": True, "choices": ["read", "up", "down", "live", "only", "unlocked"]},
             "restart": {"type": "bool", "default": False},
             "host": {"type": "str", "default": "localhost"},
             "port": {"type": "int", "default": 443},
@@ -161,7 +162,7 @@ def main():
             "holder": {"type": "dict", "default": {}},
             "dead": {"type": "str", "default": ""},
         },
-        required_if=[("state", state, ["id"]) for state in ("up", "live", "only")],
+        required_if=[("state", state, ["id"]) for state in ("up", "down", "live", "only")],
         supports_check_mode=True,
     )
     if module.check_mode and module.params["state"] != "read":
@@ -230,9 +231,15 @@ class Instance:
         except Unfit as error:
             error.log = self.last_words()
             if not serves:
-                self.systemctl("disable", "--now", self.unit)
+                self.kill()
             raise
         return {"changed": True, "status": page.status}
+
+    def down(self):
+        stop = self.releases.live() != self.id and self.id in {*self.releases.running(), *self.releases.enabled()}
+        if stop:
+            self.kill()
+        return {"changed": stop}
 
     def live(self):
         before = self.releases.live()
@@ -245,7 +252,7 @@ class Instance:
             error.log = self.last_words()
             if before not in ("", self.id):
                 self.releases.make_live(before, f"{self.params['by']} (went back by itself)")
-                self.systemctl("disable", "--now", self.unit)
+                self.dismiss(self.id)
                 error.went_back = True
             raise
         return {"changed": before != self.id, "status": page.status}
@@ -254,9 +261,7 @@ class Instance:
         strays = sorted({*self.releases.running(), *self.releases.enabled()} - {self.id})
         for stray in strays:
             self.drain(stray)
-            self.systemctl("disable", "--no-reload", f"{self.app}@{stray}.service")
-            # idle by now: nobody need wait until it has cleaned up after itself
-            self.systemctl("stop", "--no-block", f"{self.app}@{stray}.service")
+            self.dismiss(stray)
         removed = self.releases.prune(self.id, self.params["keep"])
         self.unlocked()
         return {"changed": bool(strays or removed), "stopped": strays, "removed": removed}
@@ -322,6 +327,17 @@ class Instance:
         end = time.monotonic() + self.params["drain_seconds"]
         while time.monotonic() < end and connections(path):
             time.sleep(PAUSE)
+
+    def dismiss(self, name):
+        """Nobody need wait until it has ended: systemd sees to that."""
+        self.systemctl("disable", "--no-reload", f"{self.app}@{name}.service")
+        self.systemctl("stop", "--no-block", f"{self.app}@{name}.service")
+
+    def kill(self):
+        """For one that never got a request: there is nothing to finish, and it may hang."""
+        self.dismiss(self.id)
+        for words in (("kill", "--signal=KILL"), ("stop",), ("reset-failed",)):
+            self.module.run_command(["systemctl", *words, self.unit])
 
     def last_words(self):
         command = ["journalctl", "--unit", self.unit, "--lines=20", "--no-pager", "--output=cat", "--since=-15min"]

@@ -37,6 +37,7 @@ did: {description: "What was done: C(start), C(enable), C(reload), C(restart).",
 """
 
 import os
+from datetime import datetime, timezone
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -64,15 +65,13 @@ def main():
         steps.append("start")
     elif newest_change(module.params["config"]) > int(unit.get("StateChangeTimestampMicroseconds", 0)):
         steps.append(module.params["by"])
-    if unit.get("NeedDaemonReload") == "yes":
-        steps.insert(0, "daemon-reload")
     if steps and not module.check_mode:
         carry_out(module, name, steps)
     module.exit_json(changed=bool(steps), did=steps)
 
 
 def properties(module, name):
-    wanted = ("LoadState", "UnitFileState", "ActiveState", "NeedDaemonReload", "StateChangeTimestamp")
+    wanted = ("LoadState", "UnitFileState", "ActiveState", "StateChangeTimestamp")
     command = ["systemctl", "show", "--timestamp=us+utc", *(f"--property={key}" for key in wanted), name]
     out = module.run_command(command, check_rc=True, environ_update={"LC_ALL": "C.UTF-8"})[1]
     unit = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
@@ -82,8 +81,6 @@ def properties(module, name):
 
 def microseconds(text):
     """`Sat 2026-11-21 02:30:00.123456 UTC` as systemd prints it."""
-    from datetime import datetime, timezone
-
     words = text.split()
     if len(words) < 3:
         return 0
@@ -114,7 +111,7 @@ def carry_out(module, name, steps):
                 f"{' '.join(check)} said: {(err or out).strip()}"
             )
     for step in steps:
-        command = ["systemctl", step] if step == "daemon-reload" else ["systemctl", step, name]
+        command = ["systemctl", step, name]
         code, out, err = module.run_command(command)
         if code != 0:
             log = module.run_command(["journalctl", "--unit", name, "--lines=10", "--no-pager", "--output=cat"])[1]

@@ -42,6 +42,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 DEFAULTS = "/etc/default/ufw"
 CONFIG = "/etc/ufw/ufw.conf"
+RULES = ("/etc/ufw/user.rules", "/etc/ufw/user6.rules")
 
 
 def main():
@@ -167,8 +168,17 @@ def lets_ssh_in(rule, port):
 
 
 def blocked_too_late(have, blocked):
-    first_other = next((number for number, rule in enumerate(have) if rule not in blocked), len(have))
-    return [rule for rule in have[first_other:] if rule in blocked]
+    """In force are two lists, one for v4 and one for v6, and `ufw show added` doesn't tell their order."""
+    late = []
+    for path in RULES:
+        before_others = True
+        for source in re.findall(r"^### tuple ### \S+ any any \S+ any (\S+) in\b|^### tuple ###", read(path), re.M):
+            rule = f"deny from {source.removesuffix('/32' if '.' in source else '/128')}"
+            if rule not in blocked:
+                before_others = False
+            elif not before_others:
+                late.append(rule)
+    return [rule for rule in late if rule in have]
 
 
 def port_of_this_session():

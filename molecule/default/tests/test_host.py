@@ -1,0 +1,90 @@
+"""What the host keeps to itself, and what it survives."""
+
+import time
+
+from conftest import HOSTS, Site
+
+SECRET = "marker-of-a-secret-5f3c9a"
+
+
+def test_secrets_are_in_one_file_that_only_root_reads(site):
+    for folder in "/srv", "/etc", "/var/log", "/tmp", "/root", "/home", "/run":
+        files = site.host.run(f"grep --recursive --files-with-matches --devices=skip {SECRET} {folder}").stdout.split()
+        for path in files:
+            assert path.endswith("/env"), path
+            found = site.host.file(path)
+            assert (found.user, found.group, found.mode) == ("root", "root", 0o600)
+    assert SECRET not in site.host.check_output("ps axeww -o args,user | grep -v 'sample ' ; journalctl --no-pager")
+
+
+def test_any_value_reaches_the_app_as_it_is(site):
+    pid = site.host.check_output("systemctl show --value --property=MainPID sample@$(basename $(readlink /srv/sample/live))")
+    environment = site.host.check_output(f"cat /proc/{pid}/environ").split("\0")
+    assert "ODD_VALUE=a \"quoted\" $HOME `word` \\n 'x' %i # no comment" in environment
+
+
+def test_the_app_can_not_write_its_own_code(site):
+    live = f"/srv/sample/releases/{site.live()}"
+    for path in f"{live}/app/x", f"{live}/.venv/x", f"{live}/x", "/srv/sample/x", "/etc/x":
+        assert site.host.run(f"runuser -u sample -- touch {path}").rc != 0, path
+
+
+def test_nobody_else_can_read_the_app(site):
+    live = f"/srv/sample/releases/{site.live()}"
+    for path in f"{live}/env", f"{live}/gunicorn.conf.py", f"{live}/app/requirements.txt", "/var/lib/sample/sample.db":
+        for user in "nobody", "www-data":
+            assert site.host.run(f"runuser -u {user} -- cat {path}").rc != 0, f"{user} reads {path}"
+    assert site.host.run(f"runuser -u nobody -- curl --unix-socket /run/sample/{site.live()}/wsgi.sock http://x/").rc != 0
+
+
+def test_the_unit_is_hardened(site):
+    unit = f"sample@{site.live()}.service"
+    report = site.host.check_output(f"systemd-analyze security --no-pager {unit} | tail -n 1")
+    assert float(report.split("service: ")[1].split()[0]) <= 1.5, report
+
+
+def test_killed_workers_are_replaced(site):
+    master = site.host.check_output(f"systemctl show --value --property=MainPID sample@{site.live()}")
+    before = set(site.host.check_output(f"pgrep -P {master}").split())
+    site.host.check_output(f"kill -9 {' '.join(before)}")
+    site.wait_until_well()
+    after = set(site.host.check_output(f"pgrep -P {master}").split())
+    assert after and not after & before
+
+
+def test_a_killed_master_is_started_again(site):
+    unit = f"sample@{site.live()}"
+    master = site.host.check_output(f"systemctl show --value --property=MainPID {unit}")
+    site.host.check_output(f"kill -9 {master}")
+    time.sleep(0.2)
+    site.wait_until_well()
+    assert site.host.check_output(f"systemctl show --value --property=MainPID {unit}") != master
+
+
+def test_all_is_back_after_a_reboot(site):
+    site.write("before the reboot")
+    count, live = site.entries(), site.live()
+    reboot(site)
+    site.wait_until_well(60)
+    assert (site.entries(), site.live()) == (count, live)
+    assert "Status: active" in site.host.check_output("ufw status")
+    assert site.host.check_output("systemctl list-units --plain --no-legend --state=active 'sample@*' | wc -l") == "1"
+    assert site.host.check_output("systemctl --failed --no-legend") == ""
+
+
+def test_a_run_after_the_reboot_changes_nothing(site):
+    run = site.play("deploy.yml")
+    assert run.ok, run.output
+    assert run.changed == 0, run.output
+
+
+def reboot(site):
+    import subprocess
+
+    subprocess.run(["podman", "restart", "--time", "20", f"flaskhost-{site.name}"], check=True, capture_output=True)
+    site.host.check_output("for i in $(seq 100); do systemctl is-system-running | grep -Eq 'running|degraded' && exit 0; sleep 0.2; done; exit 1")
+
+
+def test_both_distributions_are_what_they_say():
+    found = {name: Site(name).host.system_info.release.split(".")[0] for name in HOSTS}
+    assert found == {"debian12": "12", "debian13": "13"}
