@@ -22,6 +22,7 @@ import os
 import re
 import subprocess
 import tarfile
+import uuid
 
 from ansible.plugins.action import ActionBase
 
@@ -29,6 +30,8 @@ DEPENDENCY_FILES = ("uv.lock", "requirements.txt", "pyproject.toml", "setup.py")
 GIT_URL = re.compile(r"^((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)")
 EXCLUDE = (".git", ".venv", "venv", "__pycache__", "*.pyc", ".pytest_cache", "node_modules", ".env", "instance")
 KEPT_ARCHIVES = 20
+# Names this run of Ansible: the playbook's process imports this file, and the workers that it forks inherit the name.
+RUN = uuid.uuid4().hex
 
 
 class SourceError(Exception):
@@ -94,7 +97,7 @@ class Dependencies:
 
     def is_package(self):
         self.seen["pyproject.toml"] = text = self.read("pyproject.toml")
-        return "[build-system]" in text and not re.search(r"^package\s*=\s*false", text, re.M)
+        return "[build-system]" in text and not re.search(r"^package\s*=\s*false", text, re.MULTILINE)
 
     def read_requirements(self, name):
         """Whether they name a part of the source itself; all files they include are noted."""
@@ -207,8 +210,7 @@ def from_git(args, cache):
 
 
 def commit_of_this_run(url, wanted, clone):
-    # this code runs in a fork of the playbook's process
-    key = f"{os.getppid()} {wanted} "
+    key = f"{RUN} {wanted} "
     note = f"{clone}.run"
     if os.path.exists(note):
         with open(note) as handle:

@@ -6,6 +6,7 @@ becomes one line of one message: the variable, its value, what is allowed, and t
 
 import difflib
 import glob
+import importlib.util
 import os
 import re
 
@@ -15,11 +16,21 @@ from ansible.plugins.action import ActionBase
 
 PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 PLACEHOLDER = re.compile(r"\bYOUR_[A-Z_]+\b")
-DOMAIN = re.compile(r"(?=.{1,253}$)(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.I)
+DOMAIN = re.compile(r"(?=.{1,253}$)(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
 NAME = re.compile(r"[a-z][a-z0-9_]{0,27}")
 IDENTIFIERS = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 MODULE = re.compile(rf"{IDENTIFIERS}:{IDENTIFIERS}(\(.*\))?")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(os.path.basename(path).removesuffix(".py"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ufw_rules = load(f"{PROJECT}/plugins/modules/ufw_rules.py")
 
 
 class ActionModule(ActionBase):
@@ -42,12 +53,25 @@ class ActionModule(ActionBase):
 
 
 class Problem:
-    def __init__(self, name, value, allowed, where=None):
-        self.name, self.value, self.allowed, self.where = name, value, allowed, where
+    """A setting whose value is not allowed."""
+
+    def __init__(self, name, value, allowed):
+        self.name, self.value, self.allowed = name, value, allowed
 
     def text(self, sources):
-        shown = "is not set" if self.value is None else f"is {self.value!r}" if not is_secret(self.name) else "is wrong"
-        return f"- {self.name} {shown}: {self.allowed}\n  Set it in {self.where or sources.of(self.name)}."
+        shown = "is not set" if self.value is None else "is wrong" if is_secret(self.name) else f"is {self.value!r}"
+        return f"- {self.name} {shown}: {self.allowed}\n  Set it in {sources.of(self.name) or sources.best}."
+
+
+class UnknownName(Problem):
+    """A name that no role knows."""
+
+    def __init__(self, name, near):
+        hint = f"Did you mean {near[0]}?" if near else "docs/variables.md has all that there are."
+        super().__init__(name, None, f"there is no setting of this name. {hint}")
+
+    def text(self, sources):
+        return f"- {self.name}: {self.allowed}\n  It is set in {sources.of(self.name) or 'no file of this inventory; on the command line?'}"
 
 
 def is_secret(name):
@@ -72,7 +96,7 @@ class Sources:
 
     def __init__(self, settings):
         inventory = str(settings.get("inventory_dir") or ".")
-        self.inventory = inventory
+        self.best = f"{os.path.relpath(inventory)}/group_vars/app_servers.yml or group_vars/all/app.yml"
         self.files = [
             path
             for folder in (f"{inventory}/host_vars", f"{inventory}/group_vars", f"{PROJECT}/group_vars", inventory)
@@ -81,11 +105,11 @@ class Sources:
 
     def of(self, name):
         for path in self.files:
-            with open(path) as handle:
+            with open(path, errors="replace") as handle:
                 for number, line in enumerate(handle, 1):
                     if re.match(rf"\s*['\"]?{re.escape(name)}['\"]?\s*:", line):
                         return f"{os.path.relpath(path)}, line {number}"
-        return f"{os.path.relpath(self.inventory)}/group_vars/app_servers.yml or group_vars/all/app.yml"
+        return None
 
 
 def check(settings, specs, source):
@@ -132,8 +156,7 @@ def unknown_names(names, specs):
         near = difflib.get_close_matches(name, specs, n=1, cutoff=0.8)
         # any name may begin with a role's, but those that begin with app_ are ours
         if prefix == "app" or near:
-            hint = f"Did you mean {near[0]}?" if near else "See docs/variables.md for those that are there."
-            yield Problem(name, "" if is_secret(name) else "unknown", f"there is no setting of this name. {hint}")
+            yield UnknownName(name, near)
 
 
 def type_problem(name, value, spec):
@@ -146,7 +169,14 @@ def type_problem(name, value, spec):
 
 
 def article(spec):
-    words = {"str": "a text", "int": "a whole number", "bool": "true or false", "dict": "names with values", "path": "a path", "float": "a number"}
+    words = {
+        "str": "a text",
+        "int": "a whole number",
+        "bool": "true or false",
+        "dict": "names with values",
+        "path": "a path",
+        "float": "a number",
+    }
     if spec["type"] == "list":
         return f"a list, each of it {words.get(spec.get('elements', 'str'), spec.get('elements'))}"
     return words[spec["type"]]
@@ -183,8 +213,8 @@ def domains(value, dummy):
     if not value:
         return "name the site's domains, such as [example.com, www.example.com]."
     for name in value:
-        if re.fullmatch(r"[\d.]+|.*:.*", str(name)):
-            return f"'{name}' is an address. A certificate needs a name; {str(name).replace('.', '-')}.sslip.io is one that needs no DNS of yours."
+        if re.fullmatch(r"[\d.]+|[0-9a-f:]+:[0-9a-f:]*", str(name), re.IGNORECASE):
+            return f"'{name}' is an address. A certificate needs a name; {re.sub('[.:]', '-', str(name))}.sslip.io is one that needs no DNS of yours."
         if not DOMAIN.fullmatch(str(name)):
             return f"'{name}' is no domain name. Write names such as example.com, without https:// and without a path."
     return None
@@ -218,6 +248,20 @@ def server(value, dummy):
     return None if value in known else f"it must be the role of a WSGI server: {', '.join(known)}."
 
 
+def firewall(judge):
+    """As the module on the host will judge it."""
+
+    def rule(value, dummy):
+        try:
+            for part in value:
+                judge(part)
+        except ValueError as error:
+            return str(error).partition(": ")[2]
+        return None
+
+    return rule
+
+
 def port(value, dummy):
     return None if 0 <= int(value) < 65536 else "a port is a number from 1 to 65535 (0 leaves it as it is)."
 
@@ -243,6 +287,8 @@ RULES = {
     "app_static": static,
     "app_root": needs(lambda value, dummy: re.fullmatch(r"(/[\w.-]+)+", str(value)), "it must be an absolute path, such as /srv/mysite."),
     "ssh_port": port,
+    "ufw_blocked": firewall(ufw_rules.block_rule),
+    "ufw_rules": firewall(ufw_rules.port_rule),
     "tls_certificate_file": needs(
         lambda value, settings: settings.get("tls_source") != "provided" or os.path.isfile(os.path.expanduser(str(value))),
         "with tls_source: provided it must be a file on this controller.",

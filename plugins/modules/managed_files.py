@@ -64,7 +64,6 @@ import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 
-
 ENTRY = {
     "path": {"type": "path", "required": True},
     "content": {"type": "str", "default": ""},

@@ -195,7 +195,7 @@ class Instance:
         facts = {
             "processor_vcpus": os.cpu_count(),
             "memtotal_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
-            "python": {"version": dict(zip(("major", "minor", "micro"), platform.python_version_tuple()))},
+            "python": {"version": dict(zip(("major", "minor", "micro"), platform.python_version_tuple(), strict=True))},
         }
         releases = self.releases
         return {
@@ -274,7 +274,7 @@ class Instance:
         if not os.path.isdir(self.root):
             self.module.fail_json(msg=f"{self.root} is not there: run provision.yml (or deploy.yml, which does it all) first.")
         other = {}
-        for dummy in range(3):
+        for _attempt in range(3):
             if take(path, holder):
                 return other
             other = read_json(path)
@@ -510,7 +510,7 @@ class Page:
             return "" if 200 <= answer.status < 400 else f"{name} answered {answer.status}"
         except FileNotFoundError:
             return "the server has not opened its socket"
-        except (TimeoutError, socket.timeout):
+        except TimeoutError:
             return f"{name} gave no answer within {timeout:g} seconds"
         except (OSError, http.client.HTTPException) as error:
             return f"{name} could not be asked ({error or type(error).__name__})"

@@ -92,7 +92,7 @@ def newest_change(paths):
     """When a file's content, owner or mode last changed, or one came or went; in microseconds."""
     newest = 0
     for path in paths:
-        for parent, dummy, names in [(path, [], []), *os.walk(path)]:
+        for parent, _folders, names in [(path, [], []), *os.walk(path)]:
             for entry in [parent, *(os.path.join(parent, name) for name in names)]:
                 try:
                     newest = max(newest, os.lstat(entry).st_ctime_ns // 1000, os.stat(entry).st_ctime_ns // 1000)

@@ -140,7 +140,7 @@ def block_rule(address):
 
 def port_rule(rule):
     """In the words of `ufw show added`."""
-    unknown = set(rule) - {"port", "proto", "from", "rule", "comment"}
+    unknown = set(rule) - {"port", "proto", "from", "rule"}
     if unknown or "port" not in rule:
         raise ValueError(f"ufw_rules: {rule} is not a rule. It has port, and may have proto, from, rule (ufw's README).")
     action, proto, port = rule.get("rule", "allow"), rule.get("proto", "tcp"), str(rule["port"])
@@ -172,7 +172,7 @@ def blocked_too_late(have, blocked):
     late = []
     for path in RULES:
         before_others = True
-        for source in re.findall(r"^### tuple ### \S+ any any \S+ any (\S+) in\b|^### tuple ###", read(path), re.M):
+        for source in re.findall(r"^### tuple ### \S+ any any \S+ any (\S+) in\b|^### tuple ###", read(path), re.MULTILINE):
             rule = f"deny from {source.removesuffix('/32' if '.' in source else '/128')}"
             if rule not in blocked:
                 before_others = False

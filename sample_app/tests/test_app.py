@@ -1,7 +1,8 @@
 import pytest
-from sample_app import create_app
 from sample_app.models import db
 from sample_app.settings import Development, settings_of_this_stage
+
+from sample_app import create_app
 
 
 @pytest.fixture
@@ -45,5 +46,5 @@ def test_production_has_no_secret_key_of_its_own(monkeypatch):
 
 def test_an_unknown_stage_is_named(monkeypatch):
     monkeypatch.setenv("APP_STAGE", "prod")
-    with pytest.raises(RuntimeError, match="'prod'.*development, staging, production"):
+    with pytest.raises(RuntimeError, match=r"'prod'.*development, staging, production"):
         settings_of_this_stage()

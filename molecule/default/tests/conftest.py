@@ -138,5 +138,5 @@ class Load:
             report = command.communicate(timeout=60)[0]
             for status, count in re.findall(r"\[(\d{3})\]\s+(\d+) responses", report):
                 answers[int(status)] = answers.get(int(status), 0) + int(count)
-            errors += re.findall(r"^\s+\[\d+\]\s+\D.*$", report.partition("Error distribution")[2], re.M)
+            errors += re.findall(r"^\s+\[\d+\]\s+\D.*$", report.partition("Error distribution")[2], re.MULTILINE)
         return answers, errors

@@ -32,9 +32,10 @@ def test_an_unknown_name_gets_nothing(site, client):
 
 
 def test_a_known_name_does_not_open_another(site, client):
-    assert curl(client, site, f"https://{DOMAIN}/", options="-H 'Host: other.test'") == "curl exit 92" or curl(
-        client, site, f"https://{DOMAIN}/", options="--http1.1 -H 'Host: other.test'"
-    ) == "curl exit 52"
+    assert (
+        curl(client, site, f"https://{DOMAIN}/", options="-H 'Host: other.test'") == "curl exit 92"
+        or curl(client, site, f"https://{DOMAIN}/", options="--http1.1 -H 'Host: other.test'") == "curl exit 52"
+    )
 
 
 def test_only_ssh_and_the_web_can_be_reached(site, client):

@@ -82,7 +82,9 @@ def reboot(site):
     import subprocess
 
     subprocess.run(["podman", "restart", "--time", "20", f"flaskhost-{site.name}"], check=True, capture_output=True)
-    site.host.check_output("for i in $(seq 100); do systemctl is-system-running | grep -Eq 'running|degraded' && exit 0; sleep 0.2; done; exit 1")
+    site.host.check_output(
+        "for i in $(seq 100); do systemctl is-system-running | grep -Eq 'running|degraded' && exit 0; sleep 0.2; done; exit 1"
+    )
 
 
 def test_both_distributions_are_what_they_say():

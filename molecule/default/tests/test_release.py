@@ -94,7 +94,11 @@ def test_a_site_that_fails_after_the_cut_over_goes_back_by_itself(site, source):
     """It does well on its own socket, and badly through nginx: only the public check can tell."""
     before = site.live()
     page = source / "sample_app/pages.py"
-    page.write_text(page.read_text().replace('    db.session.execute(db.select(Entry.id).limit(1))', "    if request.headers.get('X-Real-IP'):\n        abort(500)"))
+    page.write_text(
+        page.read_text().replace(
+            "    db.session.execute(db.select(Entry.id).limit(1))", "    if request.headers.get('X-Real-IP'):\n        abort(500)"
+        )
+    )
     run = site.release(source)
     assert_untouched(site, before, run)
     assert run.tells("was live for a moment and is not any more", "/healthz answered 500")

@@ -1,0 +1,88 @@
+# Every command a person types. `make` alone lists them.
+
+STAGE ?= production
+PYTHON3 := $(firstword $(wildcard /usr/bin/python3) python3)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# the machine's own certificate authorities: behind a proxy that inspects TLS, no others would do
+CA_BUNDLE := $(wildcard /etc/ssl/certs/ca-certificates.crt)
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export UV_SYSTEM_CERTS := 1
+export UV_NO_PROGRESS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+ifneq ($(CA_BUNDLE),)
+export PIP_CERT ?= $(CA_BUNDLE)
+export SSL_CERT_FILE ?= $(CA_BUNDLE)
+endif
+# an installed uv is as good as our own
+UV := $(or $(shell command -v uv),.uv/bin/uv)
+LAB := molecule/lab/lab
+
+.DEFAULT_GOAL := help
+.PHONY: help demo deploy release rollback status test lint unit molecule docs clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  deploy, release, rollback and status take STAGE=staging or any folder of inventories/; it is $(STAGE) if not given."
+
+demo: .venv/ready ## a host of your own in a container, with the sample app deployed to it over ssh
+	@$(LAB) setup debian13
+	@$(LAB) up demo flaskhost-demo
+	@ansible-playbook -i inventories/demo deploy.yml
+	@curl --silent --show-error --fail --insecure --output /dev/null https://localhost:8443/
+	@echo
+	@echo "  The sample app answers at https://localhost:8443/ (its certificate is self-signed: browsers warn)."
+	@echo "  Change something in sample_app/, and run  make release STAGE=demo"
+	@echo "  Look around on the host:                  ssh -p 2222 -i ~/.cache/flaskhost-lab/id_ed25519 root@localhost"
+	@echo "  Remove all of it:                         make clean"
+
+deploy: .venv/ready ## check, provision, release
+	@ansible-playbook -i inventories/$(STAGE) deploy.yml
+
+release: .venv/ready ## ship the app's current version to a host that is provisioned
+	@ansible-playbook -i inventories/$(STAGE) playbooks/release.yml
+
+rollback: .venv/ready ## make the former release live again
+	@ansible-playbook -i inventories/$(STAGE) playbooks/rollback.yml
+
+status: .venv/ready ## what is live, since when, who shipped it
+	@ansible-playbook -i inventories/$(STAGE) playbooks/status.yml
+
+test: lint unit molecule ## all tests (about half an hour)
+
+lint: .venv/ready ## ansible-lint, yamllint, ruff, and whether the generated docs are up to date
+	@yamllint --strict .
+	@ruff check --quiet
+	@ruff format --check --quiet
+	@ansible-lint --offline -q
+	@docs/generate.py --check
+
+unit: .venv/ready ## tests that need no host: plugins, templates, the sample app's own
+	@pytest -q tests
+	@$(UV) run --quiet --no-project --isolated --with pytest --with-requirements sample_app/requirements.txt pytest -q sample_app
+
+molecule: .venv/ready ## the roles on bare hosts in containers
+	@$(LAB) setup debian12 debian13
+	@$(LAB) run molecule test -s default
+
+docs: .venv/ready ## write the roles' READMEs and docs/variables.md anew, from the roles' specs and defaults
+	@docs/generate.py
+
+clean: ## remove what the commands above made: hosts, images, networks, tools
+	@$(LAB) clean
+	@rm -rf .venv .uv .ansible .pytest_cache .ruff_cache ~/.cache/flaskhost
+
+# -- the tools, pinned by uv.lock --------------------------------------------------------------------------------
+
+.venv/ready: pyproject.toml uv.lock .python-version $(filter .uv/%,$(UV))
+	@echo "Installing the tools that uv.lock names into .venv"
+	@$(UV) sync --quiet --frozen --compile-bytecode
+	@touch $@
+
+.uv/bin/uv:
+	@$(PYTHON3) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "Installing python3-venv"; \
+	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; }
+	@$(PYTHON3) -m venv .uv
+	@.uv/bin/pip install --quiet uv
