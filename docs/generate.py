@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Write the tables of variables in the roles' READMEs, and docs/variables.md, from the roles' specs and defaults.
+
+A variable's type and description live in its role's meta/argument_specs.yml, its default in defaults/main.yml (with the
+description as its comment); here the two are checked against each other. `--check` writes nothing, and fails if
+anything is out of date.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+PROJECT = Path(__file__).resolve().parents[1]
+ROLES = sorted((PROJECT / "roles").iterdir())
+TABLE = re.compile(r"(<!-- variables: written by `make docs` -->\n).*?(<!-- end of variables -->)", re.S)
+
+
+def main():
+    problems, pages = [], {}
+    settings = ""
+    for role in ROLES:
+        spec = read(role / "meta/argument_specs.yml")["argument_specs"]["main"]
+        defaults = Defaults(role / "defaults/main.yml")
+        problems += check(role, spec["options"], defaults)
+        own = {name: option for name, option in spec["options"].items() if not name.startswith("app_")}
+        readme = role / "README.md"
+        if not readme.exists() or not TABLE.search(readme.read_text()):
+            problems.append(f"{relative(readme)}: it has no place for the table of variables")
+            continue
+        pages[readme] = TABLE.sub(lambda found, table=table(own, defaults): f"{found[1]}{table}{found[2]}", readme.read_text())
+        settings += f"\n## [{role.name}](../roles/{role.name}/README.md)\n{spec['short_description']}.\n\n{table(own, defaults)}"
+    pages[PROJECT / "docs/variables.md"] = variables_page() + settings
+    stale = [page for page, text in pages.items() if not page.exists() or page.read_text() != text]
+    if "--check" in sys.argv:
+        problems += [f"{relative(page)}: it is out of date; run `make docs`" for page in stale]
+    else:
+        for page in stale:
+            page.write_text(pages[page])
+            print(f"wrote {relative(page)}")
+    sys.exit("\n".join(problems))
+
+
+class Defaults:
+    """A role's defaults: their values, as text and parsed, and the comment above each."""
+
+    def __init__(self, path):
+        self.values = read(path)
+        self.texts, self.comments = {}, {}
+        comment = name = ""
+        for line in path.read_text().splitlines()[1:]:
+            if line.startswith("# "):
+                comment = line[2:]
+            elif found := re.match(r"(\w+):\s*(.*)", line):
+                name = found[1]
+                self.texts[name], self.comments[name], comment = found[2], comment, ""
+            elif line.strip():
+                self.texts[name] += f" {line.strip()}"
+
+
+def check(role, options, defaults):
+    where = f"roles/{role.name}"
+    for name in defaults.values:
+        if name not in options:
+            yield f"{where}: {name} has a default and no spec"
+        elif defaults.comments[name] != options[name]["description"]:
+            yield f"{where}: {name}'s comment in defaults/main.yml is not its description in meta/argument_specs.yml"
+        elif problem := mistyped(name, options[name], defaults.values[name]):
+            yield f"{where}: {problem}"
+    given = {**read(PROJECT / "group_vars/all/app.yml"), "release_server": None}
+    for name in options:
+        if name not in defaults.values and name not in given:
+            yield f"{where}: {name} has a spec and no default"
+
+
+def mistyped(name, option, value):
+    if isinstance(value, str) and "{{" in value:
+        return None
+    known = {key: option[key] for key in ("type", "elements", "choices") if key in option}
+    return "; ".join(ArgumentSpecValidator({name: known}).validate({name: value}).error_messages)
+
+
+def table(options, defaults=None):
+    lines = (
+        ["| variable | type | default | |", "| --- | --- | --- | --- |"] if defaults else ["| variable | type | |", "| --- | --- | --- |"]
+    )
+    for name, option in options.items():
+        text = option["description"]
+        if "choices" in option and "elements" not in option:
+            text += f" One of {', '.join(f'`{choice}`' for choice in option['choices'])}."
+        for part, sub in option.get("options", {}).items():
+            text += f"<br>`{part}`: {sub['description']}"
+        cells = [f"`{name}`", kind(option), *([shown(defaults.texts.get(name, ""))] if defaults else []), text]
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def kind(option):
+    return f"list of {option['elements']}" if "elements" in option else option["type"]
+
+
+def shown(default):
+    default = default.removeprefix(">-").strip()
+    return "*empty*" if default == '""' else f"`{default}`" if default else ""
+
+
+def variables_page():
+    options = read(PROJECT / "roles/preflight/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    app = {name: option for name, option in options.items() if name.startswith("app_")}
+    return f"""# All variables
+
+<!-- written by `make docs` from roles/*/meta/argument_specs.yml and roles/*/defaults/main.yml -->
+
+Set what holds everywhere in `group_vars/all/`, and what differs by stage in
+`inventories/STAGE/group_vars/app_servers.yml`, which outranks it. Preflight tells you of names it doesn't know.
+
+## The app
+Their values are in `group_vars/all/app.yml`, with examples.
+
+{table(app)}"""
+
+
+def read(path):
+    return yaml.safe_load(path.read_text())
+
+
+def relative(path):
+    return path.relative_to(PROJECT)
+
+
+if __name__ == "__main__":
+    main()
