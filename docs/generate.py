@@ -15,7 +15,8 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 PROJECT = Path(__file__).resolve().parents[1]
 ROLES = sorted((PROJECT / "roles").iterdir())
-TABLE = re.compile(r"(<!-- variables: written by `make docs` -->\n).*?(<!-- end of variables -->)", re.S)
+BEGIN, END = "<!-- variables: written by `make docs` -->", "<!-- end of variables -->"
+TABLE = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
 
 
 def main():
@@ -30,7 +31,8 @@ def main():
         if not readme.exists() or not TABLE.search(readme.read_text()):
             problems.append(f"{relative(readme)}: it has no place for the table of variables")
             continue
-        pages[readme] = TABLE.sub(lambda found, table=table(own, defaults): f"{found[1]}{table}{found[2]}", readme.read_text())
+        before, after = TABLE.split(readme.read_text(), maxsplit=1)
+        pages[readme] = f"{before}{BEGIN}\n{table(own, defaults)}{END}{after}"
         settings += f"\n## [{role.name}](../roles/{role.name}/README.md)\n{spec['short_description']}.\n\n{table(own, defaults)}"
     pages[PROJECT / "docs/variables.md"] = variables_page() + settings
     stale = [page for page, text in pages.items() if not page.exists() or page.read_text() != text]

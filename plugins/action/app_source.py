@@ -238,8 +238,9 @@ def git(url, clone, *words):
     command = ["git", *(["-C", clone] if clone else []), *words]
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, GIT_TERMINAL_PROMPT="0"))
     if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [done.stdout.strip()]
+        why = next((line for line in lines if line.startswith(("fatal: ", "error: "))), lines[-1])
         raise SourceError(
-            f"app_source: git could not read it: {done.stderr.strip() or done.stdout.strip()}. "
-            "Check the URL, and that this controller may read it (ssh key, token)."
+            f"app_source: git could not read it ({why}). Check the URL, and that this controller may read it (ssh key, token)."
         )
     return done.stdout

@@ -11,10 +11,12 @@ import os
 import re
 
 import yaml
+from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
+UNREADABLE = object()
 PLACEHOLDER = re.compile(r"\bYOUR_[A-Z_]+\b")
 DOMAIN = re.compile(r"(?=.{1,253}$)(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
 NAME = re.compile(r"[a-z][a-z0-9_]{0,27}")
@@ -59,8 +61,14 @@ class Problem:
         self.name, self.value, self.allowed = name, value, allowed
 
     def text(self, sources):
-        shown = "is not set" if self.value is None else "is wrong" if is_secret(self.name) else f"is {self.value!r}"
-        return f"- {self.name} {shown}: {self.allowed}\n  Set it in {sources.of(self.name) or sources.best}."
+        return f"- {self.name} {self.shown()}: {self.allowed}\n  Set it in {sources.of(self.name) or sources.best}."
+
+    def shown(self):
+        if self.value is None:
+            return "is not set"
+        if self.value is UNREADABLE:
+            return "can't be read"
+        return "is wrong" if is_secret(self.name) else f"is {self.value!r}"
 
 
 class UnknownName(Problem):
@@ -114,24 +122,24 @@ class Sources:
 
 def check(settings, specs, source):
     names = [name for name in settings if isinstance(name, str)]
-    yield from placeholders(settings, specs)
+    settings, unreadable = read(settings, ["ansible_host", "ansible_user", *specs])
+    yield from unreadable
+    yield from placeholders(settings)
     yield from unknown_names(names, specs)
-    for name, spec in specs.items():
-        if name not in settings:
-            if spec.get("required"):
-                yield Problem(name, None, describe(spec))
-            continue
-        value = settings[name]
-        if PLACEHOLDER.search(str(value)):
-            continue
-        mistyped = type_problem(name, value, spec)
-        if mistyped:
-            yield mistyped
-        elif name in RULES:
-            allowed = RULES[name](value, settings)
-            if allowed:
-                yield Problem(name, value, allowed)
-    yield from source_problems(settings, source)
+    specs = {name: spec for name, spec in specs.items() if name not in {problem.name for problem in unreadable}}
+    wrong = {name: problem for name, spec in specs.items() if (problem := value_problem(name, spec, settings))}
+    yield from wrong.values()
+    yield from (problem for problem in source_problems(settings, source) if problem.name not in wrong)
+
+
+def value_problem(name, spec, settings):
+    if name not in settings:
+        return Problem(name, None, describe(spec)) if spec.get("required") else None
+    value = settings[name]
+    if PLACEHOLDER.search(str(value)):
+        return None
+    allowed = type_problem(value, spec) or (RULES[name](value, settings) if name in RULES else None)
+    return Problem(name, value, allowed) if allowed else None
 
 
 def describe(spec):
@@ -139,9 +147,22 @@ def describe(spec):
     return (text if isinstance(text, str) else text[0]).rstrip(".") + "."
 
 
-def placeholders(settings, specs):
-    for name in ["ansible_host", "ansible_user", *specs]:
-        value = settings.get(name)
+def read(settings, names):
+    """Their values; a template in one, or a vault, may fail to give any."""
+    values, problems = {}, []
+    for name in names:
+        try:
+            if name in settings:
+                values[name] = settings[name]
+                str(values[name])
+        except AnsibleError as error:
+            values.pop(name, None)
+            problems.append(Problem(name, UNREADABLE, f"{error.message.rstrip('.')}."))
+    return values, problems
+
+
+def placeholders(settings):
+    for name, value in settings.items():
         found = PLACEHOLDER.search(str(value)) if value is not None else None
         if found:
             yield Problem(name, found[0] if is_secret(name) else value, f"{found[0]} is a placeholder; put your own value in its place.")
@@ -159,13 +180,15 @@ def unknown_names(names, specs):
             yield UnknownName(name, near)
 
 
-def type_problem(name, value, spec):
+def type_problem(value, spec):
     known = {key: spec[key] for key in ("type", "elements", "choices") if key in spec}
-    outcome = ArgumentSpecValidator({name: known}).validate({name: value})
-    if not outcome.error_messages:
+    outcome = ArgumentSpecValidator({"it": known}).validate({"it": value})
+    # Ansible would make a list of "a,b" and a dict of "a=1" for a module; a template gets them as they are
+    python = {"list": list, "dict": dict}.get(spec["type"], object)
+    if isinstance(value, python) and not outcome.error_messages:
         return None
     wanted = f"one of {', '.join(map(str, spec['choices']))}" if "choices" in spec else article(spec)
-    return Problem(name, value, f"it must be {wanted}. {describe(spec)}")
+    return f"it must be {wanted}. {describe(spec)}"
 
 
 def article(spec):

@@ -1,0 +1,15 @@
+"""What the unit tests share: the project's plugins, imported as Ansible would."""
+
+import importlib.util
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def plugin(path):
+    """A plugin as a Python module, e.g. plugin("modules/ufw_rules")."""
+    file = PROJECT / f"plugins/{path}.py"
+    spec = importlib.util.spec_from_file_location(f"{file.parent.name}_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,162 @@
+"""The same source is the same version, and nothing that isn't the app's is shipped."""
+
+import os
+import subprocess
+import tarfile
+
+import pytest
+from conftest import plugin
+
+app_source = plugin("action/app_source")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "site"
+    (folder / "pkg/static").mkdir(parents=True)
+    (folder / "pkg/__init__.py").write_text("app = 1\n")
+    (folder / "pkg/static/style.css").write_text("p {}\n")
+    (folder / "requirements.txt").write_text("Flask\n")
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path):
+    (tmp_path / "cache").mkdir()
+    return str(tmp_path / "cache")
+
+
+def find(folder, cache):
+    return app_source.from_folder({"source": str(folder)}, cache)
+
+
+def members(found):
+    with tarfile.open(found["archive"]) as tar:
+        return {member.name: member for member in tar.getmembers()}
+
+
+def git(folder, *words):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "init.defaultBranch=main"]
+    return subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True, text=True).stdout
+
+
+def test_same_content_is_the_same_version_whenever_it_was_written(folder, cache):
+    first = find(folder, cache)
+    for path in folder.rglob("*"):
+        os.utime(path, (1, 1))
+    assert find(folder, cache)["version"] == first["version"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "pkg/__init__.py").write_text("app = 2\n"),
+        lambda folder: (folder / "pkg/__init__.py").rename(folder / "pkg/main.py"),
+        lambda folder: (folder / "pkg/new.txt").write_text(""),
+        lambda folder: (folder / "pkg/__init__.py").chmod(0o755),
+        lambda folder: (folder / "link").symlink_to("pkg"),
+    ],
+)
+def test_any_change_is_another_version(folder, cache, change):
+    first = find(folder, cache)["version"]
+    change(folder)
+    assert find(folder, cache)["version"] != first
+
+
+def test_what_is_not_the_apps_stays_at_home(folder, cache):
+    for name in (".git/config", ".venv/bin/python", "pkg/__pycache__/x.pyc", ".env", "instance/secret.db", "node_modules/x/y.js"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("not yours")
+    assert sorted(members(find(folder, cache))) == ["pkg/__init__.py", "pkg/static/style.css", "requirements.txt"]
+
+
+def test_what_git_ignores_stays_at_home_and_what_is_new_comes_along(folder, cache):
+    git(folder, "init", "-q")
+    (folder / ".gitignore").write_text("*.log\n")
+    git(folder, "add", "-A")
+    (folder / "debug.log").write_text("x")
+    (folder / "pkg/new.py").write_text("x = 1\n")
+    (folder / "pkg/__init__.py").unlink()
+    assert sorted(members(find(folder, cache))) == [".gitignore", "pkg/new.py", "pkg/static/style.css", "requirements.txt"]
+
+
+def test_a_file_keeps_its_time_from_release_to_release(folder, cache):
+    """nginx makes ETags of it: what hasn't changed need not be fetched again."""
+    first = members(find(folder, cache))["pkg/static/style.css"].mtime
+    (folder / "pkg/__init__.py").write_text("app = 2\n")
+    assert members(find(folder, cache))["pkg/static/style.css"].mtime == first
+
+
+def test_a_program_stays_one(folder, cache):
+    (folder / "run.sh").write_text("#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o700)
+    assert members(find(folder, cache))["run.sh"].mode == 0o755
+
+
+def test_a_folder_that_is_not_there_is_told_with_where_it_was_looked_for(cache):
+    with pytest.raises(app_source.SourceError, match=r"app_source: it is neither a git URL nor a folder .*/base/nowhere"):
+        app_source.from_folder({"source": "nowhere", "base": ["/base"]}, cache)
+
+
+def test_a_url_is_known_by_its_commit(folder, cache):
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "one")
+    git(folder, "tag", "v1")
+    commit = git(folder, "rev-parse", "HEAD").strip()
+    found = app_source.from_git({"source": f"file://{folder}", "version": "v1"}, cache)
+    assert (found["commit"], found["version"]) == (commit, commit[:10])
+    assert "pkg/__init__.py" in members(found) and "pkg/__init__.py" in found["files"]
+
+
+def test_a_branch_that_moves_during_a_run_stays_one_commit_for_all_hosts(folder, cache, monkeypatch):
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "one")
+    args = {"source": f"file://{folder}", "version": "main"}
+    first = app_source.from_git(args, cache)["commit"]
+    git(folder, "commit", "-q", "--allow-empty", "-m", "two")
+    assert app_source.from_git(args, cache)["commit"] == first
+    monkeypatch.setattr(app_source, "RUN", "the next run")
+    assert app_source.from_git(args, cache)["commit"] != first
+
+
+def test_a_version_that_is_not_there_is_told(folder, cache):
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "one")
+    with pytest.raises(app_source.SourceError, match=r"app_version: it is no branch, tag or commit of file:.*leave it empty"):
+        app_source.from_git({"source": f"file://{folder}", "version": "v9"}, cache)
+
+
+def test_a_url_that_does_not_answer_is_told(tmp_path, cache):
+    with pytest.raises(app_source.SourceError, match=r"app_source: git could not read it .*nowhere.* Check the URL"):
+        app_source.from_git({"source": f"file://{tmp_path}/nowhere", "version": ""}, cache)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "follows_code"),
+    [
+        ("requirements.txt", "Flask\n", False),
+        ("requirements.txt", "Flask\n-e .\n", True),
+        ("requirements.txt", "-r base.txt\n", True),
+        ("uv.lock", "", False),
+        ("pyproject.toml", "[build-system]\n", True),
+        ("setup.py", "", True),
+    ],
+)
+def test_a_venv_follows_from_dependencies_and_from_code_only_where_the_app_installs_itself(folder, cache, name, text, follows_code):
+    (folder / name).write_text(text)
+    (folder / "base.txt").write_text("-e .\n")
+
+    def digest():
+        found = find(folder, cache)
+        with tarfile.open(found["archive"]) as tar:
+            return app_source.Dependencies(tar, found["version"]).digest(name)
+
+    first = digest()
+    (folder / "pkg/__init__.py").write_text("app = 2\n")
+    assert (digest() != first) == follows_code
+    (folder / name).write_text(f"{text}# another\n")
+    assert digest() != first

@@ -1,0 +1,151 @@
+"""Bad input gets one clear message, before any host is reached."""
+
+import json
+import os
+import subprocess
+
+import pytest
+import yaml
+from conftest import PROJECT, plugin
+
+check = plugin("action/settings_check")
+SPECS = check.read_specs()
+GOOD = {
+    "app_name": "mysite",
+    "app_domains": ["example.com", "www.example.com"],
+    "app_source": "../mysite",
+    "app_version": "",
+    "app_module": "mysite:create_app()",
+    "app_server": "gunicorn",
+    "app_env": {"APP_STAGE": "production"},
+    "app_secrets": {"SECRET_KEY": "5f3c9a"},
+    "app_health_path": "/healthz",
+    "app_release_command": "",
+    "app_static": {"/static/": "mysite/static"},
+    "app_root": "/srv/mysite",
+}
+SOURCE = {"files": ["mysite/__init__.py", "mysite/static/style.css", "uv.lock"], "dependency_file": "uv.lock"}
+
+
+def problems(source=SOURCE, without=(), **changes):
+    settings = {name: value for name, value in {**GOOD, **changes}.items() if name not in without}
+    sources = check.Sources({"inventory_dir": str(PROJECT / "inventories/production")})
+    return [problem.text(sources) for problem in check.check(settings, SPECS, source)]
+
+
+def test_good_settings_pass():
+    assert problems() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"app_name": "My-Site"}, ["app_name is 'My-Site'", "lower-case letters"]),
+        ({"app_name": "x" * 29}, ["app_name", "at most 28"]),
+        ({"app_domains": []}, ["app_domains", "name the site's domains"]),
+        ({"app_domains": ["203.0.113.7"]}, ["is an address", "203-0-113-7.sslip.io"]),
+        ({"app_domains": ["2001:db8::7"]}, ["is an address", "2001-db8--7.sslip.io"]),
+        ({"app_domains": ["https://example.com/"]}, ["no domain name", "without https://"]),
+        ({"app_domains": ["exa_mple.com"]}, ["no domain name"]),
+        ({"app_domains": "example.com"}, ["app_domains is 'example.com'", "must be a list, each of it a text"]),
+        ({"app_domains": {"a": 1}}, ["app_domains", "must be a list"]),
+        ({"app_module": "mysite"}, ["app_module is 'mysite'", "module:object or module:factory()"]),
+        ({"app_module": "my-site:app"}, ["app_module", "module:object"]),
+        ({"app_module": "mysit:app"}, ["no module 'mysit'", "Did you mean mysite?"]),
+        ({"app_server": "gunicron"}, ["app_server is 'gunicron'", "gunicorn"]),
+        ({"app_env": {"BAD-NAME": "1"}}, ["'BAD-NAME' can't be the name"]),
+        ({"app_env": "A=1"}, ["app_env", "names with values"]),
+        ({"app_health_path": "healthz"}, ["app_health_path", "begins with /"]),
+        ({"app_static": {"/static": "nowhere"}}, ["'/static' is no URL of a folder"]),
+        ({"app_static": {"/static/": "../elsewhere"}}, ["must be a folder within the source"]),
+        ({"app_static": {"/static/": "mysite/nowhere"}}, ["no folder 'mysite/nowhere'"]),
+        ({"app_root": "srv"}, ["app_root", "absolute path"]),
+        ({"ssh_port": 70000}, ["ssh_port is 70000", "1 to 65535"]),
+        ({"ssh_port": "ssh"}, ["ssh_port is 'ssh'", "whole number"]),
+        ({"ufw_blocked": ["300.1.1.1"]}, ["'300.1.1.1' is no address or network"]),
+        ({"ufw_rules": [{"port": 5432, "form": "10.0.0.0/8"}]}, ["ufw_rules", "is not a rule"]),
+        ({"ufw_rules": [{"port": 99999}]}, ["neither a port (1 to 65535) nor a range"]),
+        ({"tls_source": "letsencript"}, ["tls_source is 'letsencript'", "one of self_signed, provided"]),
+        ({"tls_source": "provided", "tls_key_file": "nowhere.key"}, ["tls_key_file is 'nowhere.key'", "must be a file on this controller"]),
+        ({"gunicorn_threads": "many"}, ["gunicorn_threads is 'many'", "whole number"]),
+        ({"app_domain": ["example.com"]}, ["app_domain: there is no setting of this name. Did you mean app_domains?"]),
+        ({"app_colour": "red"}, ["app_colour: there is no setting of this name. docs/variables.md"]),
+        ({"gunicorn_treads": 4}, ["gunicorn_treads: there is no setting of this name. Did you mean gunicorn_threads?"]),
+        ({"ansible_host": "YOUR_SERVER_ADDRESS"}, ["ansible_host", "is a placeholder", "inventories/production/hosts.yml, line"]),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_value_and_the_cure(changes, words):
+    found = problems(**changes)
+    assert len(found) == 1, found
+    for word in words:
+        assert word in found[0]
+    assert "Set it in " in found[0] or "It is set in " in found[0]
+
+
+def test_names_of_other_peoples_variables_are_left_alone():
+    assert problems(nginx_exporter_port=9113, systemd_oomd=True, mine_app_name="x") == []
+
+
+def test_a_missing_setting_is_told_with_what_it_is_for():
+    (found,) = problems(without=["app_name"])
+    assert "app_name is not set: Names the app's user" in found
+
+
+def test_all_problems_are_told_at_once():
+    assert len(problems(app_name="X", app_domains=["-"], app_server="x", ssh_port=-1)) == 4
+
+
+def test_a_secret_never_shows():
+    found = problems(app_secrets={"BAD-NAME": "hunter2", "SECRET_KEY": "YOUR_SECRET_KEY and hunter2"})
+    assert found and "hunter2" not in "".join(found)
+
+
+def test_a_source_that_is_not_there_is_told():
+    (found,) = problems(
+        source={"failed": True, "msg": "app_source: it is neither a git URL nor a folder on this controller (looked for /x)."}
+    )
+    assert "app_source is '../mysite': it is neither a git URL nor a folder" in found
+
+
+def test_a_source_without_dependencies_is_told():
+    (found,) = problems(source={"files": ["mysite/__init__.py", "mysite/static/style.css"], "dependency_file": ""})
+    assert "Add a uv.lock, requirements.txt, pyproject.toml or setup.py" in found
+
+
+def play(playbook, inventory, **variables):
+    command = ["ansible-playbook", "-i", inventory, playbook, "--extra-vars", json.dumps(variables)]
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, text=True, capture_output=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("stage", ["staging", "production"])
+def test_an_inventory_with_placeholders_is_refused_before_any_host_is_touched(stage):
+    code, output = play("deploy.yml", f"inventories/{stage}")
+    assert code != 0
+    for word in (
+        "settings need your attention. No host was touched.",
+        f"Set it in inventories/{stage}/hosts.yml",
+        "YOUR_DOMAIN is a placeholder",
+        "YOUR_SECRET_KEY is a placeholder",
+    ):
+        assert word in output
+    assert "unreachable=0" in output and "Traceback" not in output
+
+
+def test_an_unsupported_distribution_is_refused(tmp_path):
+    tasks = [
+        {
+            "ansible.builtin.set_fact": {
+                "ansible_facts": {"distribution": "Fedora", "distribution_version": "43", "distribution_major_version": "43"}
+            }
+        },
+        {"ansible.builtin.include_role": {"name": "preflight", "tasks_from": "host"}},
+    ]
+    book = tmp_path / "book.yml"
+    book.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+    code, output = play(str(book), "localhost,")
+    output = " ".join(output.split())
+    assert code != 0
+    assert "localhost runs Fedora 43, which Flaskhost does not know. Supported are Ubuntu 22.04, 24.04, 26.04; Debian 12, 13." in output
+    assert "Nothing was changed." in output
