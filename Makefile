@@ -1,6 +1,9 @@
 # Every command a person types. `make` alone lists them.
 
 STAGE ?= production
+# the distributions of the test hosts: debian12, debian13, ubuntu22.04, ubuntu24.04, ubuntu26.04
+OLDER ?= debian12
+NEWER ?= debian13
 PYTHON3 := $(firstword $(wildcard /usr/bin/python3) python3)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # the machine's own certificate authorities: behind a proxy that inspects TLS, no others would do
@@ -63,8 +66,8 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 	@$(UV) run --quiet --no-project --isolated --with pytest --with-requirements sample_app/requirements.txt pytest -q sample_app
 
 molecule: .venv/ready ## the roles on bare hosts in containers
-	@$(LAB) setup debian12 debian13
-	@$(LAB) run molecule test -s default
+	@$(LAB) setup $(OLDER) $(NEWER)
+	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule test -s default
 
 docs: .venv/ready ## write the roles' READMEs and docs/variables.md anew, from the roles' specs and defaults
 	@docs/generate.py

@@ -24,9 +24,9 @@ options:
       - V(read) changes nothing, and tells which releases there are, which is live, which instances run. It also sets
         those facts of the host on which a release depends, under the names that M(ansible.builtin.setup) gives them, so
         that a release needs no other facts.
-      - V(up) starts the instance, now and at boot, and waits until it answers well on its own socket. If it doesn't, it is
-        stopped again, and the module fails with O(ignore:reason).
-      - V(down) stops the instance, unless it is live.
+      - V(up) starts the instance, now and at boot, and waits until it answers well on its own socket. If it doesn't, the
+        module fails with RV(reason).
+      - V(down) stops the instance, unless it is live, and tells its last words.
       - V(live) moves the link, asks the site through nginx, and watches it. If it doesn't do well, the link goes back
         and the instance is stopped.
       - V(unlocked) gives the lock back.
@@ -104,7 +104,8 @@ options:
 RETURN = r"""
 status: {description: The last answer's status., type: int, returned: success}
 reason: {description: Why the release is not fit., type: str, returned: failure}
-log: {description: The instance's last words., type: str, returned: failure}
+log: {description: The instance's last words., type: str, returned: state is down}
+cause: {description: The last exception among them; empty if there is none., type: str, returned: state is down}
 went_back: {description: Whether the former release is live again., type: bool, returned: failure}
 taken_over: {description: The dead holder whose lock was taken over., type: dict, returned: when there was one}
 held_by: {description: The other holder of the lock., type: dict, returned: failure}
@@ -171,13 +172,13 @@ def main():
     try:
         module.exit_json(**getattr(instance, module.params["state"])())
     except Unfit as error:
-        module.fail_json(msg=str(error), reason=str(error), log=error.log, went_back=error.went_back)
+        module.fail_json(msg=str(error), reason=str(error), went_back=error.went_back)
 
 
 class Unfit(Exception):
-    def __init__(self, reason, log="", went_back=False):
+    def __init__(self, reason, went_back=False):
         super().__init__(reason)
-        self.log, self.went_back = log, went_back
+        self.went_back = went_back
 
 
 class Instance:
@@ -220,26 +221,20 @@ class Instance:
         return {"changed": False}
 
     def up(self):
-        serves = self.releases.live() == self.id
         # at boot too, from now on: should the host reboot before the cut-over, both run, and the live one serves
         # (an instance that was never loaded is read from disk anyway: no reload of all units)
         self.systemctl("enable", "--no-reload", self.unit)
         self.systemctl("restart" if self.params["restart"] else "start", self.unit)
         page = Page(self.params, f"/run/{self.app}/{self.id}/wsgi.sock")
-        try:
-            self.wait_until_good(page)
-        except Unfit as error:
-            error.log = self.last_words()
-            if not serves:
-                self.kill()
-            raise
+        self.wait_until_good(page)
         return {"changed": True, "status": page.status}
 
     def down(self):
+        words = self.last_words()
         stop = self.releases.live() != self.id and self.id in {*self.releases.running(), *self.releases.enabled()}
         if stop:
             self.kill()
-        return {"changed": stop}
+        return {"changed": stop, "log": "\n".join(words[-40:]), "cause": last_exception(words)}
 
     def live(self):
         before = self.releases.live()
@@ -249,7 +244,6 @@ class Instance:
             self.wait_until_good(page)
             self.watch(page)
         except Unfit as error:
-            error.log = self.last_words()
             if before not in ("", self.id):
                 self.releases.make_live(before, f"{self.params['by']} (went back by itself)")
                 self.dismiss(self.id)
@@ -340,13 +334,25 @@ class Instance:
             self.module.run_command(["systemctl", *words, self.unit])
 
     def last_words(self):
-        command = ["journalctl", "--unit", self.unit, "--lines=20", "--no-pager", "--output=cat", "--since=-15min"]
-        return self.module.run_command(command)[1].strip()
+        command = ["journalctl", "--unit", self.unit, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
+        return self.module.run_command(command)[1].strip().splitlines()
 
     def systemctl(self, *words):
         code, out, err = self.module.run_command(["systemctl", "--quiet", *words])
         if code != 0:
-            raise Unfit(f"`systemctl {' '.join(words)}` failed: {(err or out).strip()}", self.last_words())
+            raise Unfit(f"`systemctl {' '.join(words)}` failed: {(err or out).strip()}")
+
+
+def last_exception(lines):
+    """What ended the app, if Python said so; the server's own farewell isn't it."""
+    found, traceback = "", False
+    for line in lines:
+        if line.startswith("Traceback (most recent call last)"):
+            traceback = True
+        elif traceback and line.strip() and not line.startswith(" "):
+            traceback = False
+            found = found if "HaltServer" in line else line
+    return found
 
 
 class Releases:

@@ -7,6 +7,7 @@ short_description: A service that runs the configuration on disk
 description:
   - Starts and enables a systemd service, and reloads or restarts it if a configuration file on disk is newer than the
     last time the service started or reloaded.
+  - A service whose socket systemd holds (Ubuntu's ssh) is neither started nor enabled; systemd does so when it is needed.
   - It compares, where a handler remembers. A run that died after it wrote a file and before its handler leaves a daemon
     that runs old settings for ever; this notices, in the next run.
   - The configuration is checked first. If the check fails, the service goes on with what it runs.
@@ -59,11 +60,12 @@ def main():
             module.exit_json(changed=True, did=["enable", "start"])
         module.fail_json(msg=f"{name} is not installed on this host")
     steps = []
-    if unit.get("UnitFileState") == "disabled":
+    up, on_demand = unit.get("ActiveState") in ("active", "reloading"), started_on_demand(module, unit)
+    if unit.get("UnitFileState") == "disabled" and not on_demand:
         steps.append("enable")
-    if unit.get("ActiveState") not in ("active", "reloading"):
+    if not up and not on_demand:
         steps.append("start")
-    elif newest_change(module.params["config"]) > int(unit.get("StateChangeTimestampMicroseconds", 0)):
+    elif up and newest_change(module.params["config"]) > int(unit.get("StateChangeTimestampMicroseconds", 0)):
         steps.append(module.params["by"])
     if steps and not module.check_mode:
         carry_out(module, name, steps)
@@ -71,12 +73,17 @@ def main():
 
 
 def properties(module, name):
-    wanted = ("LoadState", "UnitFileState", "ActiveState", "StateChangeTimestamp")
+    wanted = ("LoadState", "UnitFileState", "ActiveState", "StateChangeTimestamp", "TriggeredBy")
     command = ["systemctl", "show", "--timestamp=us+utc", *(f"--property={key}" for key in wanted), name]
     out = module.run_command(command, check_rc=True, environ_update={"LC_ALL": "C.UTF-8"})[1]
     unit = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
     unit["StateChangeTimestampMicroseconds"] = microseconds(unit.get("StateChangeTimestamp", ""))
     return unit
+
+
+def started_on_demand(module, unit):
+    sockets = [name for name in unit.get("TriggeredBy", "").split() if name.endswith(".socket")]
+    return bool(sockets) and module.run_command(["systemctl", "is-active", "--quiet", *sockets])[0] == 0
 
 
 def microseconds(text):

@@ -14,7 +14,7 @@ import testinfra
 PROJECT = Path(__file__).resolve().parents[3]
 INVENTORY = PROJECT / "molecule/default/inventory/hosts.yml"
 DOMAIN = "flaskhost.test"
-HOSTS = {"debian12": ("10.207.0.12", 44312), "debian13": ("10.207.0.13", 44313)}
+HOSTS = {"older": ("10.207.0.12", 44312), "newer": ("10.207.0.13", 44313)}
 # not for a person's eyes, and the same for all runs
 PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
 

@@ -31,11 +31,11 @@ def test_an_unknown_name_gets_nothing(site, client):
     assert curl(client, site, "https://other.test/", name="other.test") == "curl exit 35"
 
 
-def test_a_known_name_does_not_open_another(site, client):
-    assert (
-        curl(client, site, f"https://{DOMAIN}/", options="-H 'Host: other.test'") == "curl exit 92"
-        or curl(client, site, f"https://{DOMAIN}/", options="--http1.1 -H 'Host: other.test'") == "curl exit 52"
-    )
+@pytest.mark.parametrize("version", ["--http2", "--http1.1"])
+def test_a_known_name_does_not_open_another(site, client, version):
+    # the connection is closed without an answer; over HTTP/2, nginx 1.26 says that this is the wrong door
+    answer = curl(client, site, f"https://{DOMAIN}/", options=f"{version} -H 'Host: other.test'")
+    assert answer in ("curl exit 52", "curl exit 56", "curl exit 92", ["421"])
 
 
 def test_only_ssh_and_the_web_can_be_reached(site, client):

@@ -62,7 +62,7 @@ def test_a_broken_import_never_gets_a_request(site, source):
     spoil(source, "models.py", "import nothing_of_this_name\n")
     run = site.release(source, app_release_command="")
     assert_untouched(site, before, run)
-    assert run.tells("ModuleNotFoundError: No module named 'nothing_of_this_name'", f"Release {before} goes on serving")
+    assert run.tells("the app exited: ModuleNotFoundError: No module named 'nothing_of_this_name'", f"Release {before} goes on serving")
 
 
 def test_an_app_that_hangs_never_gets_a_request(site, source):

@@ -1,0 +1,124 @@
+"""Wrong settings that only the host can tell, and runs that die midway."""
+
+import os
+import signal
+import time
+
+import pytest
+from conftest import start
+
+
+@pytest.fixture(scope="module")
+def kept(site):
+    """The site as it was; a test that fails must not spoil the next."""
+    yield site
+    run = site.play("deploy.yml")
+    assert run.ok, run.output
+
+
+def test_a_wrong_nginx_directive_is_refused_and_the_site_goes_on(kept):
+    before = kept.host.check_output("sha256sum /etc/nginx/sites-enabled/* /etc/nginx/nginx.conf")
+    run = kept.play("playbooks/provision.yml", nginx_server_lines=["proxy_passs nowhere;"])
+    assert not run.ok
+    assert run.tells('unknown directive "proxy_passs"')
+    assert kept.host.check_output("sha256sum /etc/nginx/sites-enabled/* /etc/nginx/nginx.conf") == before
+    assert kept.host.run("nginx -t").rc == 0
+    assert kept.get("/healthz")[0] == 200
+
+
+def test_a_wrong_sshd_option_is_refused_and_logins_go_on(kept):
+    before = kept.host.check_output("sha256sum /etc/ssh/sshd_config.d/*")
+    run = kept.play("playbooks/provision.yml", ssh_root_login="by-knocking")
+    assert not run.ok
+    # its own check of types says so before sshd is asked
+    assert run.tells("ssh_root_login", "prohibit-password")
+    run = kept.play("playbooks/provision.yml", ssh_port=22, __ssh_ports=[22, "no-port"])
+    assert not run.ok
+    assert run.tells("so nothing was changed. sshd -t said", "Badly formatted port number")
+    assert kept.host.check_output("sha256sum /etc/ssh/sshd_config.d/*") == before
+    assert kept.host.run("sshd -t").rc == 0
+    assert kept.play("playbooks/status.yml").ok
+
+
+def kill_at(site, words, playbook="deploy.yml", **variables):
+    """Kill a run as soon as it has begun the task of this name: nothing that it holds is given back, no handler runs."""
+    process = start(site.name, playbook, variables)
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if line.startswith("TASK [") and words in line:
+            time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.stdout.close()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, f"no task '{words}':\n{seen}"
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "Describe how a release runs",
+        "Describe the site",
+        "Run nginx with this configuration",
+        "Lay out the release",
+        "Build the venv",
+        "Run the release command",
+        "Start the release and wait",
+        "Make the release live, and watch",
+        "Let other instances finish",
+    ],
+)
+def test_a_run_that_was_killed_is_finished_by_the_next(kept, source, point):
+    """Between any two tasks, and between a change of nginx's configuration and its reload: the next run notices."""
+    mark = f"x{time.time_ns()}"
+    (source / "requirements.txt").write_text((source / "requirements.txt").read_text() + f"# {mark}\n")
+    variables = {"app_source": str(source), "nginx_server_lines": [f"add_header X-Mark {mark};"]}
+    kept.write(f"before the run was killed at {point}")
+    count = kept.entries()
+    kill_at(kept, point, **variables)
+    assert kept.get("/healthz")[0] == 200, "what was live serves on"
+    run = kept.play("deploy.yml", **variables)
+    assert run.ok, run.output
+    assert f"x-mark: {mark}" in kept.get("/healthz", "--head")[1], "nginx runs what is on the disk"
+    assert mark in kept.host.check_output("cat /srv/sample/live/app/requirements.txt")
+    assert kept.entries() == count
+    assert kept.host.check_output("systemctl list-units --plain --no-legend --state=active 'sample@*' | wc -l") == "1"
+    assert kept.host.check_output("systemctl --failed --no-legend") == ""
+    run = kept.play("deploy.yml", **variables)
+    assert run.ok and run.changed == 0, run.output
+
+
+def opens(client, site, port):
+    return client.run(f"timeout 3 bash -c ': </dev/tcp/{site.address}/{port}'").rc == 0
+
+
+@pytest.fixture(params=["sshd", "ssh.socket"])
+def ssh_listener(request, site):
+    """Who listens for ssh: the daemon itself, or, as on Ubuntu since 22.10, systemd."""
+    units = ["ssh.service", "ssh.socket"] if request.param == "sshd" else ["ssh.socket", "ssh.service"]
+    site.host.check_output(f"systemctl disable --quiet --now {units[1]}; systemctl enable --quiet --now {units[0]}")
+    yield units[0]
+    site.host.check_output(
+        "systemctl disable --quiet --now ssh.socket; systemctl enable --quiet ssh.service; systemctl restart ssh.service"
+    )
+
+
+def test_ssh_moves_to_another_port_and_is_never_out_of_reach(kept, client, ssh_listener):
+    ports = {"older": 22112, "newer": 22113}
+    # the old way stays open until a run has come in by the new one
+    run = kept.play("playbooks/provision.yml", ssh_port=2200)
+    assert run.ok, run.output
+    assert (opens(client, kept, 22), opens(client, kept, 2200)) == (True, True)
+    time.sleep(30)  # the firewall lets nobody in more than six times in 30 seconds
+    run = kept.play("playbooks/provision.yml", ssh_port=2200, ansible_port=ports[kept.name])
+    assert run.ok, run.output
+    assert (opens(client, kept, 22), opens(client, kept, 2200)) == (False, True)
+    run = kept.play("playbooks/provision.yml", ssh_port=2200, ansible_port=ports[kept.name])
+    assert run.ok and run.changed == 0, run.output
+    assert kept.host.check_output(f"systemctl is-enabled {ssh_listener}") == "enabled"
+    # and back
+    time.sleep(30)
+    assert kept.play("playbooks/provision.yml", ssh_port=22, ansible_port=ports[kept.name]).ok
+    assert kept.play("playbooks/provision.yml", ssh_port=22).ok
+    assert (opens(client, kept, 22), opens(client, kept, 2200)) == (True, False)
