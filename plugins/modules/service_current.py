@@ -7,13 +7,14 @@ short_description: A service that runs the configuration on disk
 description:
   - Starts and enables a systemd service, and reloads or restarts it if a configuration file on disk is newer than the
     last time the service started or reloaded.
-  - A service whose socket systemd holds (Ubuntu's ssh) is neither started nor enabled; systemd does so when it is needed.
+  - A service whose socket systemd holds (as Ubuntu has it for ssh) is neither started nor enabled; systemd starts it when
+    it is needed. If that socket's own configuration is newer than the socket, systemd is made to listen anew.
   - It compares, where a handler remembers. A run that died after it wrote a file and before its handler leaves a daemon
     that runs old settings for ever; this notices, in the next run.
   - The configuration is checked first. If the check fails, the service goes on with what it runs.
 options:
   name:
-    description: The service, with its suffix if that is not C(.service).
+    description: The service, without its suffix.
     type: str
     required: true
   config:
@@ -21,6 +22,11 @@ options:
     type: list
     elements: path
     required: true
+  socket_config:
+    description: Files and folders that tell systemd where to listen for the service.
+    type: list
+    elements: path
+    default: []
   check:
     description: Command that exits with 0 if the configuration on disk is good.
     type: list
@@ -34,7 +40,7 @@ options:
 """
 
 RETURN = r"""
-did: {description: "What was done: C(start), C(enable), C(reload), C(restart).", type: list, returned: success}
+did: {description: "What was done: C(start), C(enable), C(reload), C(restart), C(listen).", type: list, returned: success}
 """
 
 import os
@@ -48,42 +54,46 @@ def main():
         argument_spec={
             "name": {"type": "str", "required": True},
             "config": {"type": "list", "elements": "path", "required": True},
+            "socket_config": {"type": "list", "elements": "path", "default": []},
             "check": {"type": "list", "elements": "str", "default": []},
             "by": {"type": "str", "choices": ["reload", "restart"], "default": "reload"},
         },
         supports_check_mode=True,
     )
     name = module.params["name"]
-    unit = properties(module, name)
-    if unit.get("LoadState") != "loaded":
+    service, socket = Unit(module, f"{name}.service"), Unit(module, f"{name}.socket")
+    if not service.is_loaded:
         if module.check_mode:
             module.exit_json(changed=True, did=["enable", "start"])
         module.fail_json(msg=f"{name} is not installed on this host")
     steps = []
-    up, on_demand = unit.get("ActiveState") in ("active", "reloading"), started_on_demand(module, unit)
-    if unit.get("UnitFileState") == "disabled" and not on_demand:
-        steps.append("enable")
-    if not up and not on_demand:
-        steps.append("start")
-    elif up and newest_change(module.params["config"]) > int(unit.get("StateChangeTimestampMicroseconds", 0)):
+    if not socket.is_up:
+        steps += ["enable"] if service.is_disabled else []
+        steps += [] if service.is_up else ["start"]
+    elif newest_change(module.params["socket_config"]) > socket.up_since:
+        steps.append("listen")
+    current_since = service.changed if module.params["by"] == "reload" else service.up_since
+    # one that is stopped for its socket reads its configuration when it starts again
+    if "listen" not in steps and service.is_up and newest_change(module.params["config"]) > current_since:
         steps.append(module.params["by"])
     if steps and not module.check_mode:
         carry_out(module, name, steps)
     module.exit_json(changed=bool(steps), did=steps)
 
 
-def properties(module, name):
-    wanted = ("LoadState", "UnitFileState", "ActiveState", "StateChangeTimestamp", "TriggeredBy")
-    command = ["systemctl", "show", "--timestamp=us+utc", *(f"--property={key}" for key in wanted), name]
-    out = module.run_command(command, check_rc=True, environ_update={"LC_ALL": "C.UTF-8"})[1]
-    unit = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
-    unit["StateChangeTimestampMicroseconds"] = microseconds(unit.get("StateChangeTimestamp", ""))
-    return unit
+class Unit:
+    """What systemd knows of a unit; times are in microseconds."""
 
-
-def started_on_demand(module, unit):
-    sockets = [name for name in unit.get("TriggeredBy", "").split() if name.endswith(".socket")]
-    return bool(sockets) and module.run_command(["systemctl", "is-active", "--quiet", *sockets])[0] == 0
+    def __init__(self, module, name):
+        wanted = ("LoadState", "UnitFileState", "ActiveState", "ActiveEnterTimestamp", "StateChangeTimestamp")
+        command = ["systemctl", "show", "--timestamp=us+utc", *(f"--property={key}" for key in wanted), name]
+        out = module.run_command(command, check_rc=True, environ_update={"LC_ALL": "C.UTF-8"})[1]
+        found = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+        self.is_loaded = found.get("LoadState") == "loaded"
+        self.is_disabled = found.get("UnitFileState") == "disabled"
+        self.is_up = found.get("ActiveState") in ("active", "reloading")
+        self.up_since = microseconds(found.get("ActiveEnterTimestamp", ""))
+        self.changed = microseconds(found.get("StateChangeTimestamp", ""))
 
 
 def microseconds(text):
@@ -118,11 +128,27 @@ def carry_out(module, name, steps):
                 f"{' '.join(check)} said: {(err or out).strip()}"
             )
     for step in steps:
-        command = ["systemctl", step, name]
-        code, out, err = module.run_command(command)
-        if code != 0:
-            log = module.run_command(["journalctl", "--unit", name, "--lines=10", "--no-pager", "--output=cat"])[1]
-            module.fail_json(msg=f"`{' '.join(command)}` failed: {(err or out).strip()}\n{log.strip()}")
+        if step == "listen":
+            listen_anew(module, name)
+        else:
+            run(module, name, "systemctl", step, name)
+
+
+def listen_anew(module, name):
+    """A socket can't start while its service is up; sessions of sshd go on without their parent."""
+    run(module, name, "systemctl", "daemon-reload")
+    run(module, name, "systemctl", "stop", f"{name}.socket", f"{name}.service")
+    code, out, err = module.run_command(["systemctl", "start", f"{name}.socket"])
+    if code != 0:
+        run(module, name, "systemctl", "start", f"{name}.service")
+        module.fail_json(msg=f"systemd can't listen for {name} ({(err or out).strip()}); {name} itself does so now")
+
+
+def run(module, name, *command):
+    code, out, err = module.run_command(list(command))
+    if code != 0:
+        log = module.run_command(["journalctl", "--unit", name, "--lines=10", "--no-pager", "--output=cat"])[1]
+        module.fail_json(msg=f"`{' '.join(command)}` failed: {(err or out).strip()}\n{log.strip()}")
 
 
 if __name__ == "__main__":
