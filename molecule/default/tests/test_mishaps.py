@@ -96,12 +96,13 @@ def opens(client, site, port):
 @pytest.fixture(params=["sshd", "ssh.socket"])
 def ssh_listener(request, site):
     """Who listens for ssh: the daemon itself, or, as on Ubuntu since 22.10, systemd."""
-    units = ["ssh.service", "ssh.socket"] if request.param == "sshd" else ["ssh.socket", "ssh.service"]
-    site.host.check_output(f"systemctl disable --quiet --now {units[1]}; systemctl enable --quiet --now {units[0]}")
+    units = ["ssh.service", "ssh.socket"]
+    if request.param == "ssh.socket":
+        units.reverse()
+    switch = "systemctl stop ssh.socket ssh.service; systemctl disable --quiet {1}; systemctl enable --quiet --now {0}"
+    site.host.check_output(switch.format(*units))
     yield units[0]
-    site.host.check_output(
-        "systemctl disable --quiet --now ssh.socket; systemctl enable --quiet ssh.service; systemctl restart ssh.service"
-    )
+    site.host.check_output(switch.format("ssh.service", "ssh.socket"))
 
 
 def test_ssh_moves_to_another_port_and_is_never_out_of_reach(kept, client, ssh_listener):
