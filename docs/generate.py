@@ -42,7 +42,7 @@ def main():
         for page in stale:
             page.write_text(pages[page])
             print(f"wrote {relative(page)}")
-    sys.exit("\n".join(problems))
+    sys.exit("\n".join(problems) or 0)
 
 
 class Defaults:
