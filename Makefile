@@ -63,7 +63,7 @@ lint: .venv/ready ## ansible-lint, yamllint, ruff, and whether the generated doc
 
 unit: .venv/ready ## tests that need no host: plugins, templates, the sample app's own
 	@pytest -q tests
-	@$(UV) run --quiet --no-project --isolated --with pytest --with-requirements sample_app/requirements.txt pytest -q sample_app
+	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
 molecule: .venv/ready ## the roles on bare hosts in containers
 	@$(LAB) setup $(OLDER) $(NEWER)
