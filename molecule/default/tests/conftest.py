@@ -77,8 +77,8 @@ class Site:
 
     # -- doing ----------------------------------------------------------------------------------------------------
 
-    def play(self, playbook, **variables):
-        return Run(self.name, playbook, variables)
+    def play(self, playbook, *options, **variables):
+        return Run(self.name, playbook, options, variables)
 
     def release(self, source, **variables):
         return self.play("playbooks/release.yml", app_source=str(source), **variables)
@@ -87,8 +87,8 @@ class Site:
 class Run:
     """A run of ansible-playbook, to its end."""
 
-    def __init__(self, host, playbook, variables):
-        self.process = start(host, playbook, variables)
+    def __init__(self, host, playbook, options, variables):
+        self.process = start(host, playbook, options, variables)
         self.output = self.process.communicate(timeout=400)[0]
         self.ok = self.process.returncode == 0
         counts = re.search(r"changed=(\d+)", self.output)
@@ -100,8 +100,8 @@ class Run:
         return all(" ".join(word.split()) in said for word in words)
 
 
-def start(host, playbook, variables=None):
-    command = ["ansible-playbook", "-i", str(INVENTORY), "--limit", host, str(PROJECT / playbook)]
+def start(host, playbook, options=(), variables=None):
+    command = ["ansible-playbook", "-i", str(INVENTORY), "--limit", host, *options, str(PROJECT / playbook)]
     command += ["--extra-vars", json.dumps(variables)] if variables else []
     return subprocess.Popen(
         command,

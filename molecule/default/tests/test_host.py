@@ -80,6 +80,19 @@ def test_a_run_after_the_reboot_changes_nothing(site):
     assert run.changed == 0, run.output
 
 
+def test_check_mode_shows_just_what_would_change(site):
+    before = site.host.check_output("sha256sum /etc/nginx/sites-enabled/sample.conf; cat /srv/sample/history")
+    run = site.play("deploy.yml", "--check", "--diff")
+    assert run.ok and run.changed == 0, run.output
+    run = site.play("deploy.yml", "--check", "--diff", nginx_max_body_mb=21)
+    assert run.ok and run.changed == 1, run.output
+    assert run.tells("-    client_max_body_size 16m;", "+    client_max_body_size 21m;")
+    run = site.play("deploy.yml", "--check", "--diff", gunicorn_threads=7, app_secrets={"SECRET_KEY": SECRET + "-new"})
+    assert run.ok and run.changed > 0 and run.tells("would serve release"), run.output
+    assert SECRET not in run.output
+    assert site.host.check_output("sha256sum /etc/nginx/sites-enabled/sample.conf; cat /srv/sample/history") == before
+
+
 def reboot(site):
     subprocess.run(["podman", "restart", "--time", "20", f"flaskhost-{site.name}"], check=True, capture_output=True)
     site.host.check_output(
