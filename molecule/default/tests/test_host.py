@@ -98,9 +98,5 @@ def reboot(site):
     site.host.check_output(
         "for i in $(seq 100); do systemctl is-system-running | grep -Eq 'running|degraded' && exit 0; sleep 0.2; done; exit 1"
     )
-
-
-def test_both_distributions_are_those_that_were_asked_for():
-    wanted = {"older": os.environ.get("FLASKHOST_OLDER", "debian12"), "newer": os.environ.get("FLASKHOST_NEWER", "debian13")}
-    found = {name: Site(name).host.check_output(". /etc/os-release && echo $ID$VERSION_ID") for name in HOSTS}
-    assert found == wanted
+    # unlike a machine, a container comes back with another MAC address, and its neighbours have to find it again
+    subprocess.run(["podman", "exec", "flaskhost-client", "ip", "neighbour", "flush", "all"], check=True)
