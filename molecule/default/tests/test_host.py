@@ -100,3 +100,9 @@ def reboot(site):
     )
     # unlike a machine, a container comes back with another MAC address, and its neighbours have to find it again
     subprocess.run(["podman", "exec", "flaskhost-client", "ip", "neighbour", "flush", "all"], check=True)
+
+
+def test_both_distributions_are_those_that_were_asked_for():
+    wanted = {"older": os.environ.get("FLASKHOST_OLDER", "debian12"), "newer": os.environ.get("FLASKHOST_NEWER", "debian13")}
+    found = {name: Site(name).host.check_output(". /etc/os-release && echo $ID$VERSION_ID") for name in HOSTS}
+    assert found == wanted
