@@ -75,6 +75,7 @@ def rendered(tmp_path_factory):
         "app_name": "shop",
         "app_domains": ["shop.example", "www.shop.example"],
         "app_root": "/srv/shop",
+        "app_health_path": "/healthz",
         "app_static": {"/assets/": "shop/assets"},
     }
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": settings}}))

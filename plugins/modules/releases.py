@@ -247,6 +247,8 @@ class Instance:
             if before not in ("", self.id):
                 self.releases.make_live(before, f"{self.params['by']} (went back by itself)")
                 self.dismiss(self.id)
+                # nginx has connections to it left over; when they are gone, nobody meets it any more
+                self.drain(self.id, 5)
                 error.went_back = True
             raise
         return {"changed": before != self.id, "status": page.status}
@@ -254,7 +256,7 @@ class Instance:
     def only(self):
         strays = sorted({*self.releases.running(), *self.releases.enabled()} - {self.id})
         for stray in strays:
-            self.drain(stray)
+            self.drain(stray, self.params["drain_seconds"])
             self.dismiss(stray)
         removed = self.releases.prune(self.id, self.params["keep"])
         self.unlocked()
@@ -315,10 +317,10 @@ class Instance:
     def show(self, name):
         return self.module.run_command(["systemctl", "show", "--value", f"--property={name}", self.unit])[1].strip()
 
-    def drain(self, stray):
+    def drain(self, name, seconds):
         """Nobody new connects to it; wait until nobody is connected any more."""
-        path = f"/run/{self.app}/{stray}/wsgi.sock"
-        end = time.monotonic() + self.params["drain_seconds"]
+        path = f"/run/{self.app}/{name}/wsgi.sock"
+        end = time.monotonic() + seconds
         while time.monotonic() < end and connections(path):
             time.sleep(PAUSE)
 

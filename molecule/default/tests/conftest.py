@@ -1,142 +1,21 @@
-"""What the tests of this scenario share: the hosts, the client, and ways to ask, deploy and load the site."""
-
-import json
-import os
-import re
-import shutil
-import subprocess
-import time
-from pathlib import Path
+"""The hosts of this scenario."""
 
 import pytest
 import testinfra
-
-PROJECT = Path(__file__).resolve().parents[3]
-INVENTORY = PROJECT / "molecule/default/inventory/hosts.yml"
-DOMAIN = "flaskhost.test"
-HOSTS = {"older": ("10.207.0.12", 44312), "newer": ("10.207.0.13", 44313)}
-# not for a person's eyes, and the same for all runs
-PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
+from sites import Site, copy_of_sample_app
 
 
-@pytest.fixture(params=HOSTS, scope="module")
+@pytest.fixture(params=["older", "newer"], scope="module")
 def site(request):
     return Site(request.param)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return copy_of_sample_app(tmp_path / "source")
 
 
 @pytest.fixture(scope="module")
 def client():
     """A machine elsewhere on the network."""
     return testinfra.get_host("podman://flaskhost-client")
-
-
-@pytest.fixture
-def source(tmp_path):
-    """A copy of the sample app, for a test to change and release."""
-    copy = tmp_path / "source"
-    shutil.copytree(PROJECT / "sample_app", copy, ignore=shutil.ignore_patterns("__pycache__", "instance"))
-    return copy
-
-
-class Site:
-    def __init__(self, name):
-        self.name = name
-        self.address, self.port = HOSTS[name]
-        self.host = testinfra.get_host(f"podman://flaskhost-{name}")
-
-    # -- asking ---------------------------------------------------------------------------------------------------
-
-    def get(self, path="/", *options):
-        """Status and body, through nginx, over TLS, as a browser asks."""
-        url = f"https://{DOMAIN}:{self.port}{path}"
-        command = ["curl", "--silent", "--insecure", "--max-time", "15", "--resolve", f"{DOMAIN}:{self.port}:127.0.0.1"]
-        done = subprocess.run([*command, *options, "--write-out", "\n%{http_code}", url], capture_output=True, text=True)
-        body, _, status = done.stdout.rpartition("\n")
-        return int(status), body
-
-    def write(self, text):
-        status, body = self.get("/entries", "--data-urlencode", f"text={text}")
-        assert status == 303, body
-
-    def live(self):
-        return self.host.check_output("basename $(readlink /srv/sample/live)")
-
-    def former(self):
-        return self.host.check_output("basename $(readlink /srv/sample/former)")
-
-    def entries(self):
-        return json.loads(self.get("/entries.json")[1])["count"]
-
-    def wait_until_well(self, seconds=30):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.get("/healthz")[0] == 200:
-                return
-            time.sleep(0.2)
-        raise AssertionError(f"{self.name} does not answer after {seconds} seconds")
-
-    # -- doing ----------------------------------------------------------------------------------------------------
-
-    def play(self, playbook, *options, **variables):
-        return Run(self.name, playbook, options, variables)
-
-    def release(self, source, **variables):
-        return self.play("playbooks/release.yml", app_source=str(source), **variables)
-
-
-class Run:
-    """A run of ansible-playbook, to its end."""
-
-    def __init__(self, host, playbook, options, variables):
-        self.process = start(host, playbook, options, variables)
-        self.output = self.process.communicate(timeout=400)[0]
-        self.ok = self.process.returncode == 0
-        counts = re.search(r"changed=(\d+)", self.output)
-        self.changed = int(counts[1]) if counts else None
-
-    def tells(self, *words):
-        """Whether the output says all of these, wherever its lines are broken."""
-        said = " ".join(self.output.split())
-        return all(" ".join(word.split()) in said for word in words)
-
-
-def start(host, playbook, options=(), variables=None):
-    command = ["ansible-playbook", "-i", str(INVENTORY), "--limit", host, *options, str(PROJECT / playbook)]
-    command += ["--extra-vars", json.dumps(variables)] if variables else []
-    return subprocess.Popen(
-        command,
-        cwd=PROJECT,
-        env={**os.environ, **PLAIN},
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-class Load:
-    """GET and POST requests at a steady pace while something happens; counts what failed."""
-
-    def __init__(self, site, seconds=60):
-        # hey takes the TLS server name from the URL, so it asks for the site's other name
-        name = f"https://localhost:{site.port}"
-        common = ["hey", "-z", f"{seconds}s", "-t", "20", "-disable-redirects"]
-        self.commands = [
-            subprocess.Popen([*common, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            for words in (
-                ["-c", "8", "-q", "25", f"{name}/"],
-                ["-c", "4", "-q", "10", "-m", "POST", "-T", "application/x-www-form-urlencoded", "-d", "text=load", f"{name}/entries"],
-            )
-        ]
-
-    def stop(self):
-        """Ends the load; gives the answers by status, and errors."""
-        answers, errors = {}, []
-        for command in self.commands:
-            command.send_signal(2)
-            report = command.communicate(timeout=60)[0]
-            for status, count in re.findall(r"\[(\d{3})\]\s+(\d+) responses", report):
-                answers[int(status)] = answers.get(int(status), 0) + int(count)
-            errors += re.findall(r"^\s+\[\d+\]\s+\D.*$", report.partition("Error distribution")[2], re.MULTILINE)
-        return answers, errors

@@ -1,7 +1,7 @@
 """Who comes in, by which door, and who doesn't."""
 
 import pytest
-from conftest import DOMAIN
+from sites import DOMAIN
 
 ASK = "curl --silent --show-error --insecure --max-time 5 --output /dev/null --write-out '%{{http_code}} %{{redirect_url}}' "
 

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from conftest import start
+from sites import start
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_a_wrong_sshd_option_is_refused_and_logins_go_on(kept):
 
 def kill_at(site, words, playbook="deploy.yml", **variables):
     """Kill a run as soon as it has begun the task of this name: nothing that it holds is given back, no handler runs."""
-    process = start(site.name, playbook, variables=variables)
+    process = start(site, playbook, variables=variables)
     seen = ""
     for line in process.stdout:
         seen += line

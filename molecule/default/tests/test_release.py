@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import Load
+from sites import Load
 
 
 def change(source, text):

@@ -1,0 +1,124 @@
+"""Releases that can't work: visitors never meet one, and the message says what to mend."""
+
+PAGES = "sample_app/pages.py"
+FACTORY = "sample_app/__init__.py"
+CHECK = "    db.session.execute(db.select(Entry.id).limit(1))"
+
+
+def test_a_syntax_error(fault):
+    """The code doesn't compile."""
+    fault.append(PAGES, "\ndef broken(:\n")
+    fault.is_refused("SyntaxError: invalid syntax", app_release_command="")
+
+
+def test_an_import_that_is_nowhere(fault):
+    """A module is imported that isn't there."""
+    fault.append(PAGES, "\nimport nothing_of_this_name\n")
+    fault.is_refused("ModuleNotFoundError: No module named 'nothing_of_this_name'", app_release_command="")
+
+
+def test_a_dependency_that_was_forgotten(fault):
+    """A package is used that the app's requirements don't name."""
+    fault.edit("requirements.txt", new="Flask\n")
+    fault.is_refused("No module named 'flask_migrate'")
+
+
+def test_a_requirement_that_can_not_be_met(fault):
+    """The requirements ask for a version that doesn't exist."""
+    fault.append("requirements.txt", "Flask>=99\n")
+    fault.is_refused("Build the venv", "Flask>=99")
+
+
+def test_a_package_that_can_not_be_built(fault):
+    """A package's own build fails."""
+    fault.edit("broken-package/setup.py", new="raise SystemExit('this package needs a compiler that is not here')\n")
+    fault.append("requirements.txt", "./broken-package\n")
+    fault.is_refused("Build the venv", "this package needs a compiler that is not here")
+
+
+def test_a_package_index_that_does_not_answer(fault):
+    """The package index is down."""
+    fault.append("requirements.txt", "# another venv\n")
+    fault.is_refused("Build the venv", "https://127.0.0.1:9/simple", python_venv_index_url="https://127.0.0.1:9/simple")
+
+
+def test_an_app_that_exits_at_boot(fault):
+    """The app ends itself when it starts."""
+    fault.append(FACTORY, "\nraise SystemExit('no licence found')\n")
+    fault.is_refused("the app exited", "no licence found", app_release_command="")
+
+
+def test_an_app_that_exits_a_little_later(fault):
+    """The app answers well, and dies seconds after it was made live."""
+    fault.append(PAGES, "\nimport os, threading\nthreading.Timer(4, lambda: os.kill(os.getppid(), 9)).start()\n")
+    fault.is_refused("was live for a moment and is not any more", live="is not any more", app_release_command="", release_watch_seconds=8)
+
+
+def test_an_app_that_hangs_at_boot(fault):
+    """The app never gets as far as to answer."""
+    fault.append(PAGES, "\nimport time\ntime.sleep(3600)\n")
+    fault.is_refused("/healthz gave no answer within 5 seconds", app_release_command="", release_health_timeout_seconds=6)
+
+
+def test_a_health_page_that_says_500(fault):
+    """The health page says that the app can't do its work."""
+    fault.edit(PAGES, CHECK, "    raise RuntimeError('the mail server is not there')")
+    fault.is_refused("/healthz answered 500", "RuntimeError: the mail server is not there", release_health_timeout_seconds=4)
+
+
+def test_a_health_page_that_is_not_there(fault):
+    """The app has no page at app_health_path."""
+    fault.append(PAGES, "\n# another release\n")
+    fault.is_refused("/health-check answered 404", app_health_path="/health-check", release_health_timeout_seconds=4)
+
+
+def test_a_health_page_that_is_too_slow(fault):
+    """The health page takes longer than release_health_answer_seconds."""
+    fault.edit(PAGES, CHECK, f"    import time; time.sleep(3)\n{CHECK}")
+    fault.is_refused("/healthz gave no answer within 1 second", release_health_answer_seconds=1, release_health_timeout_seconds=5)
+
+
+def test_a_factory_that_is_not_there(fault):
+    """app_module names a function that the module hasn't got."""
+    fault.append(PAGES, "\n# another release\n")
+    fault.is_refused("the app exited", "make_app", app_module="sample_app:make_app()", app_release_command="")
+
+
+def test_a_release_command_that_fails(fault):
+    """The release command says no."""
+    fault.append(PAGES, "\n# another release\n")
+    fault.is_refused("Run the release command", "the schema is not ready", app_release_command="echo the schema is not ready; exit 3")
+
+
+def test_a_migration_that_fails_halfway(fault):
+    """A migration creates a table and fails at the next step: the database is as before."""
+    fault.edit(
+        "sample_app/../migrations/versions/a1_halfway.py",
+        new="""revision = "a1"
+down_revision = "f47e856b86de"
+
+import sqlalchemy as sa
+from alembic import op
+
+
+def upgrade():
+    op.create_table("halfway", sa.Column("id", sa.Integer, primary_key=True))
+    op.execute("insert into nowhere values (1)")
+""",
+    )
+    fault.is_refused("Run the release command", "no such table: nowhere")
+    tables = (
+        "import sqlite3; print(*[row[0] for row in sqlite3.connect('/var/lib/sample/sample.db').execute('select name from sqlite_master')])"
+    )
+    assert "halfway" not in fault.site.host.check_output("python3 -c %s", tables).split()
+
+
+def test_a_python_that_is_too_old(fault):
+    """The app asks for a newer Python than the distribution has."""
+    fault.edit("requirements.txt", new="")
+    (fault.source / "requirements.txt").unlink()
+    fault.edit(
+        "pyproject.toml",
+        new='[project]\nname = "sample-app"\nversion = "1"\nrequires-python = ">=3.99"\n[tool.setuptools]\npackages = ["sample_app"]\n',
+    )
+    fault.is_refused("Build the venv", ">=3.99")
