@@ -22,10 +22,10 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 LAB := molecule/lab/lab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo deploy release rollback status test lint unit molecule docs clean
+.PHONY: help demo deploy release rollback status test lint unit molecule test-faults docs clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  deploy, release, rollback and status take STAGE=staging or any folder of inventories/; it is $(STAGE) if not given."
 
@@ -68,6 +68,10 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 molecule: .venv/ready ## the roles on bare hosts in containers
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule test -s default
+
+test-faults: .venv/ready ## releases that can't work, under load
+	@$(LAB) setup $(NEWER)
+	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule test -s faults
 
 docs: .venv/ready ## write the roles' READMEs and docs/variables.md anew, from the roles' specs and defaults
 	@docs/generate.py
