@@ -12,6 +12,7 @@ description:
   - It compares, where a handler remembers. A run that died after it wrote a file and before its handler leaves a daemon
     that runs old settings for ever; this notices, in the next run.
   - The configuration is checked first. If the check fails, the service goes on with what it runs.
+  - Where the host's clock was wrong, a time that is still to come tells nothing; the service takes up what is on disk.
 options:
   name:
     description: The service, without its suffix.
@@ -44,6 +45,7 @@ did: {description: "What was done: C(start), C(enable), C(reload), C(restart), C
 """
 
 import os
+import time
 from datetime import datetime, timezone
 
 from ansible.module_utils.basic import AnsibleModule
@@ -70,11 +72,11 @@ def main():
     if not socket.is_up:
         steps += ["enable"] if service.is_disabled else []
         steps += [] if service.is_up else ["start"]
-    elif newest_change(module.params["socket_config"]) > socket.up_since:
+    elif is_behind(socket.up_since, module.params["socket_config"]):
         steps.append("listen")
     current_since = service.changed if module.params["by"] == "reload" else service.up_since
     # one that is stopped for its socket reads its configuration when it starts again
-    if "listen" not in steps and service.is_up and newest_change(module.params["config"]) > current_since:
+    if "listen" not in steps and service.is_up and is_behind(current_since, module.params["config"]):
         steps.append(module.params["by"])
     if steps and not module.check_mode:
         carry_out(module, name, steps)
@@ -105,20 +107,40 @@ def microseconds(text):
     return int(moment.timestamp() * 1_000_000)
 
 
-def newest_change(paths):
-    """When a file's content, owner or mode last changed, or one came or went; in microseconds."""
-    newest = 0
+def is_behind(since, paths):
+    """Whether what the service took up at this time may be older than what is on disk."""
+    now = time.time_ns() // 1000
+    return since > now or max(map(changed_at, entries(paths)), default=0) > since
+
+
+def entries(paths):
+    """The paths, and all below them."""
     for path in paths:
-        for parent, _folders, names in [(path, [], []), *os.walk(path)]:
-            for entry in [parent, *(os.path.join(parent, name) for name in names)]:
-                try:
-                    newest = max(newest, os.lstat(entry).st_ctime_ns // 1000, os.stat(entry).st_ctime_ns // 1000)
-                except OSError:
-                    continue
-    return newest
+        yield path
+        for parent, _folders, names in os.walk(path):
+            yield from [parent, *(os.path.join(parent, name) for name in names)]
+
+
+def changed_at(path):
+    """When its content, owner or mode last changed, or something in it came or went; in microseconds."""
+    try:
+        return max(os.lstat(path).st_ctime_ns, os.stat(path).st_ctime_ns) // 1000
+    except OSError:
+        return 0
+
+
+def note_change(paths):
+    """Their change is now: of what a clock that was wrong dated into the future, and of what a service didn't take up."""
+    for path in paths:
+        if os.path.exists(path):
+            seen = os.stat(path)
+            os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
 
 
 def carry_out(module, name, steps):
+    config = module.params["config"] + module.params["socket_config"]
+    now = time.time_ns() // 1000
+    note_change(path for path in entries(config) if changed_at(path) > now)
     check = module.params["check"]
     if check:
         code, out, err = module.run_command(check)
@@ -147,6 +169,8 @@ def listen_anew(module, name):
 def run(module, name, *command):
     code, out, err = module.run_command(list(command))
     if code != 0:
+        # to systemd, a reload that failed is a change of state like any other; the next run must not take it for a good one
+        note_change(module.params["config"])
         log = module.run_command(["journalctl", "--unit", name, "--lines=10", "--no-pager", "--output=cat"])[1]
         module.fail_json(msg=f"`{' '.join(command)}` failed: {(err or out).strip()}\n{log.strip()}")
 

@@ -1,0 +1,92 @@
+"""A service is behind if what it took up may be older than what is on disk; whatever the clock was."""
+
+import time
+
+import pytest
+from conftest import plugin
+
+service_current = plugin("modules/service_current")
+DAY = 86_400_000_000
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/site.conf").write_text("listen 80;\n")
+    return tmp_path
+
+
+def now():
+    return time.time_ns() // 1000
+
+
+def test_a_service_that_started_later_is_current(config):
+    time.sleep(0.01)
+    assert not service_current.is_behind(now(), [config])
+
+
+def test_a_change_below_a_folder_counts(config):
+    since = now()
+    time.sleep(0.01)
+    (config / "conf.d/site.conf").chmod(0o600)
+    assert service_current.is_behind(since, [config])
+
+
+def test_a_file_that_went_counts(config):
+    since = now()
+    time.sleep(0.01)
+    (config / "conf.d/site.conf").unlink()
+    assert service_current.is_behind(since, [config])
+
+
+def test_a_change_of_what_a_link_points_to_counts(config, tmp_path_factory):
+    target = tmp_path_factory.mktemp("elsewhere") / "snippet"
+    target.write_text("")
+    (config / "conf.d/snippet").symlink_to(target)
+    since = now()
+    time.sleep(0.01)
+    target.write_text("gzip on;\n")
+    assert service_current.is_behind(since, [config])
+
+
+def test_a_path_that_is_not_there_tells_nothing(config):
+    assert not service_current.is_behind(now(), [config / "nowhere"])
+
+
+def test_a_start_that_is_still_to_come_tells_nothing(config):
+    assert service_current.is_behind(now() + DAY, [config])
+
+
+def test_a_change_can_be_dated_anew_and_content_and_mtime_stay(config):
+    file = config / "conf.d/site.conf"
+    before, since = file.stat(), now()
+    time.sleep(0.01)
+    service_current.note_change(service_current.entries([config]))
+    assert service_current.is_behind(since, [file])
+    assert (file.stat().st_mtime_ns, file.read_text()) == (before.st_mtime_ns, "listen 80;\n")
+
+
+class FailingModule:
+    """systemd says no."""
+
+    def __init__(self, config):
+        self.params = {"config": [str(config)], "socket_config": [], "check": []}
+
+    def run_command(self, command):
+        if command[0] != "systemctl":
+            return 0, "the last words", ""
+        self.failed_at = now()
+        time.sleep(0.01)
+        return 1, "", "Job failed"
+
+    def fail_json(self, msg):
+        raise SystemExit(msg)
+
+
+def test_a_reload_that_failed_is_tried_again_by_the_next_run(config):
+    module = FailingModule(config)
+    time.sleep(0.01)
+    with pytest.raises(SystemExit, match="Job failed\nthe last words"):
+        service_current.carry_out(module, "nginx", ["reload"])
+    # to systemd, what failed was a change of state like any other
+    assert service_current.is_behind(module.failed_at, [config])
