@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT
@@ -43,12 +45,63 @@ def test_check_mode_tells_and_does_nothing(tmp_path):
 
 
 @root_only
-@pytest.mark.parametrize("there", ["directory", "link", "wrong mode"])
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    (tmp_path / "x/sub").mkdir(parents=True)
+    found = run(files=[{"path": f"{tmp_path}/a", "content": "text\n"}, {"path": f"{tmp_path}/x", "content": "text\n"}])
+    assert found["failed"] and f"{tmp_path}/x has to be a file, and is none" in found["msg"]
+    assert (tmp_path / "x/sub").is_dir() and not (tmp_path / "a").exists()
+
+
+@root_only
+def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+    (tmp_path / "x").write_text("somebody's\n")
+    assert run(files=[{"path": f"{tmp_path}/x", "state": "directory"}])["failed"]
+    assert (tmp_path / "x").read_text() == "somebody's\n"
+
+
+@root_only
+def test_a_folder_may_be_a_link_to_one_on_another_disk(tmp_path):
+    (tmp_path / "volume").mkdir(mode=0o755)
+    (tmp_path / "x").symlink_to(tmp_path / "volume")
+    assert not run(files=[{"path": f"{tmp_path}/x", "state": "directory"}])["changed"]
+    assert run(files=[{"path": f"{tmp_path}/x", "state": "directory", "mode": "0700"}])["changed"]
+    assert (tmp_path / "x").is_symlink() and oct((tmp_path / "volume").stat().st_mode)[-3:] == "700"
+
+
+@root_only
+@pytest.mark.parametrize("editor", ["writes the file", "replaces the file"])
+def test_a_file_of_ours_that_was_edited_is_told_and_kept(tmp_path, editor):
+    path = tmp_path / "x"
+    first, second = [{"path": str(path), "content": f"# Managed by Flaskhost\n{text}\n"} for text in ("one", "two")]
+    run(files=[first])
+    assert "warnings" not in run(files=[second]), "our own change is no edit"
+    if editor == "replaces the file":
+        path.unlink()
+    path.write_text("# Managed by Flaskhost\nby hand\n")
+    found = run(files=[second])
+    assert found["changed"] and path.read_text().endswith("two\n")
+    assert f"{path} was edited since Flaskhost wrote it" in str(found["warnings"])
+    kept = Path(str(found["warnings"]).partition("kept as ")[2].strip("'\"]}").split("'")[0])
+    assert kept.read_text().endswith("by hand\n")
+    shutil.rmtree(f"/var/backups/flaskhost{tmp_path}")
+
+
+@root_only
+def test_another_s_file_is_kept_without_a_word(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("the distribution's\n")
+    found = run(files=[{"path": str(path), "content": "ours\n"}])
+    assert found["changed"] and "warnings" not in found
+    kept = list(Path(f"/var/backups/flaskhost{tmp_path}").glob("x.*"))
+    assert [copy.read_text() for copy in kept] == ["the distribution's\n"]
+    shutil.rmtree(f"/var/backups/flaskhost{tmp_path}")
+
+
+@root_only
+@pytest.mark.parametrize("there", ["link", "wrong mode"])
 def test_whatever_stands_in_its_place_is_put_right(tmp_path, there):
     path = tmp_path / "x"
-    if there == "directory":
-        (path / "sub").mkdir(parents=True)
-    elif there == "link":
+    if there == "link":
         path.symlink_to("/nowhere")
     else:
         path.write_text("text\n")

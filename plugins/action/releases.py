@@ -14,7 +14,9 @@ class ActionModule(ActionBase):
         args = dict(self._task.args, holder=holder())
         result.update(self._execute_module(module_args=args, task_vars=task_vars))
         other = result.get("held_by")
-        if other and is_dead(other):
+        if other and not result.get("failed"):
+            other["dead"] = is_dead(other)
+        elif other and is_dead(other):
             args["dead"] = other["token"]
             result = self._execute_module(module_args=args, task_vars=task_vars)
             other = result.get("held_by")

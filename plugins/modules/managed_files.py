@@ -8,7 +8,9 @@ description:
   - Makes files, folders and absences what they should be, all in one task.
   - With O(check), the whole set is first put into a copy of O(check_in), and the check runs with that copy mounted in its
     place, seen by the check alone. What it refuses never reaches the disk.
-  - A file changes by one rename.
+  - A file changes by one rename. What else stood there, a file of another's or one of ours that somebody has edited since, is
+    kept under C(/var/backups/flaskhost); of an edited one there is a warning.
+  - A folder is never replaced by a file, nor a file by a folder.
 options:
   files:
     description:
@@ -55,15 +57,23 @@ RETURN = r"""
 paths: {description: What was changed., type: list, returned: success}
 """
 
+import contextlib
+import errno
 import grp
+import hashlib
 import os
 import pwd
 import shutil
 import stat
 import tempfile
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 
+BACKUPS = "/var/backups/flaskhost"
+# a file's own note of what was written to it; that of an edited file no longer fits
+NOTE = "user.flaskhost.sha256"
+MARK = "Managed by Flaskhost"
 ENTRY = {
     "path": {"type": "path", "required": True},
     "content": {"type": "str", "default": ""},
@@ -85,11 +95,18 @@ def main():
     )
     entries = [Entry(**wanted) for wanted in module.params["files"]]
     changing = [entry for entry in entries if entry.differs()]
+    for entry in changing:
+        if entry.is_blocked():
+            module.fail_json(msg=f"{entry.path} has to be a {entry.state}, and is none: move it out of the way. Nothing was changed.")
     if changing and module.params["check"] and os.path.isdir(module.params["check_in"]):
         prove(module, changing)
     diff = [entry.diff() for entry in changing]
     if not module.check_mode:
         for entry in changing:
+            whose = entry.whose() if entry.kind() == "file" and entry.before() != entry.after() else "ours"
+            kept = entry.keep() if whose != "ours" else ""
+            if whose == "edited":
+                module.warn(f"{entry.path} was edited since Flaskhost wrote it, and is put right; the edited one is kept as {kept}")
             entry.apply()
     module.exit_json(changed=bool(changing), paths=[entry.path for entry in changing], diff=diff)
 
@@ -105,9 +122,32 @@ class Entry:
             return there != "absent"
         return there != self.state or self.before() != self.after() or self.rights_differ()
 
+    def is_blocked(self):
+        return (self.state, self.kind()) in (("file", "directory"), ("directory", "file"), ("directory", "other"))
+
+    def whose(self):
+        """Who wrote what stands there. An editor that replaces a file loses its note, and leaves its first lines."""
+        noted, ours = note_of(self.path), MARK in self.before()[:1000]
+        if noted is None:
+            return "ours" if ours else "theirs"
+        if noted == digest(self.before()):
+            return "ours"
+        return "edited" if noted or ours else "theirs"
+
+    def keep(self):
+        """A copy of what is about to be lost."""
+        copy = f"{BACKUPS}{self.path}.{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        os.makedirs(BACKUPS, mode=0o700, exist_ok=True)
+        os.makedirs(os.path.dirname(copy), exist_ok=True)
+        shutil.copy2(self.path, copy)
+        return copy
+
     def kind(self):
         if not os.path.lexists(self.path):
             return "absent"
+        # a folder may be a link to one on another disk
+        if self.state == "directory" and os.path.isdir(self.path):
+            return "directory"
         mode = os.lstat(self.path).st_mode
         return "file" if stat.S_ISREG(mode) else "directory" if stat.S_ISDIR(mode) else "other"
 
@@ -121,7 +161,7 @@ class Entry:
         return self.content if self.state == "file" else ""
 
     def rights_differ(self):
-        now = os.lstat(self.path)
+        now = os.stat(self.path)
         try:
             ids = pwd.getpwnam(self.owner).pw_uid, grp.getgrnam(self.group).gr_gid
         except KeyError:
@@ -135,7 +175,7 @@ class Entry:
     def apply(self, below="", rights=True):
         path = below + self.path
         if os.path.lexists(path) and (self.state == "absent" or self.kind() != self.state):
-            shutil.rmtree(path) if self.kind() == "directory" else os.unlink(path)
+            shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
         if self.state == "absent":
             return
         if self.state == "directory":
@@ -148,11 +188,29 @@ class Entry:
                 handle.write(self.content)
                 handle.flush()
                 os.fsync(handle.fileno())
+            note(target, digest(self.content))
         if rights:
             shutil.chown(target, self.owner, self.group)
         os.chmod(target, self.mode)
         if target != path:
             os.rename(target, path)
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def note_of(path):
+    """None on a file system that has no place for notes."""
+    try:
+        return os.getxattr(path, NOTE).decode()
+    except OSError as error:
+        return "" if error.errno == errno.ENODATA else None
+
+
+def note(path, text):
+    with contextlib.suppress(OSError):
+        os.setxattr(path, NOTE, text.encode())
 
 
 def prove(module, changing):

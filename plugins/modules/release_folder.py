@@ -105,6 +105,9 @@ def main():
     try:
         module.exit_json(changed=True, **getattr(release, module.params["state"])())
     except (OSError, tarfile.TarError, KeyError) as error:
+        if module.params["state"] == "laid_out":
+            # on a disk that is full, what serves needs the room
+            release.remove()
         module.fail_json(msg=f"release {release.id} could not be laid out: {error}")
 
 

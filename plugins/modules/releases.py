@@ -35,6 +35,10 @@ options:
     type: str
     choices: [read, up, down, live, only, unlocked]
     required: true
+  ask:
+    description: With V(read), ask for the site's health page, as V(live) does.
+    type: bool
+    default: false
   restart:
     description: With V(up), start it anew if it runs.
     type: bool
@@ -108,7 +112,7 @@ log: {description: The instance's last words., type: str, returned: state is dow
 cause: {description: The last exception among them; empty if there is none., type: str, returned: state is down}
 went_back: {description: Whether the former release is live again., type: bool, returned: failure}
 taken_over: {description: The dead holder whose lock was taken over., type: dict, returned: when there was one}
-held_by: {description: The other holder of the lock., type: dict, returned: failure}
+held_by: {description: "Who holds the lock: another, if taking it failed.", type: dict, returned: state is read}
 stopped: {description: Instances that were stopped., type: list, returned: state is only}
 live: {description: The live release; empty if there is none., type: str, returned: state is read}
 former: {description: "The release that rollback goes to; empty if there is none.", type: str, returned: state is read}
@@ -116,11 +120,18 @@ complete: {description: "Finished releases: the last one live first, those never
 releases: {description: "For each release its manifest, and C(bad): why it must not be used, else empty.", type: dict, returned: state is read}
 running: {description: Releases whose instance is up., type: list, returned: state is read}
 enabled: {description: Releases whose instance starts at boot., type: list, returned: state is read}
+cut_over: {description: "The live release's line of the history; empty if there is none.", type: dict, returned: state is read}
+dangling: {description: Whether the live release has no folder any more., type: bool, returned: state is read}
+unfinished: {description: Releases whose build did not come to its end., type: list, returned: state is read}
+memory_mb: {description: Memory that the live instance takes., type: int, returned: state is read}
+restarts: {description: How often systemd has started the live instance again., type: int, returned: state is read}
+health: {description: "What is wrong with the health page; empty if nothing is.", type: str, returned: state is read and O(ask)}
 unit_digest: {description: Digest of the app's unit; empty if there is none., type: str, returned: state is read}
 history: {description: "The last cut-overs, oldest first.", type: list, returned: state is read}
 removed: {description: Releases and venvs that were removed., type: list, returned: state is only}
 """
 
+import contextlib
 import glob
 import hashlib
 import http.client
@@ -138,6 +149,12 @@ from ansible.module_utils.basic import AnsibleModule
 SYSTEM_UNITS = "/etc/systemd/system"
 UP = "--state=active,activating,reloading"
 PAUSE = 0.05
+# by systemd's word for how a service ended (systemd.service(5), $SERVICE_RESULT)
+DEATHS = {
+    "oom-kill": "the app was killed, for it took more memory than systemd_memory_max allows, or than the host has",
+    "signal": "the app was killed by signal {signal}",
+    "core-dump": "the app crashed with signal {signal}",
+}
 
 
 def main():
@@ -147,6 +164,7 @@ def main():
             "root": {"type": "path", "required": True},
             "id": {"type": "str"},
             "state": {"type": "str", "required": True, "choices": ["read", "up", "down", "live", "only", "unlocked"]},
+            "ask": {"type": "bool", "default": False},
             "restart": {"type": "bool", "default": False},
             "host": {"type": "str", "default": "localhost"},
             "port": {"type": "int", "default": 443},
@@ -173,6 +191,8 @@ def main():
         module.exit_json(**getattr(instance, module.params["state"])())
     except Unfit as error:
         module.fail_json(msg=str(error), reason=str(error), went_back=error.went_back)
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename or instance.root}: {error.strerror}")
 
 
 class Unfit(Exception):
@@ -198,19 +218,27 @@ class Instance:
             "memtotal_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
             "python": {"version": dict(zip(("major", "minor", "micro"), platform.python_version_tuple(), strict=True))},
         }
-        releases = self.releases
+        releases, live = self.releases, self.releases.live()
+        found = releases.all()
         return {
             "changed": False,
-            "live": releases.live(),
+            "live": live,
+            "cut_over": next((line for line in reversed(releases.history()) if line["id"] == live), {}),
+            "dangling": live != "" and live not in found,
             "former": releases.former(),
             "complete": releases.complete(),
-            "releases": releases.all(),
+            "unfinished": [name for name, release in found.items() if not release["manifest"]],
+            "releases": found,
             "running": releases.running(),
             "enabled": releases.enabled(),
             "unit_digest": releases.unit_digest(),
             "history": releases.history()[-20:],
             "ansible_facts": facts,
             "taken_over": taken_over,
+            "held_by": read_json(releases.path("lock")),
+            "memory_mb": self.memory_mb(live),
+            "restarts": self.process(live)["NRestarts"],
+            "health": Page(self.params).ask() if self.params["ask"] else "",
         }
 
     def unlocked(self):
@@ -221,6 +249,7 @@ class Instance:
         return {"changed": False}
 
     def up(self):
+        self.check_memory()
         # at boot too, from now on: should the host reboot before the cut-over, both run, and the live one serves
         # (an instance that was never loaded is read from disk anyway: no reload of all units)
         self.systemctl("enable", "--no-reload", self.unit)
@@ -271,8 +300,14 @@ class Instance:
             self.module.fail_json(msg=f"{self.root} is not there: run provision.yml (or deploy.yml, which does it all) first.")
         other = {}
         for _attempt in range(3):
-            if take(path, holder):
-                return other
+            try:
+                if take(path, holder):
+                    return other
+            except OSError as error:
+                self.module.fail_json(
+                    msg=f"{self.root} can't be written to: {error.strerror}. Nothing was touched. On the host, `df -h` and `df -i` "
+                    "tell whether its disk is full; Linux makes one read-only when it fails (`dmesg` tells). Mend it, and run this again."
+                )
             other = read_json(path)
             age = time.time() - other.get("since", 0)
             if other.get("token") == holder["token"]:
@@ -307,15 +342,38 @@ class Instance:
             time.sleep(PAUSE * 4)
 
     def check_unit(self, restarts):
-        state = self.show("ActiveState")
-        if state in ("failed", "inactive") or self.restarts() > restarts:
-            raise Unfit("the app exited")
+        now = self.process(self.id)
+        if now["ActiveState"] in ("failed", "inactive") or now["SubState"].startswith("auto-restart") or now["NRestarts"] > restarts:
+            raise Unfit(DEATHS.get(now["Result"], "the app exited").format(signal=now["ExecMainStatus"]))
+
+    def check_memory(self):
+        """Both run for a while. Where there is no room for two, the kernel would kill one, and not ask which."""
+        live, running = self.releases.live(), self.releases.running()
+        if live not in running or self.id in running:
+            return
+        needed, available = self.memory_mb(live), available_mb()
+        if needed > available:
+            raise Unfit(
+                f"there is no memory for it beside the live release, which takes {needed} MB: {available} MB are left. "
+                "Add memory or swap (base_swap_mb), or have fewer workers"
+            )
+
+    def memory_mb(self, name):
+        """What its processes take; what they share is counted once."""
+        group = self.process(name)["ControlGroup"] if name else ""
+        pids = read(f"/sys/fs/cgroup{group}/cgroup.procs").split() if group else []
+        rollups = [read(f"/proc/{pid}/smaps_rollup") for pid in pids]
+        return sum(int(found[1]) for found in (re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE) for text in rollups) if found) // 1024
 
     def restarts(self):
-        return int(self.show("NRestarts") or 0)
+        return self.process(self.id)["NRestarts"]
 
-    def show(self, name):
-        return self.module.run_command(["systemctl", "show", "--value", f"--property={name}", self.unit])[1].strip()
+    def process(self, name):
+        """What systemd knows of an instance."""
+        wanted = ("ActiveState", "SubState", "NRestarts", "Result", "ExecMainStatus", "ControlGroup")
+        command = ["systemctl", "show", *(f"--property={key}" for key in wanted), f"{self.app}@{name or 'none'}.service"]
+        found = dict(line.split("=", 1) for line in self.module.run_command(command)[1].splitlines() if "=" in line)
+        return {key: found.get(key, "") for key in wanted} | {"NRestarts": int(found.get("NRestarts") or 0)}
 
     def drain(self, name, seconds):
         """Nobody new connects to it; wait until nobody is connected any more."""
@@ -343,6 +401,12 @@ class Instance:
         code, out, err = self.module.run_command(["systemctl", "--quiet", *words])
         if code != 0:
             raise Unfit(f"`systemctl {' '.join(words)}` failed: {(err or out).strip()}")
+
+
+def available_mb():
+    """Memory that can be had without harm to what runs (proc(5)), and swap."""
+    found = dict(line.split()[:2] for line in read("/proc/meminfo").splitlines())
+    return (int(found.get("MemAvailable:", 0)) + int(found.get("SwapFree:", 0))) // 1024
 
 
 def last_exception(lines):
@@ -431,12 +495,15 @@ class Releases:
         if before:
             self.point("former", before)
         self.point("live", name)
-        with open(self.path("history"), "a") as history:
+        # it only tells of what is done: should the disk be full just now, that is no reason to go back
+        with contextlib.suppress(OSError), open(self.path("history"), "a") as history:
             history.write(json.dumps({"at": now(), "id": name, "by": by, "before": before}) + "\n")
         if os.path.exists(self.path("bad", name)):
             os.unlink(self.path("bad", name))
 
     def point(self, link, name):
+        if os.path.isdir(self.path(link)) and not os.path.islink(self.path(link)):
+            raise Unfit(f"{self.path(link)} is a folder, and has to be a link to a release: move it out of the way")
         temporary = self.path(f"{link}.new")
         if os.path.lexists(temporary):
             os.unlink(temporary)
@@ -469,15 +536,16 @@ class Releases:
 def take(path, holder):
     """Whole or not at all: the file gets its content before it gets its name."""
     temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "w") as handle:
-        json.dump(holder, handle)
     try:
+        with open(temporary, "w") as handle:
+            json.dump(holder, handle)
         os.link(temporary, path)
         return True
     except FileExistsError:
         return False
     finally:
-        os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 def set_aside(path, holder):
@@ -518,6 +586,8 @@ class Page:
             return "" if 200 <= answer.status < 400 else f"{name} answered {answer.status}"
         except FileNotFoundError:
             return "the server has not opened its socket"
+        except ConnectionRefusedError:
+            return f"{name} could not be asked: {'the server' if self.path else 'nginx'} accepts no connection"
         except TimeoutError:
             return f"{name} gave no answer within {timeout:g} seconds"
         except (OSError, http.client.HTTPException) as error:
