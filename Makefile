@@ -22,12 +22,12 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 LAB := molecule/lab/lab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo deploy release rollback status test lint unit molecule test-faults docs clean
+.PHONY: help demo deploy release rollback status doctor test lint unit molecule test-faults docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  deploy, release, rollback and status take STAGE=staging or any folder of inventories/; it is $(STAGE) if not given."
+	@echo "  deploy, release, rollback, status and doctor take STAGE=staging or any folder of inventories/; it is $(STAGE) if not given."
 
 demo: .venv/ready ## a host of your own in a container, with the sample app deployed to it over ssh
 	@$(LAB) setup debian13
@@ -51,6 +51,9 @@ rollback: .venv/ready ## make the former release live again
 
 status: .venv/ready ## what is live, since when, who shipped it
 	@ansible-playbook -i inventories/$(STAGE) playbooks/status.yml
+
+doctor: .venv/ready ## what is wrong with a host, or soon will be, and what to do about it
+	@ansible-playbook -i inventories/$(STAGE) playbooks/doctor.yml
 
 test: lint unit molecule ## all tests (about half an hour)
 

@@ -122,6 +122,7 @@ running: {description: Releases whose instance is up., type: list, returned: sta
 enabled: {description: Releases whose instance starts at boot., type: list, returned: state is read}
 cut_over: {description: "The live release's line of the history; empty if there is none.", type: dict, returned: state is read}
 dangling: {description: Whether the live release has no folder any more., type: bool, returned: state is read}
+edited: {description: Files of the live release that were changed since it was built., type: list, returned: state is read}
 unfinished: {description: Releases whose build did not come to its end., type: list, returned: state is read}
 memory_mb: {description: Memory that the live instance takes., type: int, returned: state is read}
 restarts: {description: How often systemd has started the live instance again., type: int, returned: state is read}
@@ -225,6 +226,7 @@ class Instance:
             "live": live,
             "cut_over": next((line for line in reversed(releases.history()) if line["id"] == live), {}),
             "dangling": live != "" and live not in found,
+            "edited": releases.edited(live),
             "former": releases.former(),
             "complete": releases.complete(),
             "unfinished": [name for name, release in found.items() if not release["manifest"]],
@@ -453,6 +455,15 @@ class Releases:
                 manifest = {}
             found[name] = {"manifest": manifest, "bad": read(self.path("bad", name)).strip()}
         return found
+
+    def edited(self, name):
+        """A release is never changed after its manifest is written. What of it has, somebody did by hand."""
+        folder = self.path("releases", name)
+        if not name or not os.path.exists(os.path.join(folder, "manifest.json")):
+            return []
+        built = os.stat(os.path.join(folder, "manifest.json")).st_ctime
+        paths = (os.path.join(parent, file) for parent, _folders, files in os.walk(folder) for file in files)
+        return sorted(os.path.relpath(path, folder) for path in paths if os.lstat(path).st_ctime > built)
 
     def complete(self):
         """Finished releases: the last one live first, those never live last."""

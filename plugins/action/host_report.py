@@ -1,0 +1,73 @@
+"""What a host has, and how it is seen from here: the controller's half of `host_report`.
+
+Options: those of the module, and `domains` (names that should lead to the host), `ports` (that should be open).
+
+Returns what the module returns, and
+`ahead` (by how many seconds the host's clock is ahead of this machine's),
+`host_addresses` and `domain_addresses` (what the DNS says of the host and of each name),
+`closed_ports` (why, by port).
+Of a host that can't be reached only `away`: {found, cure}.
+"""
+
+import socket
+import time
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+
+CONNECT_SECONDS = 5
+
+
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        args = dict(self._task.args)
+        domains, ports = args.pop("domains"), args.pop("ports")
+        host = task_vars.get("ansible_host") or task_vars["inventory_hostname"]
+        asked = time.time()
+        try:
+            report = self._execute_module(module_args=args, task_vars=task_vars)
+        except AnsibleConnectionFailure as error:
+            return dict(result, away=unreachable(host, int(task_vars.get("ansible_port") or 22), str(error)))
+        if report.get("failed"):
+            return report
+        return dict(
+            result,
+            **report,
+            away={},
+            # the host's clock was read at about the middle of the question
+            ahead=report["time"] - (asked + time.time()) / 2,
+            host_addresses=addresses(host),
+            domain_addresses={name: addresses(name) for name in domains},
+            closed_ports={port: why for port in ports if (why := reach(host, int(port)))},
+        )
+
+
+def addresses(name):
+    try:
+        return sorted({info[4][0] for info in socket.getaddrinfo(name, None)})
+    except OSError:
+        return []
+
+
+def reach(host, port):
+    """Why a port can't be reached; empty if it can."""
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+        return ""
+    except TimeoutError:
+        return "no answer"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def unreachable(host, port, words):
+    if not addresses(host):
+        return {"found": f"no address is known for {host}", "cure": "See ansible_host in the inventory, and the DNS."}
+    why = reach(host, port)
+    if why:
+        cure = "See that it runs, that ansible_port is right, and that no firewall before it (the cloud's own) shuts the port."
+        return {"found": f"{host} can't be reached on port {port}: {why}", "cure": cure}
+    return {"found": words.strip().splitlines()[-1], "cure": "See ansible_user, and that its key is on the host and in your agent."}

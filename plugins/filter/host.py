@@ -1,0 +1,212 @@
+"""What a host's report comes to: the filters `findings` and `host_status`.
+
+Both take what `host_report` returns, and: `releases` (what the module of this name has read), `behind` (services that run
+an older configuration than the one on disk), `limits` (`disk_mb`, `inodes_percent`, `certificate_days`, `clock_seconds`).
+
+`findings` gives a list of {what, state, found, cure}. `state` is "ok", "note" (look at it) or "bad" (the site, or the next
+release, is at risk). `host_status` gives a dictionary; its keys are those of `status` below.
+"""
+
+import time
+
+DAY = 86400
+
+
+class FilterModule:
+    def filters(self):
+        return {"findings": findings, "host_status": host_status}
+
+
+def host_status(report, releases, behind, limits):
+    if report["away"]:
+        return {"live": "", "health": report["away"]["found"], "releases": []}
+    live, left = releases["live"], [entry["found"] for entry in leftovers(releases, behind)]
+    ends = report["certificate"]["ends"]
+    fullest = min(report["disks"], key=lambda path: report["disks"][path]["free_mb"])
+    return {
+        "live": live,
+        "since": releases["cut_over"].get("at", ""),
+        "by": releases["cut_over"].get("by", ""),
+        "former": releases["former"],
+        "health": ["nothing is live", *(entry["found"] for entry in site(releases))][bool(live)],
+        "runs": "; ".join(left).replace("none", "none at work, none left half-done"),
+        "disk_fullest": fullest,
+        "disk_free_mb": report["disks"][fullest]["free_mb"],
+        "memory_available_mb": report["memory"]["available_mb"],
+        "memory_app_mb": releases["memory_mb"],
+        "certificate_days": int((ends - report["time"]) // DAY) if ends else None,
+        "releases": [kept(name, live, **releases["releases"][name]) for name in releases["complete"]],
+    }
+
+
+def kept(name, live, manifest, bad):
+    """A line of the table of releases."""
+    state = "live" if name == live else "bad" if bad else "kept"
+    return {"id": name, "state": state, **{key: manifest.get(key, "") for key in ("built", "by", "version")}, "bad": bad}
+
+
+def ok(what, found):
+    return {"what": what, "state": "ok", "found": found, "cure": ""}
+
+
+def note(what, found, cure):
+    return {"what": what, "state": "note", "found": found, "cure": cure}
+
+
+def bad(what, found, cure):
+    return {"what": what, "state": "bad", "found": found, "cure": cure}
+
+
+def findings(report, releases, behind, limits):
+    if report["away"]:
+        return [bad("ssh", **report["away"])]
+    found = [*clock(report, limits), *disks(report, limits), *memory(report, releases), *apt(report)]
+    found += [ok("python", report["python"])]
+    if not releases["live"]:
+        return [*found, *leftovers(releases, behind), note("site", "nothing is deployed here yet", "Run deploy.yml.")]
+    found += [*services(report), *certificate(report, limits), *leftovers(releases, behind), *site(releases)]
+    return [*found, *dns(report), *ports(report)]
+
+
+def clock(report, limits):
+    ahead = report["ahead"]
+    if abs(ahead) > limits["clock_seconds"]:
+        off = f"{abs(ahead):.0f} seconds {'ahead of' if ahead > 0 else 'behind'} this machine's"
+        yield bad("clock", off, "See `timedatectl` on both: certificates and package lists are refused where the time is wrong.")
+    elif not report["synchronized"]:
+        yield note("clock", "right, but nothing keeps it so", "Run provision.yml; if it says this again, see `timedatectl` on the host.")
+    else:
+        yield ok("clock", "right, and kept so")
+
+
+def disks(report, limits):
+    for path, disk in report["disks"].items():
+        size = f"{disk['free_mb']} of {disk['total_mb']} MB are free"
+        if disk["read_only"]:
+            yield bad(f"disk {path}", "read-only", "Linux makes it so when a disk fails: see `dmesg` on the host, mend it, mount it again.")
+        elif disk["free_mb"] < limits["disk_mb"]:
+            yield bad(f"disk {path}", size, "See `du -xh --max-depth=2 /` on the host; a lower release_keep frees some with each release.")
+        elif disk["free_inodes_percent"] < limits["inodes_percent"]:
+            few = f"{disk['free_inodes_percent']} % of its inodes are free"
+            yield bad(f"disk {path}", few, "Too many small files: see `du --inodes -x --max-depth=2 /` on the host.")
+        else:
+            yield ok(f"disk {path}", size)
+
+
+def memory(report, releases):
+    left, needed = report["memory"]["available_mb"], releases["memory_mb"]
+    words = f"{left} MB can be had, the app takes {needed} MB"
+    if left < needed:
+        cure = "In a release two run for a while. Add memory or swap (base_swap_mb), or have fewer workers."
+        yield bad("memory", words, cure)
+    else:
+        yield ok("memory", words)
+
+
+def apt(report):
+    held, broken = report["apt"]["held_by"], report["apt"]["broken"]
+    if broken:
+        yield bad("packages", f"half installed: {', '.join(broken)}", "On the host: `dpkg --configure -a && apt-get install --fix-broken`.")
+    elif held:
+        yield note("packages", f"{held} is at work", "A run waits for it, base_apt_lock_seconds at most.")
+    else:
+        yield ok("packages", "none half installed, apt is free")
+
+
+def services(report):
+    for name, state in report["services"].items():
+        if state == "active":
+            yield ok(name, "runs")
+        else:
+            yield bad(name, state, f"provision.yml starts it; if it does not stay up, `journalctl -u {name}` on the host tells why.")
+    if report["firewall"]:
+        yield ok("firewall", "active")
+    else:
+        yield bad("firewall", "not active: every port is open", "Run provision.yml.")
+    for unit in report["failed_units"]:
+        yield note("unit", f"{unit} has failed", f"`systemctl status {unit}` on the host tells why.")
+
+
+def certificate(report, limits):
+    there = report["certificate"]
+    days = int((there["ends"] - report["time"]) // DAY)
+    missing = [name for name in report["domain_addresses"] if not any(covers(pattern, name) for pattern in there["names"])]
+    if not there["ends"]:
+        yield bad("certificate", "there is none", "Run provision.yml.")
+    elif days < limits["certificate_days"]:
+        when = f"ends in {days} days" if days >= 0 else "has ended"
+        yield bad("certificate", when, "Run provision.yml; with tls_source: provided, put a new one where tls_certificate_file says.")
+    elif missing:
+        yield bad(
+            "certificate", f"not for {', '.join(missing)}", "Run provision.yml; with tls_source: provided, get one for all of app_domains."
+        )
+    elif there["self_signed"]:
+        yield note("certificate", f"self-signed, ends in {days} days", "Browsers warn of it: see tls_source.")
+    else:
+        yield ok("certificate", f"ends in {days} days")
+
+
+def covers(pattern, name):
+    return pattern == name or (pattern.startswith("*.") and pattern[1:] == name[name.find(".") :])
+
+
+def leftovers(releases, behind):
+    """What a run that died midway has left: the next run deals with all of it."""
+    left = []
+    held = releases["held_by"]
+    if held:
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(held["since"]))
+        words = f"{held['who']} since {since}: {held['what']}"
+        if held["dead"]:
+            left.append(f"the lock of {words}")
+        else:
+            yield note("run", f"at work: {words}", "If that run has died, the lock ends by itself (release_lock_expires_seconds).")
+    left += [f"{name}, half built" for name in releases["unfinished"]]
+    left += [f"{name}, still running" for name in releases["running"] if name != releases["live"] and not held]
+    left += [f"{name} runs an older configuration than the one on disk" for name in behind]
+    if releases["edited"]:
+        cure = "They go with the next release; put what they are to be into the app's source, or its settings."
+        yield note("edited", f"files of the live release, by hand: {', '.join(releases['edited'])}", cure)
+    if left:
+        yield note("leftovers", "; ".join(left), "A run ended midway. Run deploy.yml: it finishes what that one began.")
+    else:
+        yield ok("leftovers", "none")
+
+
+def site(releases):
+    cure = "Run deploy.yml: it is built, started or brought back, whichever is needed."
+    if releases["dangling"]:
+        yield bad("site", f"the live release {releases['live']} has no folder", cure)
+    elif releases["live"] not in releases["running"]:
+        yield bad("site", f"the live release {releases['live']} does not run", cure)
+    elif releases["health"]:
+        yield bad(
+            "site",
+            releases["health"],
+            "`journalctl -t APP` on the host tells why (APP is app_name); `make rollback` brings back the former.",
+        )
+    elif releases["restarts"]:
+        times = f"well, but systemd started it again {releases['restarts']} times"
+        yield note("site", times, "`journalctl -t APP` on the host tells why it ended (APP is app_name).")
+    else:
+        yield ok("site", "well")
+
+
+def dns(report):
+    own = {*report["addresses"], *report["host_addresses"]}
+    for name, found in report["domain_addresses"].items():
+        if not found:
+            yield bad(f"name {name}", "not in the DNS", f"Add an A record for it, to {' or '.join(report['host_addresses'])}.")
+        elif not own & {*found}:
+            cure = "Mend its A and AAAA records; where a balancer or a CDN stands before the host, it is right so."
+            yield note(f"name {name}", f"leads to {', '.join(found)}, which is not this host", cure)
+        else:
+            yield ok(f"name {name}", f"leads to {', '.join(found)}")
+
+
+def ports(report):
+    for port, why in report["closed_ports"].items():
+        cure = "See that no firewall before the host (the cloud's own) shuts it, and that provision.yml ran."
+        yield bad(f"port {port}", f"can't be reached from this machine: {why}", cure)
+    if not report["closed_ports"]:
+        yield ok("ports", "open to this machine")

@@ -1,0 +1,155 @@
+#!/usr/bin/python
+"""What a host has, and what stands in the way of a release; it changes nothing."""
+
+DOCUMENTATION = r"""
+module: host_report
+short_description: What a host has, and what stands in the way of a release
+description:
+  - Changes nothing. The action plugin of the same name adds what the controller sees of the host, and judges.
+options:
+  paths:
+    description: Where there has to be room; those that are not there yet are left out.
+    type: list
+    elements: path
+    required: true
+  certificate:
+    description: The site's certificate.
+    type: path
+    required: true
+  services:
+    description: Services that have to run.
+    type: list
+    elements: str
+    required: true
+"""
+
+RETURN = r"""
+time: {description: "The host's clock, in seconds since 1970.", type: float, returned: always}
+synchronized: {description: Whether a time daemon keeps it right., type: bool, returned: always}
+python: {description: "The distribution's Python.", type: str, returned: always}
+disks: {description: "By path: C(free_mb), C(total_mb), C(free_inodes_percent), C(read_only).", type: dict, returned: always}
+memory: {description: "C(total_mb), C(available_mb) (with free swap), C(swap_mb).", type: dict, returned: always}
+apt: {description: "C(held_by), the program that holds the lock; C(broken), packages that are half installed.", type: dict, returned: always}
+certificate: {description: "C(ends), in seconds since 1970 (0 is none); C(self_signed); C(names).", type: dict, returned: always}
+services: {description: What systemd says of each service., type: dict, returned: always}
+failed_units: {description: Units that have failed., type: list, returned: always}
+firewall: {description: Whether ufw is active., type: bool, returned: always}
+addresses: {description: The host's own addresses., type: list, returned: always}
+"""
+
+import fcntl
+import os
+import platform
+import re
+import struct
+import time
+from datetime import datetime, timezone
+
+from ansible.module_utils.basic import AnsibleModule
+
+DPKG_LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock")
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "paths": {"type": "list", "elements": "path", "required": True},
+            "certificate": {"type": "path", "required": True},
+            "services": {"type": "list", "elements": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+
+    def output(*command):
+        try:
+            return module.run_command(list(command), environ_update={"LC_ALL": "C.UTF-8"}, handle_exceptions=False)[1].strip()
+        except OSError:
+            return ""  # the program is not installed, which the findings tell in their own way
+
+    params = module.params
+    module.exit_json(
+        changed=False,
+        time=time.time(),
+        synchronized=output("timedatectl", "show", "--value", "--property=NTPSynchronized") == "yes",
+        python=platform.python_version(),
+        disks={path: disk(path) for path in params["paths"] if os.path.isdir(path)},
+        memory=memory(),
+        apt={
+            "held_by": next(filter(None, map(lock_holder, DPKG_LOCKS)), ""),
+            "broken": re.findall(r"^ (\S+)", output("dpkg", "--audit"), re.MULTILINE),
+        },
+        certificate=certificate(params["certificate"], output),
+        services={name: output("systemctl", "is-active", name) or "unknown" for name in params["services"]},
+        failed_units=[line.split()[0] for line in output("systemctl", "--failed", "--no-legend", "--plain").splitlines()],
+        firewall=output("ufw", "status").startswith("Status: active"),
+        addresses=re.findall(r"inet6? ([0-9a-f.:]+)", output("ip", "-oneline", "address", "show", "scope", "global")),
+    )
+
+
+def disk(path):
+    found = os.statvfs(path)
+    return {
+        "free_mb": found.f_bavail * found.f_frsize // 2**20,
+        "total_mb": found.f_blocks * found.f_frsize // 2**20,
+        # some file systems make inodes as they need them, and count none
+        "free_inodes_percent": 100 * found.f_favail // found.f_files if found.f_files else 100,
+        "read_only": bool(found.f_flag & os.ST_RDONLY),
+    }
+
+
+def memory():
+    with open("/proc/meminfo") as table:
+        found = {line.split(":")[0]: int(line.split()[1]) // 1024 for line in table}
+    return {
+        "total_mb": found["MemTotal"],
+        "available_mb": found["MemAvailable"] + found["SwapFree"],
+        "swap_mb": found["SwapTotal"],
+    }
+
+
+def lock_holder(path):
+    """The program that holds a lock, found without taking it (fcntl(2), F_GETLK); empty if nobody does."""
+    try:
+        with open(path) as handle:
+            asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _whence, _start, _length, pid = struct.unpack("hhqqi", fcntl.fcntl(handle, fcntl.F_GETLK, asked))
+    except OSError:
+        return ""
+    if kind == fcntl.F_UNLCK:
+        return ""
+    try:
+        with open(f"/proc/{pid}/comm") as handle:
+            return f"{handle.read().strip()} ({pid})"
+    except OSError:
+        return f"process {pid}"
+
+
+def certificate(path, output):
+    if not os.path.exists(path):
+        return {"ends": 0, "self_signed": False, "names": []}
+    command = (
+        "openssl",
+        "x509",
+        "-in",
+        path,
+        "-noout",
+        "-enddate",
+        "-dateopt",
+        "iso_8601",
+        "-subject",
+        "-issuer",
+        "-ext",
+        "subjectAltName",
+    )
+    text = output(*command)
+    found = dict(line.split("=", 1) for line in text.splitlines() if re.match(r"(notAfter|subject|issuer)=", line))
+    ends = found.get("notAfter", "")
+    return {
+        "ends": datetime.strptime(ends, "%Y-%m-%d %H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp() if ends else 0,
+        "self_signed": found.get("subject") == found.get("issuer"),
+        "names": re.findall(r"DNS:([^,\s]+)", text),
+    }
+
+
+if __name__ == "__main__":
+    main()

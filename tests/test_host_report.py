@@ -1,0 +1,179 @@
+"""Each thing that can be wrong with a host is found, and comes with what to do."""
+
+import fcntl
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import plugin
+
+host, action, module = plugin("filter/host"), plugin("action/host_report"), plugin("modules/host_report")
+DAY = 86400
+LIMITS = {"disk_mb": 500, "inodes_percent": 5, "certificate_days": 14, "clock_seconds": 30}
+LIVE = "0123456789-01234567"
+
+
+def report(**changed):
+    """A host on which all is well."""
+    return {
+        "away": {},
+        "time": 1_000_000_000.0,
+        "ahead": 0.1,
+        "synchronized": True,
+        "python": "3.13.5",
+        "disks": {"/": {"free_mb": 9000, "total_mb": 25000, "free_inodes_percent": 90, "read_only": False}},
+        "memory": {"total_mb": 2000, "available_mb": 900, "swap_mb": 0},
+        "apt": {"held_by": "", "broken": []},
+        "certificate": {"ends": 1_000_000_000.0 + 60 * DAY, "self_signed": False, "names": ["a.example", "*.b.example"]},
+        "services": {"nginx": "active"},
+        "failed_units": [],
+        "firewall": True,
+        "addresses": ["192.0.2.1"],
+        "host_addresses": ["192.0.2.1"],
+        "domain_addresses": {"a.example": ["192.0.2.1"], "x.b.example": ["192.0.2.1"]},
+        "closed_ports": {},
+        **changed,
+    }
+
+
+def releases(**changed):
+    return {
+        "live": LIVE,
+        "former": "",
+        "running": [LIVE],
+        "dangling": False,
+        "edited": [],
+        "unfinished": [],
+        "held_by": {},
+        "memory_mb": 120,
+        "restarts": 0,
+        "health": "",
+        "complete": [LIVE],
+        "cut_over": {"at": "2026-11-21T10:00:00Z", "by": "ann@laptop"},
+        "releases": {LIVE: {"manifest": {"built": "2026-11-21T09:59:00Z", "by": "ann@laptop", "version": "v1"}, "bad": ""}},
+        **changed,
+    }
+
+
+def findings(of_host=None, of_releases=None, behind=()):
+    return host.findings(report(**(of_host or {})), releases(**(of_releases or {})), list(behind), LIMITS)
+
+
+def test_of_a_good_host_nothing_is_said():
+    assert {found["state"] for found in findings()} == {"ok"}
+
+
+def disk(**changed):
+    return {"disks": {"/srv": {"free_mb": 9000, "total_mb": 25000, "free_inodes_percent": 90, "read_only": False, **changed}}}
+
+
+def certificate(**changed):
+    return {"certificate": {**report()["certificate"], **changed}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "state", "words"),
+    [
+        ({"away": {"found": "192.0.2.1 can't be reached on port 22: no answer", "cure": "See"}}, "bad", "port 22: no answer"),
+        ({"ahead": -86400.0}, "bad", "86400 seconds behind this machine's"),
+        ({"ahead": 3600.0}, "bad", "3600 seconds ahead of this machine's"),
+        ({"synchronized": False}, "note", "nothing keeps it so"),
+        (disk(free_mb=100), "bad", "100 of 25000 MB are free"),
+        (disk(free_inodes_percent=1), "bad", "1 % of its inodes are free"),
+        (disk(read_only=True), "bad", "read-only"),
+        ({"memory": {"total_mb": 500, "available_mb": 100, "swap_mb": 0}}, "bad", "100 MB can be had, the app takes 120 MB"),
+        ({"apt": {"held_by": "apt-get (77)", "broken": []}}, "note", "apt-get (77) is at work"),
+        ({"apt": {"held_by": "", "broken": ["nginx"]}}, "bad", "half installed: nginx"),
+        ({"services": {"nginx": "failed"}}, "bad", "failed"),
+        ({"firewall": False}, "bad", "every port is open"),
+        ({"failed_units": ["backup.service"]}, "note", "backup.service has failed"),
+        (certificate(ends=0), "bad", "there is none"),
+        (certificate(ends=1_000_000_000.0 + 3 * DAY), "bad", "ends in 3 days"),
+        (certificate(ends=999_000_000.0), "bad", "has ended"),
+        (certificate(names=["a.example"]), "bad", "not for x.b.example"),
+        (certificate(self_signed=True), "note", "self-signed, ends in 60 days"),
+        ({"domain_addresses": {"a.example": []}}, "bad", "not in the DNS"),
+        ({"domain_addresses": {"a.example": ["198.51.100.1"]}}, "note", "leads to 198.51.100.1, which is not this host"),
+        ({"closed_ports": {443: "no answer"}}, "bad", "can't be reached from this machine: no answer"),
+    ],
+)
+def test_what_is_wrong_with_the_host(changed, state, words):
+    wrong = [found for found in findings(changed) if found["state"] != "ok"]
+    assert [found["state"] for found in wrong] == [state]
+    assert words in wrong[0]["found"] and wrong[0]["cure"]
+
+
+HELD = {"who": "ann@laptop", "since": 1_000_000_000, "what": "releasing v2", "dead": False}
+
+
+@pytest.mark.parametrize(
+    ("changed", "state", "words"),
+    [
+        ({"live": "", "running": []}, "note", "nothing is deployed here yet"),
+        ({"dangling": True}, "bad", f"the live release {LIVE} has no folder"),
+        ({"running": []}, "bad", f"the live release {LIVE} does not run"),
+        ({"health": "/healthz answered 500"}, "bad", "/healthz answered 500"),
+        ({"restarts": 3}, "note", "started it again 3 times"),
+        ({"held_by": HELD}, "note", "at work: ann@laptop since 2001-09-09 01:46:40 UTC: releasing v2"),
+        ({"held_by": {**HELD, "dead": True}}, "note", "the lock of ann@laptop since"),
+        ({"edited": ["app/pages.py"]}, "note", "by hand: app/pages.py"),
+        ({"unfinished": ["f-1"]}, "note", "f-1, half built"),
+        ({"running": [LIVE, "f-1"]}, "note", "f-1, still running"),
+    ],
+)
+def test_what_is_wrong_with_the_releases(changed, state, words):
+    wrong = [found for found in findings(of_releases=changed) if found["state"] != "ok"]
+    assert [found["state"] for found in wrong] == [state]
+    assert words in wrong[0]["found"] and wrong[0]["cure"]
+
+
+def test_a_daemon_that_runs_an_older_configuration_is_a_leftover():
+    wrong = [found for found in findings(behind=["nginx"]) if found["state"] != "ok"]
+    assert [found["found"] for found in wrong] == ["nginx runs an older configuration than the one on disk"]
+
+
+def test_status_sums_it_up():
+    found = host.host_status(report(), releases(), [], LIMITS)
+    assert found == {
+        "live": LIVE,
+        "since": "2026-11-21T10:00:00Z",
+        "by": "ann@laptop",
+        "former": "",
+        "health": "well",
+        "runs": "none at work, none left half-done",
+        "disk_fullest": "/",
+        "disk_free_mb": 9000,
+        "memory_available_mb": 900,
+        "memory_app_mb": 120,
+        "certificate_days": 60,
+        "releases": [{"id": LIVE, "state": "live", "built": "2026-11-21T09:59:00Z", "by": "ann@laptop", "version": "v1", "bad": ""}],
+    }
+
+
+def test_status_of_a_host_that_can_not_be_reached_or_is_bare():
+    assert host.host_status(report(away={"found": "no answer", "cure": ""}), {}, [], LIMITS)["health"] == "no answer"
+    bare = releases(live="", running=[], complete=[], cut_over={}, releases={})
+    found = host.host_status(report(), bare, [], LIMITS)
+    assert (found["live"], found["health"], found["releases"]) == ("", "nothing is live", [])
+
+
+def test_a_host_that_does_not_listen_is_told_of_with_the_port():
+    with_no_listener = action.unreachable("127.0.0.1", 9, "ssh: connection refused")
+    assert with_no_listener["found"] == "127.0.0.1 can't be reached on port 9: Connection refused"
+    assert action.unreachable("no-such-host.invalid", 22, "")["found"] == "no address is known for no-such-host.invalid"
+
+
+def test_the_holder_of_a_lock_is_named_and_the_lock_not_taken(tmp_path):
+    path = tmp_path / "lock"
+    path.write_text("")
+    assert module.lock_holder(path) == ""
+    script = f"import fcntl, time; f = open({str(path)!r}, 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); time.sleep(30)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        assert str(holder.pid) in module.lock_holder(path)
+        holder.kill()
+    time.sleep(0.05)
+    assert module.lock_holder(path) == ""
+    with open(path, "w") as handle:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
