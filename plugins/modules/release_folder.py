@@ -71,6 +71,7 @@ venv_complete: {description: Whether the venv is there already., type: bool, ret
 """
 
 import compileall
+import fcntl
 import grp
 import json
 import os
@@ -103,6 +104,8 @@ def main():
     )
     release = Release(module.params)
     try:
+        # a run whose connection broke may have left a step at work on the host: wait until it has ended, and hold until we have
+        fcntl.flock(os.open(release.root, os.O_RDONLY), fcntl.LOCK_EX)
         module.exit_json(changed=True, **getattr(release, module.params["state"])())
     except (OSError, tarfile.TarError, KeyError) as error:
         if module.params["state"] == "laid_out":

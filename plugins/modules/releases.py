@@ -5,11 +5,11 @@ DOCUMENTATION = r"""
 module: releases
 short_description: An app's releases on a host
 description:
-  - A release runs as an instance of the app's template unit, C(APP@ID.service). nginx sends requests to the one that the
+  - A release runs under a unit of its own, C(APP@ID.service), which is a copy of its file C(unit). nginx sends requests to the one that the
     link C(ROOT/live) points to; C(ROOT/former) is the one before, C(ROOT/history) has a line for each cut-over.
 options:
   app:
-    description: The app; its unit is C(APP@.service), its sockets are C(/run/APP/ID/wsgi.sock).
+    description: The app; its units are C(APP@ID.service), its sockets C(/run/APP/ID/wsgi.sock).
     type: str
     required: true
   root:
@@ -127,14 +127,13 @@ unfinished: {description: Releases whose build did not come to its end., type: l
 memory_mb: {description: Memory that the live instance takes., type: int, returned: state is read}
 restarts: {description: How often systemd has started the live instance again., type: int, returned: state is read}
 health: {description: "What is wrong with the health page; empty if nothing is.", type: str, returned: state is read and O(ask)}
-unit_digest: {description: Digest of the app's unit; empty if there is none., type: str, returned: state is read}
 history: {description: "The last cut-overs, oldest first.", type: list, returned: state is read}
 removed: {description: Releases and venvs that were removed., type: list, returned: state is only}
 """
 
 import contextlib
+import fcntl
 import glob
-import hashlib
 import http.client
 import json
 import os
@@ -189,6 +188,8 @@ def main():
         module.exit_json(changed=True)
     instance = Instance(module)
     try:
+        if module.params["state"] in ("up", "down", "live", "only"):
+            wait_for_turn(instance.root)
         module.exit_json(**getattr(instance, module.params["state"])())
     except Unfit as error:
         module.fail_json(msg=str(error), reason=str(error), went_back=error.went_back)
@@ -233,7 +234,6 @@ class Instance:
             "releases": found,
             "running": releases.running(),
             "enabled": releases.enabled(),
-            "unit_digest": releases.unit_digest(),
             "history": releases.history()[-20:],
             "ansible_facts": facts,
             "taken_over": taken_over,
@@ -252,6 +252,7 @@ class Instance:
 
     def up(self):
         self.check_memory()
+        self.install_unit()
         # at boot too, from now on: should the host reboot before the cut-over, both run, and the live one serves
         # (an instance that was never loaded is read from disk anyway: no reload of all units)
         self.systemctl("enable", "--no-reload", self.unit)
@@ -290,6 +291,9 @@ class Instance:
             self.drain(stray, self.params["drain_seconds"])
             self.dismiss(stray)
         removed = self.releases.prune(self.id, self.params["keep"])
+        if strays or removed:
+            # what was enabled and disabled on the way without one; else systemd would ask for it on every occasion
+            self.systemctl("daemon-reload")
         self.unlocked()
         return {"changed": bool(strays or removed), "stopped": strays, "removed": removed}
 
@@ -347,6 +351,25 @@ class Instance:
         now = self.process(self.id)
         if now["ActiveState"] in ("failed", "inactive") or now["SubState"].startswith("auto-restart") or now["NRestarts"] > restarts:
             raise Unfit(DEATHS.get(now["Result"], "the app exited").format(signal=now["ExecMainStatus"]))
+
+    def install_unit(self):
+        """A copy: systemd reads its units before other disks are there."""
+        unit = read(self.releases.path("releases", self.id, "unit"))
+        path = f"{SYSTEM_UNITS}/{self.unit}"
+        if read(path) == unit:
+            return
+        was_there = os.path.exists(path)
+        with open(f"{path}.new", "w") as handle:
+            handle.write(unit)
+        os.rename(f"{path}.new", path)
+        if was_there:
+            self.systemctl("daemon-reload")
+        # systemd passes over a line that it doesn't understand, be it the one that was to be the wall
+        err = self.module.run_command(["systemd-analyze", "verify", "--man=no", path])[2]
+        wrong = [line.partition(": ")[2] for line in err.splitlines() if line.startswith(f"{path}:")]
+        if wrong:
+            os.unlink(path)
+            raise Unfit(f"systemd does not understand the unit (systemd_service_lines?): {' '.join(wrong)}")
 
     def check_memory(self):
         """Both run for a while. Where there is no room for two, the kernel would kill one, and not ask which."""
@@ -492,10 +515,6 @@ class Releases:
     def instances(self, units):
         return [found[1] for found in map(self.unit.search, map(os.path.basename, units)) if found]
 
-    def unit_digest(self):
-        text = read(f"{SYSTEM_UNITS}/{self.app}@.service")
-        return hashlib.sha256(text.encode()).hexdigest() if text else ""
-
     # -- changing -------------------------------------------------------------------------------------------------
 
     def make_live(self, name, by):
@@ -532,6 +551,9 @@ class Releases:
                 if os.path.lexists(path):
                     os.unlink(path)
             shutil.rmtree(folder, ignore_errors=True)
+        for path in glob.glob(f"{SYSTEM_UNITS}/{glob.escape(self.app)}@*.service"):
+            if not stay.issuperset(self.instances([path])):
+                os.unlink(path)
         links = [link for link in glob.glob(self.path("releases", "*", ".venv")) if os.path.islink(link)]
         used = {os.path.basename(os.readlink(link)) for link in links}
         for name in listing(self.path("venvs")):
@@ -542,6 +564,11 @@ class Releases:
 
     def path(self, *names):
         return os.path.join(self.root, *names)
+
+
+def wait_for_turn(root):
+    """A run whose connection broke may have left a step at work on the host; what comes next waits until it has ended."""
+    fcntl.flock(os.open(root, os.O_RDONLY), fcntl.LOCK_EX)  # until this process ends
 
 
 def take(path, holder):
