@@ -22,7 +22,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 LAB := molecule/lab/lab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo deploy release rollback status doctor test lint unit molecule test-faults docs clean
+.PHONY: help demo deploy release rollback status doctor test lint unit molecule test-faults test-kills docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,13 +68,21 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 	@pytest -q tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
-molecule: .venv/ready ## the roles on bare hosts in containers
+molecule: .venv/ready ## the roles on bare hosts in containers, and a sample of what can go wrong
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule test -s default
+	@FLASKHOST_FAULTS=sample FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule test -s faults
 
-test-faults: .venv/ready ## releases that can't work, under load
+test-faults: .venv/ready ## all that can go wrong, under load (about half an hour)
 	@$(LAB) setup $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule test -s faults
+
+test-kills: .venv/ready ## kill a run after every one of its tasks in turn (some hours)
+	@$(LAB) setup $(NEWER)
+	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule converge -s faults
+	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule/lab/kill_at_every_task.py release
+	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule/lab/kill_at_every_task.py first-deploy
+	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule destroy -s faults
 
 docs: .venv/ready ## write the roles' READMEs and docs/variables.md anew, from the roles' specs and defaults
 	@docs/generate.py

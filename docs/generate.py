@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Write the tables of variables in the roles' READMEs, and docs/variables.md, from the roles' specs and defaults.
+"""Write what follows from other files: the tables of variables (in the roles' READMEs, and docs/variables.md) from the roles'
+specs and defaults, and docs/reliability.md from the tests of faults.
 
 A variable's type and description live in its role's meta/argument_specs.yml, its default in defaults/main.yml (with the
 description as its comment); here the two are checked against each other. `--check` writes nothing, and fails if
 anything is out of date.
 """
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -35,6 +37,7 @@ def main():
         pages[readme] = f"{before}{BEGIN}\n{table(own, defaults)}{END}{after}"
         settings += f"\n## [{role.name}](../roles/{role.name}/README.md)\n{spec['short_description']}.\n\n{table(own, defaults)}"
     pages[PROJECT / "docs/variables.md"] = variables_page() + settings
+    pages[PROJECT / "docs/reliability.md"] = reliability_page()
     stale = [page for page, text in pages.items() if not page.exists() or page.read_text() != text]
     if "--check" in sys.argv:
         problems += [f"{relative(page)}: it is out of date; run `make docs`" for page in stale]
@@ -43,6 +46,28 @@ def main():
             page.write_text(pages[page])
             print(f"wrote {relative(page)}")
     sys.exit("\n".join(problems) or 0)
+
+
+def reliability_page():
+    """A section for each file of tests; a test's docstring says what goes wrong, and after a colon what happens then."""
+    text = RELIABILITY
+    for file in sorted((PROJECT / "molecule/faults/tests").glob("test_*.py")):
+        module = ast.parse(file.read_text())
+        tests = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+        title = file.stem.removeprefix("test_").replace("_", " ").capitalize()
+        place = f"../{file.relative_to(PROJECT)}"
+        text += f"\n## {title}\n{ast.get_docstring(module)} ([tests]({place}))\n\n| what goes wrong | what happens | test |\n| --- | --- | --- |\n"
+        for test in tests:
+            fault, _, outcome = " ".join(ast.get_docstring(test).split()).partition(": ")
+            text += f"| {fault.rstrip('.')} | {outcome.rstrip('.') or 'as above'} | `{test.name.removeprefix('test_')}` |\n"
+    return text
+
+
+RELIABILITY = """# What happens when things go wrong
+Every line is a test, which breaks something for real on a host that serves, most of them under a steady load of GET and POST
+requests of which none may fail. `make test-faults` runs them all (about half an hour), `make test` a part. `make test-kills`
+kills a run after every one of its tasks in turn, of a release and of a first deploy (some hours).
+"""
 
 
 class Defaults:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -65,6 +66,11 @@ class Site:
             time.sleep(0.2)
         raise AssertionError(f"{self.name} does not answer after {seconds} seconds")
 
+    def instances(self):
+        """The app's units that run."""
+        command = "systemctl list-units --plain --no-legend --state=active,activating 'sample@*' | cut -d' ' -f1"
+        return self.host.check_output(command).split()
+
     # -- doing ----------------------------------------------------------------------------------------------------
 
     def play(self, playbook, *options, **variables):
@@ -72,6 +78,13 @@ class Site:
 
     def release(self, source, **variables):
         return self.play("playbooks/release.yml", app_source=str(source), **variables)
+
+    def reboot(self):
+        """The host goes down hard, and comes up again."""
+        subprocess.run(["podman", "restart", "--time", "0", f"flaskhost-{self.name}"], check=True, capture_output=True)
+        self.host.check_output(
+            "for i in $(seq 150); do systemctl is-system-running | grep -Eq 'running|degraded' && exit 0; sleep 0.2; done; exit 1"
+        )
 
 
 class Run:
@@ -86,7 +99,8 @@ class Run:
 
     def tells(self, *words):
         """Whether the output says all of these, wherever its lines are broken."""
-        said = " ".join(self.output.split())
+        # YAML doubles an apostrophe within its quotes
+        said = " ".join(self.output.replace("''", "'").split())
         return all(" ".join(word.split()) in said for word in words)
 
 
@@ -104,6 +118,29 @@ def start(site, playbook, options=(), variables=None):
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
+
+def during(site, words, act, playbook="playbooks/release.yml", **variables):
+    """Start a run, and act as soon as it has begun the task of this name; gives whether the run ended well, and its output."""
+    process = start(site, playbook, variables=variables)
+    output, done = "", False
+    for line in process.stdout:
+        output += line
+        if not done and line.startswith("TASK [") and words in line:
+            time.sleep(0.1)
+            act(process)
+            done = True
+            if act is kill:
+                break
+    process.stdout.close()
+    process.wait()
+    assert done, f"no task '{words}':\n{output}"
+    return process.returncode == 0, output
+
+
+def kill(process):
+    """Nothing that the run holds is given back, no handler runs."""
+    os.killpg(process.pid, signal.SIGKILL)
 
 
 class Load:

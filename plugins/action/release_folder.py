@@ -11,7 +11,7 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
         args = dict(self._task.args)
-        if args.get("archive") and not self._task.check_mode:
+        if not self._task.check_mode:
             remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "source.tar.gz")
             self._transfer_file(os.path.expanduser(args["archive"]), remote)
             args["archive"] = remote

@@ -1,16 +1,17 @@
 #!/usr/bin/python
-"""The life of one release's folder."""
+"""One release's folder, laid out from its source and its settings."""
 
 DOCUMENTATION = r"""
 module: release_folder
-short_description: The life of one release's folder
+short_description: Lay out a release's folder
 description:
+  - Makes the folder anew, owned by root, readable by O(group), all but the venv itself.
   - C(ROOT/releases/ID/) holds a release - C(app/) is the source, C(.venv) a link to what it depends on, C(wsgi.sock) a link
     to its socket, C(public/) links to the folders that nginx serves; beside them stand the server's configuration, the
     environment, C(start), and a C(manifest.json), which is written last, by rename. A folder without it is unfinished.
   - C(ROOT/venvs/KEY/) holds a venv; releases that depend on the same share it. It is whole when it has a file
     C(complete).
-  - C(ROOT/bad/ID) says why a release must not be used.
+  - C(ROOT/bad/ID) says why a release must not be used; one that is made anew is trusted again.
 options:
   root:
     description: The app's folder, such as C(/srv/APP).
@@ -20,16 +21,10 @@ options:
     description: The release.
     type: str
     required: true
-  state:
-    description:
-      - V(laid_out) makes the release anew, owned by root, readable by O(group), all but the venv itself.
-      - V(bad) says why it must not be used.
-    type: str
-    choices: [laid_out, bad]
-    required: true
   archive:
     description: The packed source, on the controller.
     type: path
+    required: true
   files:
     description: Content of further files by name; those named in O(programs) can be executed.
     type: dict
@@ -46,9 +41,11 @@ options:
   venv:
     description: The venv's key.
     type: str
+    required: true
   socket:
     description: Where the release's C(wsgi.sock) points to.
     type: path
+    required: true
   static:
     description: Folders of the source whose files nginx serves, by URL; reached as C(public/URL).
     type: dict
@@ -56,18 +53,15 @@ options:
   group:
     description: Group who may read the release.
     type: str
+    required: true
   manifest:
     description: What the manifest tells.
     type: dict
     default: {}
-  reason:
-    description: Why the release is bad.
-    type: str
-    default: ''
 """
 
 RETURN = r"""
-venv_complete: {description: Whether the venv is there already., type: bool, returned: state is laid_out}
+venv_complete: {description: Whether the venv is there already., type: bool, returned: success}
 """
 
 import compileall
@@ -88,29 +82,25 @@ def main():
         argument_spec={
             "root": {"type": "path", "required": True},
             "id": {"type": "str", "required": True},
-            "state": {"type": "str", "required": True, "choices": ["laid_out", "bad"]},
-            "archive": {"type": "path"},
+            "archive": {"type": "path", "required": True},
             "files": {"type": "dict", "default": {}},
             "secret_files": {"type": "dict", "default": {}, "no_log": True},
             "programs": {"type": "list", "elements": "str", "default": []},
-            "venv": {"type": "str"},
-            "socket": {"type": "path"},
+            "venv": {"type": "str", "required": True},
+            "socket": {"type": "path", "required": True},
             "static": {"type": "dict", "default": {}},
-            "group": {"type": "str"},
+            "group": {"type": "str", "required": True},
             "manifest": {"type": "dict", "default": {}},
-            "reason": {"type": "str", "default": ""},
         },
-        required_if=[("state", "laid_out", ["archive", "venv", "socket", "group"])],
     )
     release = Release(module.params)
     try:
         # a run whose connection broke may have left a step at work on the host: wait until it has ended, and hold until we have
         fcntl.flock(os.open(release.root, os.O_RDONLY), fcntl.LOCK_EX)
-        module.exit_json(changed=True, **getattr(release, module.params["state"])())
+        module.exit_json(changed=True, **release.lay_out())
     except (OSError, tarfile.TarError, KeyError) as error:
-        if module.params["state"] == "laid_out":
-            # on a disk that is full, what serves needs the room
-            release.remove()
+        # on a disk that is full, what serves needs the room
+        release.remove()
         module.fail_json(msg=f"release {release.id} could not be laid out: {error}")
 
 
@@ -123,7 +113,7 @@ class Release:
         self.code = os.path.join(self.folder, "app")
         self.bad_note = os.path.join(self.root, "bad", self.id)
 
-    def laid_out(self):
+    def lay_out(self):
         params = self.params
         venv = os.path.join(self.root, "venvs", params["venv"])
         if os.path.exists(self.bad_note):
@@ -154,13 +144,6 @@ class Release:
         if os.path.exists(self.bad_note):
             os.unlink(self.bad_note)
         return {"venv_complete": os.path.exists(os.path.join(venv, "complete"))}
-
-    def bad(self):
-        os.makedirs(os.path.dirname(self.bad_note), mode=0o755, exist_ok=True)
-        self.replace(self.bad_note, f"{now()} {self.params['reason']}\n", 0o644, 0)
-        return {}
-
-    # -- pieces ---------------------------------------------------------------------------------------------
 
     def distrust(self, venv):
         """What a bad release depends on may be what is bad about it: unless another release uses it, make it anew."""

@@ -26,9 +26,9 @@ options:
         that a release needs no other facts.
       - V(up) starts the instance, now and at boot, and waits until it answers well on its own socket. If it doesn't, the
         module fails with RV(reason).
-      - V(down) stops the instance, unless it is live, and tells its last words.
+      - V(down) stops the instance, unless it is live, tells its last words, and marks it as bad for O(reason).
       - V(live) moves the link, asks the site through nginx, and watches it. If it doesn't do well, the link goes back
-        and the instance is stopped.
+        and the instance is stopped. With O(reason), the release that was live before is marked as bad.
       - V(unlocked) gives the lock back.
       - V(only) lets all other instances of the app finish what they accepted, and stops them; and removes all releases
         and venvs that are not in O(keep).
@@ -71,6 +71,10 @@ options:
     description: With V(live), how long to watch the site after that. One bad answer, or a restart, is a failure.
     type: float
     default: 0
+  reason:
+    description: Why a release is marked as bad, so that nobody goes back to it; empty marks none.
+    type: str
+    default: ''
   drain_seconds:
     description: With V(only), how long others may take to finish.
     type: float
@@ -173,6 +177,7 @@ def main():
             "timeout_seconds": {"type": "float", "default": 60},
             "answer_seconds": {"type": "float", "default": 5},
             "watch_seconds": {"type": "float", "default": 0},
+            "reason": {"type": "str", "default": ""},
             "drain_seconds": {"type": "float", "default": 60},
             "keep": {"type": "int", "default": 5},
             "by": {"type": "str", "default": ""},
@@ -263,6 +268,9 @@ class Instance:
 
     def down(self):
         words = self.last_words()
+        # on a disk that is full or read-only, the words must still be told
+        with contextlib.suppress(OSError):
+            self.releases.mark_bad(self.id, self.params["reason"])
         stop = self.releases.live() != self.id and self.id in {*self.releases.running(), *self.releases.enabled()}
         if stop:
             self.kill()
@@ -283,6 +291,8 @@ class Instance:
                 self.drain(self.id, 5)
                 error.went_back = True
             raise
+        if before != self.id:
+            self.releases.mark_bad(before, self.params["reason"])
         return {"changed": before != self.id, "status": page.status}
 
     def only(self):
@@ -291,8 +301,8 @@ class Instance:
             self.drain(stray, self.params["drain_seconds"])
             self.dismiss(stray)
         removed = self.releases.prune(self.id, self.params["keep"])
-        if strays or removed:
-            # what was enabled and disabled on the way without one; else systemd would ask for it on every occasion
+        if self.process(self.id)["NeedDaemonReload"] == "yes":
+            # on the way, units came and went without one; now that nobody waits, let systemd know
             self.systemctl("daemon-reload")
         self.unlocked()
         return {"changed": bool(strays or removed), "stopped": strays, "removed": removed}
@@ -395,7 +405,7 @@ class Instance:
 
     def process(self, name):
         """What systemd knows of an instance."""
-        wanted = ("ActiveState", "SubState", "NRestarts", "Result", "ExecMainStatus", "ControlGroup")
+        wanted = ("ActiveState", "SubState", "NRestarts", "Result", "ExecMainStatus", "ControlGroup", "NeedDaemonReload")
         command = ["systemctl", "show", *(f"--property={key}" for key in wanted), f"{self.app}@{name or 'none'}.service"]
         found = dict(line.split("=", 1) for line in self.module.run_command(command)[1].splitlines() if "=" in line)
         return {key: found.get(key, "") for key in wanted} | {"NRestarts": int(found.get("NRestarts") or 0)}
@@ -530,6 +540,12 @@ class Releases:
             history.write(json.dumps({"at": now(), "id": name, "by": by, "before": before}) + "\n")
         if os.path.exists(self.path("bad", name)):
             os.unlink(self.path("bad", name))
+
+    def mark_bad(self, name, reason):
+        if name and reason:
+            os.makedirs(self.path("bad"), exist_ok=True)
+            with open(self.path("bad", name), "w") as note:
+                note.write(f"{now()} {reason}\n")
 
     def point(self, link, name):
         if os.path.isdir(self.path(link)) and not os.path.islink(self.path(link)):

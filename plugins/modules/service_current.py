@@ -7,6 +7,7 @@ short_description: A service that runs the configuration on disk
 description:
   - Starts and enables a systemd service, and reloads or restarts it if a configuration file on disk is newer than the
     last time the service started or reloaded.
+  - If systemd has not read the service's unit since it changed, it is made to.
   - A service whose socket systemd holds (as Ubuntu has it for ssh) is neither started nor enabled; systemd starts it when
     it is needed. If that socket's own configuration is newer than the socket, systemd is made to listen anew.
   - It compares, where a handler remembers. A run that died after it wrote a file and before its handler leaves a daemon
@@ -41,7 +42,7 @@ options:
 """
 
 RETURN = r"""
-did: {description: "What was done: C(start), C(enable), C(reload), C(restart), C(listen).", type: list, returned: success}
+did: {description: "What was done: C(daemon-reload), C(start), C(enable), C(reload), C(restart), C(listen).", type: list, returned: success}
 """
 
 import os
@@ -68,7 +69,7 @@ def main():
         if module.check_mode:
             module.exit_json(changed=True, did=["enable", "start"])
         module.fail_json(msg=f"{name} is not installed on this host")
-    steps = []
+    steps = ["daemon-reload"] if service.is_stale else []
     if not socket.is_up:
         steps += ["enable"] if service.is_disabled else []
         steps += [] if service.is_up else ["start"]
@@ -87,11 +88,12 @@ class Unit:
     """What systemd knows of a unit; times are in microseconds."""
 
     def __init__(self, module, name):
-        wanted = ("LoadState", "UnitFileState", "ActiveState", "ActiveEnterTimestamp", "StateChangeTimestamp")
+        wanted = ("LoadState", "NeedDaemonReload", "UnitFileState", "ActiveState", "ActiveEnterTimestamp", "StateChangeTimestamp")
         command = ["systemctl", "show", "--timestamp=us+utc", *(f"--property={key}" for key in wanted), name]
         out = module.run_command(command, check_rc=True, environ_update={"LC_ALL": "C.UTF-8"})[1]
         found = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
         self.is_loaded = found.get("LoadState") == "loaded"
+        self.is_stale = found.get("NeedDaemonReload") == "yes"
         self.is_disabled = found.get("UnitFileState") == "disabled"
         self.is_up = found.get("ActiveState") in ("active", "reloading")
         self.up_since = microseconds(found.get("ActiveEnterTimestamp", ""))
@@ -152,6 +154,8 @@ def carry_out(module, name, steps):
     for step in steps:
         if step == "listen":
             listen_anew(module, name)
+        elif step == "daemon-reload":
+            run(module, name, "systemctl", step)
         else:
             run(module, name, "systemctl", step, name)
 

@@ -1,11 +1,9 @@
 """Wrong settings that only the host can tell, and runs that die midway."""
 
-import os
-import signal
 import time
 
 import pytest
-from sites import start
+from sites import during, kill
 
 
 @pytest.fixture(scope="module")
@@ -40,25 +38,10 @@ def test_a_wrong_sshd_option_is_refused_and_logins_go_on(kept):
     assert kept.play("playbooks/status.yml").ok
 
 
-def kill_at(site, words, playbook="deploy.yml", **variables):
-    """Kill a run as soon as it has begun the task of this name: nothing that it holds is given back, no handler runs."""
-    process = start(site, playbook, variables=variables)
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if line.startswith("TASK [") and words in line:
-            time.sleep(0.1)
-            os.killpg(process.pid, signal.SIGKILL)
-            break
-    process.stdout.close()
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, f"no task '{words}':\n{seen}"
-
-
 @pytest.mark.parametrize(
     "point",
     [
-        "Describe how a release runs",
+        "Make the app's folders",
         "Describe the site",
         "Run nginx with this configuration",
         "Lay out the release",
@@ -70,20 +53,21 @@ def kill_at(site, words, playbook="deploy.yml", **variables):
     ],
 )
 def test_a_run_that_was_killed_is_finished_by_the_next(kept, source, point):
-    """Between any two tasks, and between a change of nginx's configuration and its reload: the next run notices."""
+    """Ansible is killed in mid-run, also between a change of nginx's configuration and its reload: the site serves on, and the next
+    run finishes what that one began."""
     mark = f"x{time.time_ns()}"
     (source / "requirements.txt").write_text((source / "requirements.txt").read_text() + f"# {mark}\n")
     variables = {"app_source": str(source), "nginx_server_lines": [f"add_header X-Mark {mark};"]}
     kept.write(f"before the run was killed at {point}")
     count = kept.entries()
-    kill_at(kept, point, **variables)
+    assert not during(kept, point, kill, "deploy.yml", **variables)[0]
     assert kept.get("/healthz")[0] == 200, "what was live serves on"
     run = kept.play("deploy.yml", **variables)
     assert run.ok, run.output
     assert f"x-mark: {mark}" in kept.get("/healthz", "--head")[1], "nginx runs what is on the disk"
     assert mark in kept.host.check_output("cat /srv/sample/live/app/requirements.txt")
     assert kept.entries() == count
-    assert kept.host.check_output("systemctl list-units --plain --no-legend --state=active 'sample@*' | wc -l") == "1"
+    assert kept.instances() == [f"sample@{kept.live()}.service"]
     assert kept.host.check_output("systemctl --failed --no-legend") == ""
     run = kept.play("deploy.yml", **variables)
     assert run.ok and run.changed == 0, run.output

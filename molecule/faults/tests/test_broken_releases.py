@@ -1,6 +1,12 @@
-"""Releases that can't work: visitors never meet one, and the message says what to mend."""
+"""Releases that can't work: the run says what is wrong and what to do, the release is stopped and marked as bad, the one that
+was live serves on, and visitors notice nothing.
+"""
 
 import time
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("load")
 
 PAGES = "sample_app/pages.py"
 FACTORY = "sample_app/__init__.py"
@@ -16,7 +22,7 @@ def test_a_syntax_error(fault):
 def test_an_import_that_is_nowhere(fault):
     """A module is imported that isn't there."""
     fault.append(PAGES, "\nimport nothing_of_this_name\n")
-    fault.is_refused("ModuleNotFoundError: No module named 'nothing_of_this_name'", app_release_command="")
+    fault.is_refused("ModuleNotFoundError: No module named 'nothing_of_this_name'", "dependencies", app_release_command="")
 
 
 def test_a_dependency_that_was_forgotten(fault):
@@ -28,7 +34,7 @@ def test_a_dependency_that_was_forgotten(fault):
 def test_a_requirement_that_can_not_be_met(fault):
     """The requirements ask for a version that doesn't exist."""
     fault.append("requirements.txt", "Flask>=99\n")
-    fault.is_refused("Build the venv", "flask>=99", "your requirements are unsatisfiable")
+    fault.is_refused("Build the venv", "flask>=99", "your requirements are unsatisfiable", "Mend the app's dependencies")
 
 
 def test_a_package_that_can_not_be_built(fault):
@@ -41,7 +47,9 @@ def test_a_package_that_can_not_be_built(fault):
 def test_a_package_index_that_does_not_answer(fault):
     """The package index is down."""
     fault.append("requirements.txt", "# another venv\n")
-    fault.is_refused("Build the venv", "https://127.0.0.1:9/simple", python_venv_index_url="https://127.0.0.1:9/simple")
+    fault.is_refused(
+        "Build the venv", "https://127.0.0.1:9/simple", "See that the host can reach it", python_venv_index_url="https://127.0.0.1:9/simple"
+    )
 
 
 def test_an_app_that_exits_at_boot(fault):
@@ -50,8 +58,22 @@ def test_an_app_that_exits_at_boot(fault):
     fault.is_refused("/healthz gave no answer", "no licence found", app_release_command="", release_health_timeout_seconds=6)
 
 
+def test_a_site_that_fails_for_visitors(fault):
+    """The app does well on its own socket, and badly through nginx: the public check fails, and the link goes back by itself."""
+    fault.edit(PAGES, CHECK, f"    if request.headers.get('X-Real-IP'):\n        abort(500)\n{CHECK}")
+    fault.is_refused("/healthz answered 500", live="was live for a moment and is not any more")
+
+
+def test_an_app_that_fails_after_a_while(fault):
+    """The app answers well, and with 500 some seconds after it was made live: the link goes back by itself."""
+    fault.edit(PAGES, "import os\n", "import os\nimport time\n\nSTARTED = time.time()\n")
+    fault.edit(PAGES, CHECK, f"    if time.time() > STARTED + 6:\n        abort(500)\n{CHECK}")
+    run = fault.is_refused("/healthz answered 500, after it had answered well", live="and is not any more", release_watch_seconds=9)
+    assert run.tells("Make the release live, and watch the site")
+
+
 def test_an_app_that_exits_a_little_later(fault):
-    """The app answers well, and dies seconds after it was made live."""
+    """The app answers well, and dies some seconds after it was made live: the link goes back by itself."""
     fault.append(PAGES, "\nimport os, threading\nthreading.Timer(4, lambda: os.kill(os.getppid(), 9)).start()\n")
     fault.is_refused("was live for a moment and is not any more", live="is not any more", app_release_command="", release_watch_seconds=8)
 
@@ -62,6 +84,7 @@ def test_an_app_that_hangs_at_boot(fault):
     fault.is_refused("/healthz gave no answer within 5 seconds", app_release_command="", release_health_timeout_seconds=6)
 
 
+@pytest.mark.sample
 def test_a_health_page_that_says_500(fault):
     """The health page says that the app can't do its work."""
     fault.edit(PAGES, CHECK, "    raise RuntimeError('the mail server is not there')")
@@ -71,7 +94,7 @@ def test_a_health_page_that_says_500(fault):
 def test_a_health_page_that_is_not_there(fault):
     """The app has no page at app_health_path."""
     fault.append(PAGES, "\n# another release\n")
-    fault.is_refused("/health-check answered 404", app_health_path="/health-check", release_health_timeout_seconds=4)
+    fault.is_refused("/health-check answered 404", "app_health_path", app_health_path="/health-check", release_health_timeout_seconds=4)
 
 
 def test_a_health_page_that_is_too_slow(fault):
@@ -92,6 +115,7 @@ def test_a_release_command_that_fails(fault):
     fault.is_refused("Run the release command", "the schema is not ready", app_release_command="echo the schema is not ready; exit 3")
 
 
+@pytest.mark.sample
 def test_a_migration_that_fails_halfway(fault):
     """A migration fails at its second step, and the first can't be undone: the former release goes on with what is there."""
     fault.edit(
@@ -108,7 +132,27 @@ def upgrade():
     op.execute("insert into nowhere values (1)")
 """,
     )
-    fault.is_refused("Run the release command", "no such table: nowhere")
+    fault.is_refused("Run the release command", "no such table: nowhere", "See that app_release_command migrates it")
+
+
+def test_a_memory_limit_that_is_too_low(fault):
+    """The app gets less memory than it needs."""
+    fault.change()
+    # a limit that the lab's kernels know too; the app meets it as it would meet any other
+    fault.is_refused("the app", "Give it more memory", systemd_service_lines=["LimitAS=40M"], app_release_command="")
+
+
+def test_an_app_that_the_kernel_kills(fault):
+    """The app is killed when it starts, as the kernel does when memory runs out."""
+    fault.append(FACTORY, "\nimport os\nos.kill(os.getppid(), 9)\n")
+    fault.is_refused("the app was killed by signal 9", "Give it more memory", app_release_command="")
+
+
+@pytest.mark.sample
+def test_a_line_of_the_unit_that_systemd_does_not_know(fault):
+    """systemd_service_lines has a typing error: systemd itself would pass over it in silence."""
+    fault.change()
+    fault.is_refused("systemd does not understand", "Unknown key 'MemoryMaxx'", systemd_service_lines=["MemoryMaxx=512M"])
 
 
 def test_a_python_that_is_too_old(fault):

@@ -1,0 +1,43 @@
+"""The host goes down hard in mid-run: it comes back with a release that serves, and a plain rerun finishes what was begun."""
+
+import subprocess
+
+import pytest
+from sites import DOMAIN, during
+
+
+@pytest.mark.parametrize(
+    "step", ["Build the venv", "Run the release command", pytest.param("Make the release live, and watch", marks=pytest.mark.sample)]
+)
+def test_a_reboot(fault, step):
+    """The host reboots during the build, the migration or the cut-over."""
+    release = fault.change("requirements.txt") | {"release_watch_seconds": 5}
+    ok, output = during(fault.site, step, lambda process: fault.site.reboot(), **release)
+    assert not ok, output
+    is_back(fault, release)
+
+
+def test_a_reboot_during_the_drain(fault):
+    """The host reboots while the former release finishes its last requests: both start, the new one serves, the rerun ends the other."""
+    fault.append("sample_app/pages.py", '\n\n@pages.get("/slow")\ndef slow():\n    import time\n\n    time.sleep(20)\n    return "done"\n')
+    run = fault.site.release(fault.source)
+    assert run.ok, run.output
+    address = f"https://{DOMAIN}:{fault.site.port}/slow"
+    command = ["curl", "--silent", "--insecure", "--resolve", f"{DOMAIN}:{fault.site.port}:127.0.0.1", address]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as visitor:
+        release = fault.change()
+        ok, output = during(fault.site, "Let other instances finish", lambda process: fault.site.reboot(), **release)
+        visitor.kill()
+    assert not ok, output
+    is_back(fault, release)
+
+
+def is_back(fault, release):
+    site = fault.site
+    site.wait_until_well(60)
+    assert site.entries() >= fault.count
+    run = site.play("playbooks/release.yml", **release)
+    assert run.ok and site.live() != fault.before, run.output
+    again = site.play("deploy.yml", **release)
+    assert again.ok and again.changed == 0, again.output
+    assert site.host.check_output("systemctl --failed --no-legend") == ""

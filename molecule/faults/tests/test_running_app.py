@@ -1,0 +1,139 @@
+"""What happens to an app that serves: systemd, gunicorn and nginx put it right, and visitors notice little or nothing."""
+
+import re
+import subprocess
+import time
+
+import pytest
+from sites import DOMAIN, Load
+
+IN_FLIGHT = 12  # as many requests as the load has under way at a time
+
+
+@pytest.fixture
+def few_failures(site):
+    """Load, under which what was being worked on may be lost, and no more."""
+    load = Load(site, seconds=120)
+    time.sleep(1)
+    yield
+    time.sleep(1)
+    answers, errors = load.stop()
+    failed = sum(count for status, count in answers.items() if status not in (200, 303)) + len(errors)
+    print(f"\n{sum(answers.values())} requests: {answers}, errors {errors}")
+    assert failed <= IN_FLIGHT and sum(answers.values()) > 100, (answers, errors)
+
+
+def master(site):
+    return site.host.check_output(f"systemctl show --value --property=MainPID sample@{site.live()}")
+
+
+def workers(site):
+    return set(site.host.check_output(f"pgrep --parent {master(site)}").split())
+
+
+def seconds_until(condition, limit=30):
+    start = time.monotonic()
+    while time.monotonic() < start + limit:
+        if condition():
+            return time.monotonic() - start
+        time.sleep(0.1)
+    raise AssertionError(f"not within {limit} seconds")
+
+
+def is_well(site):
+    return site.get("/healthz")[0] == 200
+
+
+@pytest.mark.sample
+def test_workers_that_are_killed(site, few_failures):
+    """All workers are killed: they are replaced at once; only requests that they were working on are lost."""
+    before = workers(site)
+    site.host.check_output(f"kill -9 {' '.join(before)}")
+    assert seconds_until(lambda: len(workers(site) - before) == len(before) and is_well(site)) < 10
+
+
+def test_a_master_that_is_killed(site):
+    """The server's main process is killed: systemd starts it again within two seconds; until then nginx shows its own page."""
+    before = master(site)
+    site.host.check_output(f"kill -9 {before}")
+    assert seconds_until(lambda: is_well(site)) < 10
+    assert master(site) not in (before, "0")
+    assert site.play("playbooks/doctor.yml").tells("systemd started it again")
+
+
+@pytest.mark.sample
+def test_an_nginx_that_is_killed(site):
+    """nginx is killed: systemd starts it again within a second (the distribution's own unit would not)."""
+    site.host.check_output("kill -9 $(cat /run/nginx.pid)")
+    assert seconds_until(lambda: is_well(site)) < 10
+
+
+def test_a_worker_that_leaks(fault, load):
+    """A worker's memory grows: gunicorn_max_requests replaces it now and then, and no request is lost."""
+    fault.edit("sample_app/pages.py", "def index():\n", "def index():\n    LEAK.append(bytearray(100_000))\n")
+    fault.append("sample_app/pages.py", "\nLEAK = []\n")
+    run = fault.site.release(fault.source, gunicorn_max_requests=150)
+    assert run.ok, run.output
+    before = workers(fault.site)
+    assert seconds_until(lambda: not workers(fault.site) & before, 60) > 0
+
+
+def test_a_worker_that_hangs(fault):
+    """A worker hangs: it is replaced after gunicorn_timeout_seconds, and meanwhile the others serve."""
+    run = fault.site.release(fault.source, gunicorn_timeout_seconds=3, gunicorn_workers=3)
+    assert run.ok, run.output
+    stuck = min(workers(fault.site))
+    fault.site.host.check_output(f"kill -STOP {stuck}")
+    assert [fault.site.get("/", "--max-time", "2")[0] for _ in range(10)] == [200] * 10
+    assert seconds_until(lambda: stuck not in workers(fault.site) and len(workers(fault.site)) == 3) < 15
+
+
+def test_a_page_that_hangs(fault):
+    """A page of the app never answers: other visitors are served, and the next release does not wait for it for ever."""
+    fault.append("sample_app/pages.py", '\n\n@pages.get("/hang")\ndef hang():\n    import time\n\n    time.sleep(3600)\n')
+    assert fault.site.release(fault.source).ok
+    assert [fault.site.get("/hang", "--max-time", "1")[0] for _ in range(4)] == [0] * 4
+    assert fault.site.get("/", "--max-time", "2")[0] == 200
+    run = fault.site.play("playbooks/release.yml", **fault.change(), release_drain_seconds=2)
+    assert run.ok, run.output
+    assert seconds_until(lambda: len(fault.site.instances()) == 1, 90) < 60
+
+
+def test_slow_clients_by_the_hundred(site, load):
+    """Hundreds of clients send their requests a few bytes at a time (slowhttptest): others are served meanwhile as ever."""
+    site.host.check_output("apt-get install --quiet --quiet --assume-yes slowhttptest >/dev/null")
+    for kind in ("-H", "-B"):
+        attack = f"timeout 60 slowhttptest -c 400 -r 200 -i 5 -l 15 -p 3 {kind} -u https://localhost/entries"
+        with subprocess.Popen(["podman", "exec", "flaskhost-target", *attack.split()], stdout=subprocess.PIPE, text=True) as process:
+            time.sleep(5)
+            answers = [site.get("/", "--max-time", "2")[0] for _ in range(20)]
+            report = process.communicate()[0]
+        assert answers == [200] * 20
+        assert re.search(r"service available:\s+\S*YES", report), report
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        (["--header", "Expect:", "--data-binary", "@/work/big"], 413),
+        (["--header", f"X-Big: {'x' * 40_000}"], 400),
+        (["--header", "X-One: 1"] + [word for n in range(200) for word in ("--header", f"X-{n}: {'x' * 300}")], 400),
+    ],
+)
+def test_bodies_and_headers_that_are_too_large(site, load, tmp_path, options, status):
+    """A body or a header is larger than allowed: nginx refuses it, and the app never sees it."""
+    big = tmp_path / "big"
+    big.write_bytes(b"x" * (17 * 2**20))
+    options = [option.replace("/work/big", str(big)) for option in options]
+    assert site.get("/entries", "--http1.1", *options)[0] == status
+
+
+def test_a_url_that_is_too_long(site, load):
+    """A URL is longer than allowed: nginx refuses it."""
+    command = ["curl", "--silent", "--insecure", "--http1.1", "--resolve", f"{DOMAIN}:{site.port}:127.0.0.1"]
+    done = subprocess.run(
+        [*command, "--write-out", "%{http_code}", "--output", "/dev/null", f"https://{DOMAIN}:{site.port}/{'x' * 40_000}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "414"
