@@ -701,7 +701,8 @@ def read_link(path):
 
 
 def listing(path):
-    return sorted(os.listdir(path)) if os.path.isdir(path) else []
+    """Its folders."""
+    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir()) if os.path.isdir(path) else []
 
 
 def now():

@@ -8,14 +8,15 @@ under_load = pytest.mark.usefixtures("load")
 
 
 @contextlib.contextmanager
-def small(site, path, options, spare):
-    """A folder gets a file system of its own, with its content and not much more room."""
+def small(site, path, blocks="", inodes=""):
+    """A folder gets a file system of its own, with its content and room for so many more bytes or inodes."""
     host = site.host
-    used = host.check_output(
-        {"size": "du --summarize --block-size=1 %s | cut -f1", "nr_inodes": "du --summarize --inodes %s | cut -f1"}[options], path
-    )
-    host.check_output(f"mkdir -p /mnt/small && mount -t tmpfs -o mode=0751,{options}={int(used) + spare} tmpfs /mnt/small")
-    host.check_output(f"cp -a {path}/. /mnt/small && chown --reference={path} /mnt/small && chmod --reference={path} /mnt/small")
+    limit = "size=1g" if blocks else f"nr_inodes={inodes + int(host.check_output(f'du --summarize --inodes {path} | cut -f1'))}"
+    host.check_output(f"mkdir -p /mnt/small && mount -t tmpfs -o {limit} tmpfs /mnt/small && cp -a {path}/. /mnt/small")
+    host.check_output(f"chown --reference={path} /mnt/small && chmod --reference={path} /mnt/small")
+    if blocks:
+        free = int(host.check_output("df --output=avail --block-size=1 /mnt/small | tail -n 1"))
+        host.check_output(f"fallocate --length {free - blocks} /mnt/small/.filler")
     host.check_output(f"mount --bind /mnt/small {path}")
     try:
         yield
@@ -33,7 +34,7 @@ def test_a_disk_that_is_full(fault, folder):
     """The disk is full during the build: the half that was built is removed, so that what serves has room; the run says what to do."""
     fault.change("requirements.txt")
     room = {"venvs": 12 * 2**20, "releases": 2**16}[folder]
-    with small(fault.site, f"/srv/sample/{folder}", "size", room):
+    with small(fault.site, f"/srv/sample/{folder}", blocks=room):
         fault.is_refused("No space left on device", FULL)
         assert int(fault.site.host.check_output(f"df --output=avail --block-size=1 /srv/sample/{folder} | tail -n 1")) > room // 2
 
@@ -42,7 +43,7 @@ def test_a_disk_that_is_full(fault, folder):
 def test_a_disk_without_inodes(fault):
     """The disk has no inodes left: the same."""
     fault.change("requirements.txt")
-    with small(fault.site, "/srv/sample/venvs", "nr_inodes", 200):
+    with small(fault.site, "/srv/sample/venvs", inodes=200):
         fault.is_refused("No space left on device", FULL)
 
 
@@ -51,7 +52,7 @@ def test_no_room_on_var(fault):
     """/var is full, where packages are cached: the same."""
     fault.change("requirements.txt")
     fault.site.host.check_output("rm -rf /var/cache/sample/uv")
-    with small(fault.site, "/var/cache/sample", "size", 2**20):
+    with small(fault.site, "/var/cache/sample", blocks=2**20):
         fault.is_refused("os error 28", FULL)
 
 
@@ -98,11 +99,18 @@ def test_apt_is_busy_and_a_package_is_missing(fault):
     assert not host.service("apt-holder").is_running
 
 
+# what Ansible runs on the host sees another time; systemd-run alone would wait for ever under it
+YESTERDAY = """#!/bin/sh
+export FAKETIME_SKIP_CMDS=systemd-run
+exec faketime -f -1d /usr/bin/python3 "$@"
+"""
+
+
 def test_a_clock_that_is_a_day_behind(fault):
     """The clock is wrong by a day: a release goes live all the same, and doctor says what is wrong."""
     host = fault.site.host
     host.check_output("apt-get install --quiet --quiet --assume-yes faketime >/dev/null")
-    host.check_output("printf '#!/bin/sh\\nexec faketime -f -1d /usr/bin/python3 \"$@\"\\n' >/root/python && chmod +x /root/python")
+    host.check_output("printf '%%s' %s >/root/python && chmod +x /root/python", YESTERDAY)
     yesterday = {"ansible_python_interpreter": "/root/python"}
     assert fault.site.play("playbooks/doctor.yml", **yesterday).tells("clock", "seconds behind this machine's", "timedatectl")
     run = fault.site.play("deploy.yml", **fault.change(), **yesterday)
