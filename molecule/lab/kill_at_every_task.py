@@ -4,6 +4,8 @@
   kill_at_every_task.py release        a release with a change of nginx's settings, on a live host, under load
   kill_at_every_task.py first-deploy   on a host made anew each time, from bare to live
 
+As further words it takes the points to try (such as 10-20), and the host.
+
 Ansible has no word in it: its whole process group gets SIGKILL as soon as the task after is announced. Prints a line for
 each point, and "N of N converged"; ends with 1 if any did not.
 """
@@ -134,7 +136,7 @@ def main():
         sys.exit(__doc__)
     first, last = (int(number) for number in (sys.argv[2].split("-") if len(sys.argv) > 2 else ("1", "1000000")))
     with tempfile.TemporaryDirectory() as folder:
-        trial = kind(Site("target"), folder)
+        trial = kind(Site(sys.argv[3] if len(sys.argv) > 3 else "target"), folder)
         trial.prepare()
         tasks, ok, output = play(trial)
         assert ok, output

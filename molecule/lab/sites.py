@@ -127,7 +127,8 @@ def during(site, words, act, playbook="playbooks/release.yml", **variables):
     for line in process.stdout:
         output += line
         if not done and line.startswith("TASK [") and words in line:
-            time.sleep(0.1)
+            # announced is not yet begun: the connection is a moment later
+            time.sleep(0.4)
             act(process)
             done = True
             if act is kill:

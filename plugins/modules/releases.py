@@ -190,7 +190,7 @@ def main():
         supports_check_mode=True,
     )
     if module.check_mode and module.params["state"] != "read":
-        module.exit_json(changed=True)
+        module.exit_json(changed=module.params["state"] != "unlocked")
     instance = Instance(module)
     try:
         if module.params["state"] in ("up", "down", "live", "only"):

@@ -44,6 +44,7 @@ def test_the_same_source_is_the_same_release(site, source):
     first = site.release(source)
     second = site.release(source)
     assert first.ok and second.ok and second.changed == 0, second.output
+    assert not site.host.file("/srv/sample/lock").exists
 
 
 def test_a_setting_makes_a_release_and_rolls_back_with_it(site, source):

@@ -43,6 +43,7 @@ def fault(site, tmp_path):
     assert good.ok, good.output
     assert site.live() != fault.before and site.entries() >= fault.count
     assert site.instances() == [f"sample@{site.live()}.service"]
+    assert not site.host.file("/srv/sample/lock").exists
 
 
 class Fault:
