@@ -107,6 +107,9 @@ class FirstDeploy(Trial):
         name = f"flaskhost-{self.site.name}"
         found = subprocess.run(["podman", "inspect", "--format", "{{json .Config.CreateCommand}}", name], capture_output=True, check=True)
         subprocess.run(["podman", "rm", "--force", "--time", "0", name], capture_output=True, check=True)
+        # the connection that the last run left open leads nowhere now
+        for socket in Path("~/.ansible/cp").expanduser().glob("*"):
+            socket.unlink(missing_ok=True)
         # as molecule made it
         subprocess.run(json.loads(found.stdout), capture_output=True, check=True)
         self.site.host.check_output("for i in $(seq 150); do systemctl is-active --quiet ssh && exit 0; sleep 0.2; done; exit 1")
@@ -149,7 +152,7 @@ def main():
             bad += bool(why)
             print(
                 f"{point:3} of {len(tasks)}  {'NOT converged' if why else 'converged'}  {tasks[point - 1]}",
-                *why[:8],
+                *why,
                 sep="\n      ",
                 flush=True,
             )
@@ -168,13 +171,15 @@ def attempt(trial, point, wanted):
         return ["the site did not answer after the kill"]
     ok, output = play(trial)[1:]
     if not ok:
-        return ["the rerun failed:", *output.splitlines()[-60:]]
+        return ["the rerun failed:", *output.partition("fatal:")[2].splitlines()[:20]]
     try:
         why = differences(wanted, trial.fingerprint())
     except AssertionError as error:
         return [str(error)]
     again = play(trial)[2]
-    return why or ([] if "changed=0 " in again else ["one more run still changed something:", *re.findall(r"TASK.*\nchanged:.*", again)])
+    return why[:12] or (
+        [] if "changed=0 " in again else ["one more run still changed something:", *re.findall(r"TASK.*\nchanged:.*", again)]
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ short_description: A service that runs the configuration on disk
 description:
   - Starts and enables a systemd service, and reloads or restarts it if a configuration file on disk is newer than the
     last time the service started or reloaded.
-  - If systemd has not read the service's unit since it changed, it is made to.
+  - If systemd has not read the service's own unit or drop-ins, below C(/etc/systemd/system), since they changed, it is made to.
   - A service whose socket systemd holds (as Ubuntu has it for ssh) is neither started nor enabled; systemd starts it when
     it is needed. If that socket's own configuration is newer than the socket, systemd is made to listen anew.
   - It compares, where a handler remembers. A run that died after it wrote a file and before its handler leaves a daemon
@@ -51,6 +51,8 @@ from datetime import datetime, timezone
 
 from ansible.module_utils.basic import AnsibleModule
 
+UNITS = "/etc/systemd/system"
+
 
 def main():
     module = AnsibleModule(
@@ -69,7 +71,7 @@ def main():
         if module.check_mode:
             module.exit_json(changed=True, did=["enable", "start"])
         module.fail_json(msg=f"{name} is not installed on this host")
-    steps = ["daemon-reload"] if service.is_stale else []
+    steps = ["daemon-reload"] if is_behind(units_read(module), [f"{UNITS}/{name}.service", f"{UNITS}/{name}.service.d"]) else []
     if not socket.is_up:
         steps += ["enable"] if service.is_disabled else []
         steps += [] if service.is_up else ["start"]
@@ -88,16 +90,25 @@ class Unit:
     """What systemd knows of a unit; times are in microseconds."""
 
     def __init__(self, module, name):
-        wanted = ("LoadState", "NeedDaemonReload", "UnitFileState", "ActiveState", "ActiveEnterTimestamp", "StateChangeTimestamp")
-        command = ["systemctl", "show", "--timestamp=us+utc", *(f"--property={key}" for key in wanted), name]
-        out = module.run_command(command, check_rc=True, environ_update={"LC_ALL": "C.UTF-8"})[1]
-        found = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+        wanted = ("LoadState", "UnitFileState", "ActiveState", "ActiveEnterTimestamp", "StateChangeTimestamp")
+        found = show(module, wanted, name)
         self.is_loaded = found.get("LoadState") == "loaded"
-        self.is_stale = found.get("NeedDaemonReload") == "yes"
         self.is_disabled = found.get("UnitFileState") == "disabled"
         self.is_up = found.get("ActiveState") in ("active", "reloading")
         self.up_since = microseconds(found.get("ActiveEnterTimestamp", ""))
         self.changed = microseconds(found.get("StateChangeTimestamp", ""))
+
+
+def units_read(module):
+    """When systemd last read its units. (Its own word for a stale unit, NeedDaemonReload, misses a drop-in that is new.)"""
+    found = show(module, ("UnitsLoadTimestamp", "UnitsLoadStartTimestamp"))
+    return max(map(microseconds, found.values()))
+
+
+def show(module, wanted, *unit):
+    command = ["systemctl", "show", "--timestamp=us+utc", *(f"--property={key}" for key in wanted), *unit]
+    out = module.run_command(command, check_rc=True, environ_update={"LC_ALL": "C.UTF-8"})[1]
+    return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
 
 
 def microseconds(text):
