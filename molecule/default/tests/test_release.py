@@ -105,15 +105,6 @@ def test_a_site_that_fails_after_the_cut_over_goes_back_by_itself(site, source):
     assert run.tells("was live for a moment and is not any more", "/healthz answered 500")
 
 
-def test_old_pages_still_find_their_files(site, source):
-    (source / "sample_app/static/only-in-this-release.txt").write_text("here")
-    assert site.release(source).ok
-    (source / "sample_app/static/only-in-this-release.txt").unlink()
-    assert site.release(source).ok
-    assert site.get("/static/only-in-this-release.txt") == (200, "here")
-    assert site.get("/static/never-there.txt")[0] == 404
-
-
 def test_roll_back_to_a_release_that_is_not_kept_is_refused(site):
     before = site.live()
     run = site.play("playbooks/rollback.yml", release_to="0000000000-00000000")

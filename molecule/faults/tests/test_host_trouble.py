@@ -125,7 +125,7 @@ MINE = "/etc/nginx/sites-enabled/sample.conf"
 
 @under_load
 def test_owners_and_modes_that_were_changed(fault):
-    """Somebody changed owners, modes and the app's shell: they are put right."""
+    """Somebody changed owners and modes: they are put right."""
     host = fault.site.host
     host.check_output(f"chmod 0777 /srv/sample {MINE} && chown www-data /var/cache/sample {MINE}")
     run = fault.site.play("playbooks/provision.yml")

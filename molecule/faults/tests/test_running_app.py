@@ -99,6 +99,18 @@ def test_a_page_that_hangs(fault):
     assert seconds_until(lambda: len(fault.site.instances()) == 1, 90) < 60
 
 
+@pytest.mark.sample
+def test_a_page_of_the_former_release(fault, load):
+    """A visitor still has a page of the former release open: its static files are found, though the live release hasn't got them."""
+    file = fault.source / "sample_app/static/only-in-this-release.txt"
+    file.write_text("here")
+    assert fault.site.release(fault.source).ok
+    file.unlink()
+    assert fault.site.release(fault.source).ok
+    assert fault.site.get("/static/only-in-this-release.txt") == (200, "here")
+    assert fault.site.get("/static/never-there.txt")[0] == 404
+
+
 def test_slow_clients_by_the_hundred(site, load):
     """Hundreds of clients send their requests a few bytes at a time (slowhttptest): others are served meanwhile as ever."""
     site.host.check_output("apt-get install --quiet --quiet --assume-yes slowhttptest >/dev/null")
