@@ -147,15 +147,27 @@ def kill(process):
 class Load:
     """GET and POST requests at a steady pace while something happens; counts what failed."""
 
-    def __init__(self, site, seconds=60):
+    def __init__(self, site, seconds=60, pace=5):
         # hey takes the TLS server name from the URL, so it asks for the site's other name
         name = f"https://localhost:{site.port}"
         common = ["hey", "-z", f"{seconds}s", "-t", "20", "-disable-redirects"]
         self.commands = [
             subprocess.Popen([*common, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             for words in (
-                ["-c", "8", "-q", "25", f"{name}/"],
-                ["-c", "4", "-q", "10", "-m", "POST", "-T", "application/x-www-form-urlencoded", "-d", "text=load", f"{name}/entries"],
+                ["-c", "8", "-q", str(5 * pace), f"{name}/"],
+                [
+                    "-c",
+                    "4",
+                    "-q",
+                    str(2 * pace),
+                    "-m",
+                    "POST",
+                    "-T",
+                    "application/x-www-form-urlencoded",
+                    "-d",
+                    "text=load",
+                    f"{name}/entries",
+                ],
             )
         ]
 
