@@ -145,7 +145,7 @@ def kill(process):
 
 
 class Load:
-    """GET and POST requests at a steady pace while something happens; counts what failed."""
+    """GET and POST requests while something happens, 48 a second at most for each step of `pace`; counts what failed."""
 
     def __init__(self, site, seconds=60, pace=5):
         # hey takes the TLS server name from the URL, so it asks for the site's other name

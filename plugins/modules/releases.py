@@ -36,7 +36,7 @@ options:
     choices: [read, up, down, live, only, unlocked]
     required: true
   ask:
-    description: With V(read), ask for the site's health page, as V(live) does.
+    description: With V(read), ask for the site's health page, as V(live) does, and see what the live instance takes.
     type: bool
     default: false
   restart:
@@ -128,8 +128,8 @@ cut_over: {description: "The live release's line of the history; empty if there 
 dangling: {description: Whether the live release has no folder any more., type: bool, returned: state is read}
 edited: {description: Files of the live release that were changed since it was built., type: list, returned: state is read}
 unfinished: {description: Releases whose build did not come to its end., type: list, returned: state is read}
-memory_mb: {description: Memory that the live instance takes., type: int, returned: state is read}
-restarts: {description: How often systemd has started the live instance again., type: int, returned: state is read}
+memory_mb: {description: Memory that the live instance takes., type: int, returned: state is read and O(ask)}
+restarts: {description: How often systemd has started the live instance again., type: int, returned: state is read and O(ask)}
 health: {description: "What is wrong with the health page; empty if nothing is.", type: str, returned: state is read and O(ask)}
 history: {description: "The last cut-overs, oldest first.", type: list, returned: state is read}
 removed: {description: Releases and venvs that were removed., type: list, returned: state is only}
@@ -243,10 +243,11 @@ class Instance:
             "ansible_facts": facts,
             "taken_over": taken_over,
             "held_by": read_json(releases.path("lock")),
-            "memory_mb": self.memory_mb(live),
-            "restarts": self.process(live)["NRestarts"],
-            "health": Page(self.params).ask() if self.params["ask"] else "",
+            **(self.judge(live) if self.params["ask"] else {}),
         }
+
+    def judge(self, live):
+        return {"memory_mb": self.memory_mb(live), "restarts": self.process(live)["NRestarts"], "health": Page(self.params).ask()}
 
     def unlocked(self):
         path = self.releases.path("lock")
