@@ -119,4 +119,4 @@ def test_the_site_answers_to_its_names_and_serves_its_static_files(rendered):
     site = rendered("Debian13", "site.conf")
     assert site.count("server_name shop.example www.shop.example;") == 2
     assert "location ^~ /assets/ {" in site
-    assert "server unix:/srv/shop/live/wsgi.sock fail_timeout=0;" in site
+    assert "server unix:/srv/shop/live/wsgi.sock max_fails=0;" in site

@@ -108,8 +108,7 @@ class FirstDeploy(Trial):
         found = subprocess.run(["podman", "inspect", "--format", "{{json .Config.CreateCommand}}", name], capture_output=True, check=True)
         subprocess.run(["podman", "rm", "--force", "--time", "0", name], capture_output=True, check=True)
         # the connection that the last run left open leads nowhere now
-        for socket in Path("~/.ansible/cp").expanduser().glob("*"):
-            socket.unlink(missing_ok=True)
+        self.site.environment = {"ANSIBLE_SSH_CONTROL_PATH_DIR": tempfile.mkdtemp(dir=self.folder)}
         # as molecule made it
         subprocess.run(json.loads(found.stdout), capture_output=True, check=True)
         self.site.host.check_output("for i in $(seq 150); do systemctl is-active --quiet ssh && exit 0; sleep 0.2; done; exit 1")

@@ -34,6 +34,7 @@ class Site:
         self.name = name
         self.scenario, self.address, self.port = SITES[name]
         self.host = testinfra.get_host(f"podman://flaskhost-{name}")
+        self.environment = {}  # of ansible-playbook
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -111,7 +112,7 @@ def start(site, playbook, options=(), variables=None):
     return subprocess.Popen(
         command,
         cwd=PROJECT,
-        env={**os.environ, **PLAIN},
+        env={**os.environ, **PLAIN, **site.environment},
         text=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
