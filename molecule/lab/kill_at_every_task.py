@@ -109,8 +109,9 @@ class FirstDeploy(Trial):
         subprocess.run(["podman", "rm", "--force", "--time", "0", name], capture_output=True, check=True)
         # the connection that the last run left open leads nowhere now
         self.site.environment = {"ANSIBLE_SSH_CONTROL_PATH_DIR": tempfile.mkdtemp(dir=self.folder)}
-        # as molecule made it
+        # as molecule made it; but it has another MAC address, which this machine has to learn
         subprocess.run(json.loads(found.stdout), capture_output=True, check=True)
+        subprocess.run(["ip", "neighbour", "flush", "to", self.site.address], capture_output=True, check=True)
         self.site.host.check_output("for i in $(seq 150); do systemctl is-active --quiet ssh && exit 0; sleep 0.2; done; exit 1")
 
 
