@@ -159,7 +159,9 @@ def main():
         if load:
             answers, errors = load.stop()
             print(f"{sum(answers.values())} requests meanwhile: {answers}, errors {errors}")
-            bad += bool(errors) or set(answers) > {200, 303}
+            # each trial reloads nginx, which then closes idle connections, be it just when a client sends on one (from 1.27.4
+            # on, keepalive_min_timeout prevents it); an answer that isn't good has no such excuse
+            bad += not set(answers) <= {200, 303}
     print(f"{len(points) - bad} of {len(points)} converged ({sys.argv[1]})")
     sys.exit(bool(bad))
 
