@@ -70,12 +70,12 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 
 molecule: .venv/ready ## the roles on bare hosts in containers, and a sample of what can go wrong
 	@$(LAB) setup $(OLDER) $(NEWER)
-	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule test -s default
-	@FLASKHOST_FAULTS=sample FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule test -s faults
+	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
+	@FLASKHOST_FAULTS=sample FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 
 test-faults: .venv/ready ## all that can go wrong, under load (about half an hour)
 	@$(LAB) setup $(NEWER)
-	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule test -s faults
+	@FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 
 test-kills: .venv/ready ## kill a run after every one of its tasks in turn (some hours)
 	@$(LAB) setup $(NEWER)
