@@ -71,7 +71,7 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 molecule: .venv/ready ## the roles on bare hosts in containers, and a sample of what can go wrong
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
-	@FLASKHOST_FAULTS=sample FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
+	@PYTEST_ADDOPTS='-m sample' FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 
 test-faults: .venv/ready ## all that can go wrong, under load (about half an hour)
 	@$(LAB) setup $(NEWER)
