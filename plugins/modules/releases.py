@@ -431,7 +431,7 @@ class Instance:
 
     def last_words(self):
         command = ["journalctl", "--unit", self.unit, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
-        return self.module.run_command(command)[1].strip().splitlines()
+        return without_farewell(self.module.run_command(command)[1].strip().splitlines())
 
     def systemctl(self, *words):
         code, out, err = self.module.run_command(["systemctl", "--quiet", *words])
@@ -445,15 +445,35 @@ def available_mb():
     return (int(found.get("MemAvailable:", 0)) + int(found.get("SwapFree:", 0))) // 1024
 
 
+def without_farewell(lines):
+    """gunicorn takes its leave with tracebacks of its own, long enough to hide why."""
+    kept, traceback = [], []
+    for line in lines:
+        if line.startswith("Traceback (most recent call last)"):
+            traceback = [line]
+        elif not traceback:
+            kept.append(line)
+        elif line.strip() and not line.startswith(" "):
+            if "HaltServer" in line:
+                # that it came of another of them, too
+                while kept and (not kept[-1].strip() or kept[-1].startswith("During handling of the above exception")):
+                    kept.pop()
+            else:
+                kept += [*traceback, line]
+            traceback = []
+        else:
+            traceback.append(line)
+    return kept + traceback
+
+
 def last_exception(lines):
-    """What ended the app, if Python said so; the server's own farewell isn't it."""
+    """What ended the app, if Python said so."""
     found, traceback = "", False
     for line in lines:
         if line.startswith("Traceback (most recent call last)"):
             traceback = True
         elif traceback and line.strip() and not line.startswith(" "):
-            traceback = False
-            found = found if "HaltServer" in line else line
+            traceback, found = False, line
     return found
 
 
