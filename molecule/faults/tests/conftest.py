@@ -3,7 +3,9 @@
 A test's docstring says what goes wrong, and after the colon what happens then: docs/reliability.md is made of them.
 """
 
+import re
 import time
+from collections import Counter
 
 import pytest
 from sites import Load, Site, copy_of_sample_app
@@ -18,20 +20,27 @@ def site():
 def load(site):
     """GET and POST requests all the while; none may fail."""
     load = Load(site, seconds=600)
-    yield
+    load.nginx_is_reloaded = False
+    yield load
     answers, errors = load.stop()
+    # nginx closes idle connections then, be it just when a client sends on one (docs/operate.md)
+    closed = [error for error in errors if load.nginx_is_reloaded and re.search("EOF|reset by peer|broken pipe", error)]
     for answer, count in answers.items():
-        COUNTS[answer in (200, 303)] += count
-    COUNTS[False] += len(errors)
-    assert not errors
+        COUNTS["answered" if answer in (200, 303) else "failed"] += count
+    COUNTS["closed"] += len(closed)
+    COUNTS["failed"] += len(errors) - len(closed)
+    assert errors == closed
     assert set(answers) <= {200, 303} and answers, answers
 
 
-COUNTS = {True: 0, False: 0}
+COUNTS = Counter()
 
 
 def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(f"{COUNTS[True]} requests were answered during these faults, {COUNTS[False]} failed.")
+    terminalreporter.write_line(
+        f"{COUNTS['answered']} requests were answered during these faults, {COUNTS['failed']} failed; "
+        f"{COUNTS['closed']} met a connection that nginx closed as it was reloaded."
+    )
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def test_a_url_that_is_too_long(site, load):
     """A URL is longer than allowed: nginx refuses it."""
     command = ["curl", "--silent", "--insecure", "--http1.1", "--resolve", f"{DOMAIN}:{site.port}:127.0.0.1"]
     done = subprocess.run(
-        [*command, "--write-out", "%{http_code}", "--output", "/dev/null", f"https://{DOMAIN}:{site.port}/{'x' * 40_000}"],
+        [*command, "--write-out", "%{http_code}", "--output", "/dev/null", f"https://{DOMAIN}:{site.port}/{'x' * 10_000}"],
         capture_output=True,
         text=True,
     )
