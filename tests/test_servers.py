@@ -1,0 +1,288 @@
+"""Whichever server serves it, the app is the same, is reached the same way, and its visitors are never cut off."""
+
+import configparser
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import yaml
+from conftest import PROJECT, plugin
+
+SERVERS = ["gunicorn", "uwsgi", "waitress", "granian", "uvicorn", "mod_wsgi"]
+MODULE = 'shop.web:create_app("the shop")'
+# a value that a shell would take apart
+TRICKY = "a 'b' $HOME \"c\""
+
+
+@pytest.fixture(scope="session")
+def contracts(tmp_path_factory):
+    """What each server's role says, on a host as most are (plain), and with settings of its owner's on a small one (own)."""
+    folder = tmp_path_factory.mktemp("servers")
+    provision = yaml.safe_load((PROJECT / "playbooks/provision.yml").read_text())[0]
+    hosts = {}
+    for server in SERVERS:
+        base = {"server": server, "release_root": str(folder / server), "release_command": ""}
+        hosts[f"{server}-plain"] = {**base, "memory": 2000, "app_module": "wsgi:app"}
+        own = {f"{server}_settings": {"own-setting": TRICKY, "own-flag": True, "own-number": 7}}
+        hosts[f"{server}-own"] = {**base, "memory": 460, "app_module": MODULE, **own}
+    settings = {
+        "ansible_connection": "local",
+        "ufw_packages": ["ufw"],
+        "nginx_packages": ["nginx"],
+        "python_venv_packages": ["python3"],
+        "python_venv_extra_packages": [],
+        "installed": provision["vars"]["base_packages_of_other_roles"],
+    }
+    contract = {
+        "server": "{{ release_server }}",
+        "installed": "{{ installed }}",
+        "files": "{{ release_server.files | combine({"
+        "'start': lookup('ansible.builtin.template', templates ~ 'start.j2'),"
+        "'flaskhost_app.py': lookup('ansible.builtin.template', templates ~ 'flaskhost_app.py.j2')}) }}",
+    }
+    tasks = [
+        {"ansible.builtin.set_fact": {"ansible_facts": {"processor_vcpus": 2, "memtotal_mb": "{{ memory }}"}}},
+        {"ansible.builtin.include_role": {"name": "{{ server }}"}},
+        {
+            "ansible.builtin.copy": {
+                "dest": f"{folder}/{{{{ inventory_hostname }}}}.json",
+                "mode": "0600",
+                "content": "{{ contract | to_json }}",
+            },
+            "vars": {"contract": contract, "templates": f"{PROJECT}/roles/release/templates/"},
+        },
+    ]
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": settings}}))
+    (folder / "book.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(folder / "book.yml"), "--forks", "4"]
+    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {host: json.loads((folder / f"{host}.json").read_text()) for host in hosts}
+
+
+@pytest.fixture
+def release(contracts, tmp_path):
+    """A release on disk, in an environment as its unit gives it; programs of the venv are stood in for."""
+
+    class Release:
+        folder, run = tmp_path / "release", tmp_path / "run"
+        programs, said = tmp_path / "bin", tmp_path / "said"
+
+        def __init__(self):
+            for folder in (self.folder / "app", self.run, self.programs):
+                folder.mkdir(parents=True)
+
+        def of(self, host):
+            for name, content in contracts[host]["files"].items():
+                # a release is found by the folder of its app; here it is this one
+                (self.folder / name).write_text(re.sub(r"^RELEASE=.*", f"RELEASE={self.folder}", content, flags=re.MULTILINE))
+            return self
+
+        def program(self, name, text):
+            path = self.programs / name
+            path.write_text(f"#!{sys.executable}\n" + textwrap.dedent(text))
+            path.chmod(0o755)
+
+        def start(self, **options):
+            environment = {
+                "PATH": f"{self.programs}:/usr/bin:/bin",
+                "RUNTIME_DIRECTORY": str(self.run),
+                "APP_RELEASE": "r1",
+                "SAID": str(self.said),
+            }
+            return subprocess.Popen(["sh", str(self.folder / "start")], cwd=self.folder / "app", env=environment, **options)
+
+        def command(self, name):
+            """How the start script calls the server."""
+            self.program(name, f"import json, os, sys; open({str(self.said)!r}, 'w').write(json.dumps(sys.argv[1:]))")
+            assert self.start().wait(10) == 0
+            return json.loads(self.said.read_text())
+
+    return Release()
+
+
+def test_every_server_can_be_chosen():
+    rule = plugin("action/settings_check").server
+    assert [server for server in SERVERS if rule(server, {})] == []
+    assert all(server in rule("apache", {}) for server in SERVERS)
+
+
+def test_settings_alike_in_meaning_are_alike_in_name():
+    alike = ["requirement", "packages", "workers", "threads", "timeout_seconds", "graceful_timeout_seconds", "max_requests", "settings"]
+    own = {"gunicorn_worker_class", "uwsgi_cheaper"}
+    for server in SERVERS:
+        names = yaml.safe_load((PROJECT / f"roles/{server}/defaults/main.yml").read_text())
+        assert {name for name in names if name.removeprefix(f"{server}_") not in alike} <= own
+        assert {f"{server}_requirement", f"{server}_settings", f"{server}_graceful_timeout_seconds"} <= set(names)
+
+
+# -- the app ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("server", [server for server in SERVERS if server != "gunicorn"])
+def test_a_factory_is_called_with_its_arguments(release, server):
+    """In a process of its own: the app's folder is the current one, and is found first."""
+    release.of(f"{server}-own")
+    (release.folder / "app/shop").mkdir()
+    (release.folder / "app/shop/__init__.py").touch()
+    (release.folder / "app/shop/web.py").write_text("def create_app(name):\n    return f'made for {name}'\n")
+    assert application(release) == "made for the shop"
+
+
+@pytest.mark.parametrize("name", ["wsgi", "app", "application"])
+def test_an_object_is_served_whatever_its_module_is_called(release, contracts, name):
+    release.of("granian-plain")
+    path = release.folder / "flaskhost_app.py"
+    path.write_text(path.read_text().replace("import wsgi ", f"import {name} "))
+    (release.folder / f"app/{name}.py").write_text("app = 'the app'\n")
+    assert application(release) == "the app"
+
+
+def application(release):
+    command = [sys.executable, "-c", "import flaskhost_app; print(flaskhost_app.application)"]
+    environment = {"PYTHONPATH": str(release.folder)}
+    return subprocess.run(command, cwd=release.folder / "app", env=environment, text=True, capture_output=True, check=True).stdout.strip()
+
+
+# -- the start line ----------------------------------------------------------------------------------------------------
+
+
+def test_gunicorn_calls_the_factory_itself(release):
+    assert release.of("gunicorn-own").command("gunicorn")[-1] == MODULE
+
+
+@pytest.mark.parametrize(
+    ("server", "app"),
+    [("uwsgi", None), ("granian", "{}/flaskhost_app.py:application"), ("uvicorn", "flaskhost_app:application")],
+)
+def test_a_server_opens_the_socket_and_loads_the_app(release, server, app):
+    words = release.of(f"{server}-plain").command(server)
+    assert any(str(release.run / "wsgi.sock") in word for word in words)
+    if app:
+        assert words[-1] == app.format(release.folder)
+    else:
+        assert words[words.index("--ini") + 1] == str(release.folder / "uwsgi.ini")
+
+
+@pytest.mark.parametrize("server", ["granian", "uvicorn"])
+def test_an_owners_settings_reach_the_server_whole(release, server):
+    words = release.of(f"{server}-own").command(server)
+    assert words[words.index("--own-setting") + 1] == TRICKY
+    assert words[words.index("--own-number") + 1] == "7"
+    assert words[words.index("--own-flag") + 1].startswith("--")
+
+
+def test_nothing_is_given_up_by_uwsgi_that_nginx_would_still_wait_for(contracts):
+    settings = ini(contracts["uwsgi-plain"])
+    timeout = yaml.safe_load((PROJECT / "roles/nginx/defaults/main.yml").read_text())["nginx_app_timeout_seconds"]
+    assert int(settings["harakiri"]) >= timeout
+
+
+def test_uwsgi_is_what_the_course_teaches_where_there_is_room(contracts):
+    settings = ini(contracts["uwsgi-plain"])
+    assert (settings["processes"], settings["master"], settings["need-app"]) == ("6", "true", "true")
+    assert ini(contracts["uwsgi-own"])["processes"] == "3"
+    assert ini(contracts["uwsgi-own"])["own-setting"] == TRICKY
+    assert ini(contracts["uwsgi-own"])["own-flag"] == "true"
+
+
+def test_a_uwsgi_worker_is_not_bound_to_an_idle_connection(contracts):
+    assert ini(contracts["uwsgi-plain"])["add-header"] == "Connection: close"
+
+
+def ini(contract):
+    parser = configparser.ConfigParser(interpolation=None, delimiters=["="], comment_prefixes=["#", ";"])
+    parser.read_string(contract["files"]["uwsgi.ini"])
+    return parser["uwsgi"]
+
+
+def test_the_host_gets_the_packages_that_a_server_needs(contracts):
+    assert contracts["gunicorn-plain"]["installed"] == ["ufw", "nginx", "python3"]
+    assert {"apache2-bin", "apache2-dev", "gcc"} <= set(contracts["mod_wsgi-plain"]["installed"])
+    # Apache as the distribution runs it would take nginx's ports
+    assert "apache2" not in contracts["mod_wsgi-plain"]["installed"]
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+WAITRESS = """
+    import time
+    from types import SimpleNamespace
+
+    channel = SimpleNamespace(requests=["in flight"], request=None, total_outbufs_len=0)
+    started = time.monotonic()
+
+    def loop(timeout, map, use_poll, count):
+        open("looping", "w").close()
+        time.sleep(0.05)
+        if time.monotonic() - started > 1.5:
+            channel.requests = []
+            open("answered", "w").close()
+
+    def create_server(application, **settings):
+        assert application == "the app" and settings["unix_socket"].endswith("/wsgi.sock")
+        assert settings["unix_socket_perms"] == "660"
+        return SimpleNamespace(
+            active_channels={1: channel}, adj=SimpleNamespace(asyncore_use_poll=True), asyncore=SimpleNamespace(loop=loop), _map={}
+        )
+"""
+
+
+def test_waitress_answers_what_it_accepted_before_it_ends(release):
+    release.of("waitress-plain")
+    release.program("python", f"import os, sys; os.execv({sys.executable!r}, ['python', *sys.argv[1:]])")
+    (release.folder / "waitress.py").write_text(textwrap.dedent(WAITRESS))
+    (release.folder / "app/wsgi.py").write_text("app = 'the app'\n")
+    server = release.start()
+    wait_for(release.folder / "app/looping")
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(10) == 0
+    assert (release.folder / "app/answered").exists()
+
+
+APACHE = """
+    import json, os, signal, sys, time
+
+    def end(*_):
+        open(os.environ["SAID"], "a").write("drained")
+        sys.exit()
+
+    signal.signal(signal.SIGWINCH, end)
+    open(os.environ["SAID"] + ".words", "w").write(json.dumps(sys.argv[1:]))
+    open(os.environ["SAID"], "w").close()
+    signal.pause()
+"""
+PYTHON = """
+    import sys, time
+    if sys.argv[1] == "-c":
+        print(12345)
+    else:
+        time.sleep(20)
+"""
+
+
+def test_apache_is_asked_to_finish_not_to_stop(release):
+    release.of("mod_wsgi-own").program("mod_wsgi-express", APACHE)
+    release.program("python", PYTHON)
+    server = release.start()
+    wait_for(release.said)
+    words = json.loads((release.said.parent / "said.words").read_text())
+    assert words[:2] == ["start-server", str(release.folder / "flaskhost_app.py")]
+    assert words[words.index("--port") + 1] == "12345"
+    assert words[words.index("--own-setting") + 1] == TRICKY
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(10) is not None
+    assert release.said.read_text() == "drained"
+
+
+def wait_for(path):
+    end = time.monotonic() + 10
+    while not os.path.exists(path):
+        assert time.monotonic() < end, f"{path} never came"
+        time.sleep(0.02)
