@@ -146,7 +146,8 @@ def test_an_object_is_served_whatever_its_module_is_called(release, contracts, n
 
 def application(release):
     command = [sys.executable, "-c", "import flaskhost_app; print(flaskhost_app.application)"]
-    environment = {"PYTHONPATH": str(release.folder)}
+    # the folder that Python itself would add is not there for a server's workers
+    environment = {"PYTHONPATH": str(release.folder), "PYTHONSAFEPATH": "1"}
     return subprocess.run(command, cwd=release.folder / "app", env=environment, text=True, capture_output=True, check=True).stdout.strip()
 
 
