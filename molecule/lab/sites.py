@@ -13,12 +13,16 @@ import testinfra
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOMAIN = "flaskhost.test"
-# each site's scenario, its address on the lab's network, its published port of https
+# for each site: its scenario, its host, that host's address on the lab's network and published port of https
 SITES = {
-    "older": ("default", "10.207.0.12", 44312),
-    "newer": ("default", "10.207.0.13", 44313),
-    "target": ("faults", "10.207.2.20", 44320),
+    "older": ("default", "older", "10.207.0.12", 44312),
+    "newer": ("default", "newer", "10.207.0.13", 44313),
+    "target": ("faults", "target", "10.207.2.20", 44320),
 }
+SERVERS = ("gunicorn", "uwsgi", "waitress", "granian", "mod_wsgi", "uvicorn")
+for server in SERVERS:
+    SITES[f"{server}-older"] = ("servers", "servers-older", "10.207.4.12", 44342)
+    SITES[f"{server}-newer"] = ("servers", "servers-newer", "10.207.4.13", 44343)
 # not for a person's eyes, and the same for all runs
 PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
 
@@ -30,18 +34,21 @@ def copy_of_sample_app(copy):
 
 
 class Site:
-    def __init__(self, name):
-        self.name = name
-        self.scenario, self.address, self.port = SITES[name]
-        self.host = testinfra.get_host(f"podman://flaskhost-{name}")
+    """An app on a host."""
+
+    def __init__(self, name, app="sample", domain=DOMAIN):
+        self.name, self.app, self.domain = name, app, domain
+        self.scenario, self.machine, self.address, self.port = SITES[name]
+        self.host = testinfra.get_host(f"podman://flaskhost-{self.machine}")
+        self.root = f"/srv/{app}"
         self.environment = {}  # of ansible-playbook
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
     def get(self, path="/", *options):
         """Status and body, through nginx, over TLS, as a browser asks."""
-        url = f"https://{DOMAIN}:{self.port}{path}"
-        command = ["curl", "--silent", "--insecure", "--max-time", "15", "--resolve", f"{DOMAIN}:{self.port}:127.0.0.1"]
+        url = f"https://{self.domain}:{self.port}{path}"
+        command = ["curl", "--silent", "--insecure", "--max-time", "15", "--resolve", f"{self.domain}:{self.port}:127.0.0.1"]
         done = subprocess.run([*command, *options, "--write-out", "\n%{http_code}", url], capture_output=True, text=True)
         body, _, status = done.stdout.rpartition("\n")
         return int(status), body
@@ -51,10 +58,10 @@ class Site:
         assert status == 303, body
 
     def live(self):
-        return self.host.check_output("basename $(readlink /srv/sample/live)")
+        return self.host.check_output(f"basename $(readlink {self.root}/live)")
 
     def former(self):
-        return self.host.check_output("basename $(readlink /srv/sample/former)")
+        return self.host.check_output(f"basename $(readlink {self.root}/former)")
 
     def entries(self):
         return json.loads(self.get("/entries.json")[1])["count"]
@@ -69,7 +76,7 @@ class Site:
 
     def instances(self):
         """The app's units that run."""
-        command = "systemctl list-units --plain --no-legend --state=active,activating 'sample@*' | cut -d' ' -f1"
+        command = f"systemctl list-units --plain --no-legend --state=active,activating '{self.app}@*' | cut -d' ' -f1"
         return self.host.check_output(command).split()
 
     # -- doing ----------------------------------------------------------------------------------------------------
@@ -82,7 +89,7 @@ class Site:
 
     def reboot(self):
         """The host goes down hard, and comes up again."""
-        subprocess.run(["podman", "restart", "--time", "0", f"flaskhost-{self.name}"], check=True, capture_output=True)
+        subprocess.run(["podman", "restart", "--time", "0", f"flaskhost-{self.machine}"], check=True, capture_output=True)
         self.host.check_output(
             "for i in $(seq 150); do systemctl is-system-running | grep -Eq 'running|degraded' && exit 0; sleep 0.2; done; exit 1"
         )
@@ -148,14 +155,14 @@ def kill(process):
 class Load:
     """GET and POST requests while something happens, 48 a second at most for each step of `pace`; counts what failed."""
 
-    def __init__(self, site, seconds=60, pace=5):
+    def __init__(self, site, seconds=60, pace=5, path="/", post="/entries"):
         # hey takes the TLS server name from the URL, so it asks for the site's other name
         name = f"https://localhost:{site.port}"
         common = ["hey", "-z", f"{seconds}s", "-t", "20", "-disable-redirects"]
         self.commands = [
             subprocess.Popen([*common, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             for words in (
-                ["-c", "8", "-q", str(5 * pace), f"{name}/"],
+                ["-c", "8", "-q", str(5 * pace), f"{name}{path}"],
                 [
                     "-c",
                     "4",

@@ -1,0 +1,6 @@
+"""The same app, as ASGI servers want it."""
+
+from a2wsgi import WSGIMiddleware
+from wsgi import app as flask_app
+
+app = WSGIMiddleware(flask_app)

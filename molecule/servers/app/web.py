@@ -1,0 +1,29 @@
+"""A small app, the same for every server."""
+
+import os
+import time
+
+from flask import Flask, request
+
+
+def create_app(greeting="hello"):
+    app = Flask(__name__)
+
+    @app.get("/")
+    def index():
+        return f"{greeting} from {os.environ['APP_RELEASE']}\n"
+
+    @app.get("/healthz")
+    def healthz():
+        return "well\n"
+
+    @app.get("/slow/<float:seconds>")
+    def slow(seconds):
+        time.sleep(seconds)
+        return "done\n"
+
+    @app.post("/length")
+    def length():
+        return f"{len(request.get_data())} from {request.headers['X-Forwarded-For']} by {request.scheme}\n"
+
+    return app

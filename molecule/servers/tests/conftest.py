@@ -1,0 +1,24 @@
+"""Every server on every distribution, each with an app of its own."""
+
+import shutil
+
+import pytest
+from sites import PROJECT, SERVERS, Site
+
+
+def app_of(name):
+    server = name.partition("-")[0]
+    return Site(name, app=server, domain=f"{server.replace('_', '')}.test")
+
+
+@pytest.fixture(params=[f"{server}-{age}" for age in ("older", "newer") for server in SERVERS], scope="module")
+def site(request):
+    return app_of(request.param)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The app, changed, so that it is a release of its own."""
+    copy = shutil.copytree(PROJECT / "molecule/servers/app", tmp_path / "source", ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "changed").write_text(str(tmp_path))
+    return copy

@@ -1,0 +1,103 @@
+"""Whichever server serves it, an app is reached, walled in, drained and brought back the same way."""
+
+import re
+import subprocess
+import time
+
+
+def unit(site):
+    return f"{site.app}@{site.live()}.service"
+
+
+def pids(site):
+    group = site.host.check_output(f"systemctl show --value --property=ControlGroup {unit(site)}")
+    return site.host.check_output(f"cat /sys/fs/cgroup{group}/cgroup.procs").split()
+
+
+def test_it_serves(site):
+    assert site.get("/") == (200, f"{'hello' if site.app == 'uvicorn' else 'factory'} from {site.live()}\n")
+    assert site.get("/", "--head")[0] == 200
+    assert site.get("/nowhere")[0] == 404
+
+
+def test_a_body_comes_through_whole_however_it_is_sent(site, tmp_path):
+    body = tmp_path / "body"
+    body.write_bytes(b"x" * 300_000)
+    answer = f"300000 from {site.address.rpartition('.')[0]}.1 by https\n"
+    assert site.get("/length", "--data-binary", f"@{body}") == (200, answer)
+    assert site.get("/length", "--header", "Transfer-Encoding: chunked", "--http1.1", "--data-binary", f"@{body}") == (200, answer)
+
+
+def test_many_at_once(site):
+    """As many as a browser's connections, one after the other over each."""
+    url = f"https://{site.domain}:{site.port}/slow/0.05"
+    command = ["curl", "--silent", "--insecure", "--resolve", f"{site.domain}:{site.port}:127.0.0.1", "--write-out", "%{http_code} "]
+    visitors = [
+        subprocess.Popen(
+            [*command, *[word for _ in range(5) for word in ("--output", "/dev/null", url)]], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(6)
+    ]
+    assert [visitor.communicate()[0].split() for visitor in visitors] == [["200"] * 5] * 6
+
+
+def test_nothing_of_it_is_root_s(site):
+    users = set(site.host.check_output(f"ps --format user= --pid {','.join(pids(site))}").split())
+    assert users == {site.app}
+
+
+def test_its_unit_is_hardened(site):
+    report = site.host.check_output(f"systemd-analyze security --no-pager {unit(site)} | tail -n 1")
+    assert float(report.split("service: ")[1].split()[0]) <= 1.5, report
+
+
+def test_it_starts_without_a_warning_and_tells_the_journal(site):
+    words = site.host.check_output(f"journalctl --unit {unit(site)} --no-pager --output=cat")
+    assert not re.search(r"warn|error|deprecat|traceback", words, re.IGNORECASE), words
+    assert words
+
+
+def test_another_app_can_read_nothing_of_it(site):
+    other = "waitress" if site.app == "gunicorn" else "gunicorn"
+    socket = f"/run/{site.app}/{site.live()}/wsgi.sock"
+    for path in f"{site.root}/live/env", f"{site.root}/live/app/web.py", f"{site.root}/live/start", f"/var/lib/{site.app}":
+        assert site.host.run(f"runuser -u {other} -- sh -c 'cat {path} || ls {path}'").rc != 0, path
+    assert site.host.run(f"runuser -u {other} -- curl --silent --unix-socket {socket} http://x/").rc != 0
+
+
+def test_what_is_under_way_is_finished_over_a_release_and_nobody_else_is_touched(site, source):
+    """With a plain object instead of a factory."""
+    others = "systemctl list-units --plain --no-legend --state=active '*@*-*.service' | cut -d' ' -f1 | grep -v {0}@ | xargs -n 1 systemctl show --value --property=MainPID"
+    before = site.host.check_output(others.format(site.app))
+    url = f"https://{site.domain}:{site.port}/slow/10"
+    command = ["curl", "--silent", "--insecure", "--resolve", f"{site.domain}:{site.port}:127.0.0.1", url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as visitor:
+        time.sleep(0.5)
+        left = site.live()
+        run = site.release(source, app_module="asgi:app" if site.app == "uvicorn" else "wsgi:app")
+        assert run.ok, run.output
+        assert site.live() != left
+        assert visitor.communicate()[0] == "done\n"
+    assert site.get("/")[1] == f"hello from {site.live()}\n"
+    assert site.host.check_output(others.format(site.app)) == before
+    end = time.monotonic() + 20
+    while len(site.instances()) > 1 and time.monotonic() < end:
+        time.sleep(0.2)
+    assert site.instances() == [unit(site)]
+    assert "SIGKILL" not in site.host.check_output(f"journalctl --unit {site.app}@{left}.service --no-pager --output=cat")
+
+
+def test_it_is_back_after_a_crash(site):
+    main = site.host.check_output(f"systemctl show --value --property=MainPID {unit(site)}")
+    site.host.check_output(f"kill -9 {main}")
+    time.sleep(0.5)
+    site.wait_until_well()
+    assert site.host.check_output(f"systemctl show --value --property=MainPID {unit(site)}") != main
+
+
+def test_an_app_that_can_not_be_imported_is_refused(site, source):
+    (source / "web.py").write_text("import nothing_of_this_name\n")
+    live = site.live()
+    run = site.release(source, app_module="asgi:app" if site.app == "uvicorn" else "web:create_app()", release_health_timeout_seconds=8)
+    assert not run.ok and site.live() == live
+    assert run.tells("No module named 'nothing_of_this_name'", f"Release {live} goes on serving"), run.output
