@@ -59,6 +59,7 @@ paths: {description: What was changed., type: list, returned: success}
 
 import contextlib
 import errno
+import fcntl
 import grp
 import hashlib
 import os
@@ -93,6 +94,8 @@ def main():
         },
         supports_check_mode=True,
     )
+    # two apps of one host may be deployed at once, and share this: each waits for its turn, until this process ends
+    fcntl.flock(os.open("/run/flaskhost.lock", os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)
     entries = [Entry(**wanted) for wanted in module.params["files"]]
     changing = [entry for entry in entries if entry.differs()]
     for entry in changing:

@@ -45,6 +45,7 @@ RETURN = r"""
 did: {description: "What was done: C(daemon-reload), C(start), C(enable), C(reload), C(restart), C(listen).", type: list, returned: success}
 """
 
+import fcntl
 import os
 import time
 from datetime import datetime, timezone
@@ -65,6 +66,8 @@ def main():
         },
         supports_check_mode=True,
     )
+    # two apps of one host may be deployed at once, and share this: each waits for its turn, until this process ends
+    fcntl.flock(os.open("/run/flaskhost.lock", os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)
     name = module.params["name"]
     service, socket = Unit(module, f"{name}.service"), Unit(module, f"{name}.socket")
     if not service.is_loaded:
