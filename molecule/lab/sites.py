@@ -174,7 +174,7 @@ class Load:
                     "application/x-www-form-urlencoded",
                     "-d",
                     "text=load",
-                    f"{name}/entries",
+                    f"{name}{post}",
                 ],
             )
         ]
