@@ -47,7 +47,9 @@ options:
     type: path
     required: true
   static:
-    description: Folders of the source whose files nginx serves, by URL; reached as C(public/URL).
+    description: >-
+      Folders of the source whose files nginx serves, by URL; reached as C(public/URL). Beside each file of text lies the same
+      packed (C(.gz), and C(.br) where brotli is installed), for browsers that take it.
     type: dict
     default: {}
   group:
@@ -66,15 +68,23 @@ venv_complete: {description: Whether the venv is there already., type: bool, ret
 
 import compileall
 import fcntl
+import filecmp
 import grp
+import gzip
 import json
 import os
 import shutil
 import stat
+import subprocess
 import tarfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+
+# what gains by being packed; pictures, films and most fonts are packed already
+TEXT = (".css", ".csv", ".htm", ".html", ".js", ".json", ".map", ".mjs", ".otf", ".svg", ".ttf", ".txt", ".wasm", ".webmanifest", ".xml")
+# a smaller one fits into one packet as it is
+PACKED_FROM_BYTES = 1024
 
 
 def main():
@@ -98,7 +108,7 @@ def main():
         # a run whose connection broke may have left a step at work on the host: wait until it has ended, and hold until we have
         fcntl.flock(os.open(release.root, os.O_RDONLY), fcntl.LOCK_EX)
         module.exit_json(changed=True, **release.lay_out())
-    except (OSError, tarfile.TarError, KeyError) as error:
+    except (OSError, tarfile.TarError, KeyError, subprocess.SubprocessError) as error:
         # on a disk that is full, what serves needs the room
         release.remove()
         module.fail_json(msg=f"release {release.id} could not be laid out: {error}")
@@ -127,6 +137,7 @@ class Release:
             options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             tar.extractall(self.code, **options)
         compileall.compile_dir(self.code, quiet=2, ddir=None)
+        self.pack()
         group = grp.getgrnam(params["group"]).gr_gid
         self.give_to_root(group)
         for name, content in params["files"].items():
@@ -144,6 +155,28 @@ class Release:
         if os.path.exists(self.bad_note):
             os.unlink(self.bad_note)
         return {"venv_complete": os.path.exists(os.path.join(venv, "complete"))}
+
+    def pack(self):
+        """Once here as well as can be, instead of for each visitor in a hurry; what the live release has packed already is taken over."""
+        live = os.path.join(self.root, "live", "app")
+        for folder in self.params["static"].values():
+            for path in list(walk(os.path.join(self.code, folder))):
+                if not path.lower().endswith(TEXT) or os.path.islink(path) or not os.path.isfile(path):
+                    continue
+                if os.path.getsize(path) < PACKED_FROM_BYTES:
+                    continue
+                served = os.path.join(live, os.path.relpath(path, self.code))
+                known = os.path.isfile(served) and filecmp.cmp(path, served, shallow=False)
+                for ending, packer in PACKERS.items():
+                    # an app may bring its own
+                    if os.path.lexists(path + ending):
+                        continue
+                    if known and os.path.isfile(served + ending):
+                        shutil.copyfile(served + ending, path + ending)
+                    elif not packer(path, path + ending):
+                        continue
+                    # browsers ask whether it is newer than theirs
+                    shutil.copystat(path, path + ending)
 
     def distrust(self, venv):
         """What a bad release depends on may be what is bad about it: unless another release uses it, make it anew."""
@@ -196,6 +229,22 @@ class Release:
         os.chown(temporary, 0, group)
         os.chmod(temporary, mode)
         os.rename(temporary, path)
+
+
+def pack_gz(path, packed):
+    with open(path, "rb") as plain, gzip.GzipFile(packed, "wb", compresslevel=9, mtime=0) as target:
+        shutil.copyfileobj(plain, target)
+    return True
+
+
+def pack_br(path, packed):
+    if not shutil.which("brotli"):
+        return False
+    subprocess.run(["brotli", "--best", f"--output={packed}", "--", path], check=True, capture_output=True)
+    return True
+
+
+PACKERS = {".gz": pack_gz, ".br": pack_br}
 
 
 def walk(top):

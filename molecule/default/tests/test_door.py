@@ -92,6 +92,7 @@ def test_static_files_come_from_nginx_and_may_be_kept(site):
 
 def test_text_is_compressed(site):
     assert "content-encoding: gzip" in site.get("/static/style.css", "--head", "--header", "Accept-Encoding: gzip")[1]
+    assert "content-encoding: br" in site.get("/static/style.css", "--head", "--header", "Accept-Encoding: gzip, br")[1]
 
 
 def test_the_app_sees_the_real_address_and_no_forged_one(site):

@@ -1,0 +1,79 @@
+"""What nginx serves is packed once, when the release is built."""
+
+import gzip
+import os
+
+import pytest
+from conftest import plugin
+
+module = plugin("modules/release_folder")
+CSS = "body { color: black }\n" * 200
+
+
+@pytest.fixture
+def release(tmp_path):
+    for name in ("new", "old"):
+        (tmp_path / f"releases/{name}/app/static").mkdir(parents=True)
+    (tmp_path / "live").symlink_to("releases/old")
+    return module.Release({"root": str(tmp_path), "id": "new", "static": {"/static/": "static"}})
+
+
+@pytest.fixture
+def static(release, tmp_path):
+    return tmp_path / "releases/new/app/static"
+
+
+@pytest.fixture
+def served(release, tmp_path):
+    return tmp_path / "releases/old/app/static"
+
+
+@pytest.fixture(autouse=True)
+def brotli(tmp_path, monkeypatch):
+    """Stands in for the distribution's, and says what it was asked."""
+    program = tmp_path / "bin/brotli"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\ncase $2 in --output=*) echo "packed: $*" >"${2#--output=}" ;; *) exit 1 ;; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return program
+
+
+def test_text_is_packed_and_the_packed_one_is_as_old(release, static):
+    (static / "site.css").write_text(CSS)
+    os.utime(static / "site.css", (1_000_000, 1_000_000))
+    release.pack()
+    assert gzip.decompress((static / "site.css.gz").read_bytes()).decode() == CSS
+    assert (static / "site.css.br").read_text().startswith("packed: --best")
+    assert {path.stat().st_mtime for path in static.iterdir()} == {1_000_000}
+
+
+def test_what_is_packed_already_or_small_stays_as_it_is(release, static):
+    (static / "photo.jpg").write_bytes(b"x" * 5000)
+    (static / "small.css").write_text("p {}")
+    (static / "link.css").symlink_to("elsewhere.css")
+    release.pack()
+    assert sorted(path.name for path in static.iterdir()) == ["link.css", "photo.jpg", "small.css"]
+
+
+def test_an_app_s_own_is_kept(release, static):
+    (static / "site.css").write_text(CSS)
+    (static / "site.css.gz").write_text("the app's")
+    release.pack()
+    assert (static / "site.css.gz").read_text() == "the app's"
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_only_what_has_changed_is_packed_anew(release, static, served, same):
+    (served / "site.css").write_text(CSS)
+    (served / "site.css.br").write_text("packed before")
+    (static / "site.css").write_text(CSS if same else CSS + "p {}")
+    release.pack()
+    assert ((static / "site.css.br").read_text() == "packed before") is same
+
+
+def test_without_brotli_there_is_gzip(release, static, brotli, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    (static / "site.css").write_text(CSS)
+    release.pack()
+    assert sorted(path.name for path in static.iterdir()) == ["site.css", "site.css.gz"]
