@@ -129,16 +129,18 @@ class Release:
         if os.path.exists(self.bad_note):
             self.distrust(venv)
         self.remove()
+        group = grp.getgrnam(params["group"]).gr_gid
         # whoever may not read a finished release must not read one in the making
         os.makedirs(self.code, mode=0o700)
-        os.chmod(self.folder, 0o711)
+        # nginx passes through, the app may look: Python finds modules only in folders that it can list
+        os.chown(self.folder, 0, group)
+        os.chmod(self.folder, 0o751)
         with tarfile.open(params["archive"]) as tar:
             # 'data' refuses members and links that would leave the folder
             options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             tar.extractall(self.code, **options)
         compileall.compile_dir(self.code, quiet=2, ddir=None)
         self.pack()
-        group = grp.getgrnam(params["group"]).gr_gid
         self.give_to_root(group)
         for name, content in params["files"].items():
             self.write(name, content, 0o750 if name in params["programs"] else 0o640, group)
