@@ -68,14 +68,19 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 	@pytest -q tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
-molecule: .venv/ready ## the roles on bare hosts in containers, and a sample of what can go wrong
+molecule: .venv/ready ## the roles on bare hosts in containers, a sample of what can go wrong, and every server
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
+	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
 
 test-faults: .venv/ready ## all that can go wrong, under load (about half an hour)
 	@$(LAB) setup $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
+
+test-servers: .venv/ready ## every server on both hosts, and the way from one to another (about 20 minutes)
+	@$(LAB) setup $(OLDER) $(NEWER)
+	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
 
 test-kills: .venv/ready ## kill a run after every one of its tasks in turn (some hours)
 	@$(LAB) setup $(NEWER)

@@ -4,10 +4,12 @@ import os
 import time
 
 from flask import Flask, request
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 
 def create_app(greeting="hello"):
     app = Flask(__name__)
+    app.wsgi_app = ProxyFix(app.wsgi_app)
 
     @app.get("/")
     def index():
@@ -17,6 +19,11 @@ def create_app(greeting="hello"):
     def healthz():
         return "well\n"
 
+    @app.get("/say/<word>")
+    def say(word):
+        app.logger.warning(word)
+        return "said\n"
+
     @app.get("/slow/<float:seconds>")
     def slow(seconds):
         time.sleep(seconds)
@@ -24,6 +31,6 @@ def create_app(greeting="hello"):
 
     @app.post("/length")
     def length():
-        return f"{len(request.get_data())} from {request.headers['X-Forwarded-For']} by {request.scheme}\n"
+        return f"{len(request.get_data())} from {request.remote_addr} by {request.scheme}\n"
 
     return app

@@ -7,10 +7,17 @@ from sites import SERVERS, Load
 LOOK = "pid=$(systemctl show --value --property=MainPID gunicorn@$(basename $(readlink /srv/gunicorn/live))); cat /proc/$pid/cmdline"
 OTHERS = [{"app_server": server} for server in SERVERS if server not in ("gunicorn", "uvicorn")]
 OTHERS += [{"gunicorn_worker_class": kind} for kind in ("gevent", "sync")]
+SWITCHES = [(age, other) for age in ("older", "newer") for other in OTHERS]
+SAMPLE = ("newer", {"app_server": "granian"})
 
 
-@pytest.mark.parametrize("other", OTHERS, ids=lambda other: "-".join(other.values()))
-@pytest.mark.parametrize("age", ["older", "newer"])
+@pytest.mark.parametrize(
+    ("age", "other"),
+    [
+        pytest.param(*switch, marks=pytest.mark.sample if switch == SAMPLE else (), id="-".join([switch[0], *switch[1].values()]))
+        for switch in SWITCHES
+    ],
+)
 def test_a_live_app_gets_another_server_and_goes_back(age, other):
     site = app_of(f"gunicorn-{age}")
     load = Load(site, seconds=120, path="/", post="/length")
