@@ -22,7 +22,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 LAB := molecule/lab/lab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo deploy release rollback status doctor test lint unit molecule test-faults test-kills docs clean
+.PHONY: help demo deploy release rollback status doctor test lint unit molecule test-faults test-servers test-kills docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,7 +82,7 @@ test-servers: .venv/ready ## every server on both hosts, and the way from one to
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
 
-test-kills: .venv/ready ## kill a run after every one of its tasks in turn (some hours)
+test-kills: .venv/ready ## kill a run after every one of its tasks in turn (about two hours)
 	@$(LAB) setup $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule converge -s faults
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule/lab/kill_at_every_task.py release
