@@ -77,3 +77,10 @@ def test_without_brotli_there_is_gzip(release, static, brotli, monkeypatch):
     (static / "site.css").write_text(CSS)
     release.pack()
     assert sorted(path.name for path in static.iterdir()) == ["site.css", "site.css.gz"]
+
+
+def test_what_brotli_says_of_a_full_disk_is_told(release, static, brotli):
+    brotli.write_text("#!/bin/sh\necho No space left on device >&2; exit 1\n")
+    (static / "site.css").write_text(CSS)
+    with pytest.raises(OSError, match=r"brotli can't pack .*site.css: No space left on device"):
+        release.pack()

@@ -12,4 +12,5 @@ def names_of_machine(name, names, hostvars):
     def address(of):
         return str(hostvars[of].get("ansible_host", of)), str(hostvars[of].get("ansible_port", 22))
 
-    return [other for other in names if address(other) == address(name)]
+    own = address(name)
+    return [other for other in names if address(other) == own]

@@ -108,7 +108,7 @@ def main():
         # a run whose connection broke may have left a step at work on the host: wait until it has ended, and hold until we have
         fcntl.flock(os.open(release.root, os.O_RDONLY), fcntl.LOCK_EX)
         module.exit_json(changed=True, **release.lay_out())
-    except (OSError, tarfile.TarError, KeyError, subprocess.SubprocessError) as error:
+    except (OSError, tarfile.TarError, KeyError) as error:
         # on a disk that is full, what serves needs the room
         release.remove()
         module.fail_json(msg=f"release {release.id} could not be laid out: {error}")
@@ -242,7 +242,9 @@ def pack_gz(path, packed):
 def pack_br(path, packed):
     if not shutil.which("brotli"):
         return False
-    subprocess.run(["brotli", "--best", f"--output={packed}", "--", path], check=True, capture_output=True)
+    done = subprocess.run(["brotli", "--best", f"--output={packed}", "--", path], capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"brotli can't pack {path}: {done.stderr.strip()}")
     return True
 
 

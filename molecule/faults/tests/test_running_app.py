@@ -127,7 +127,7 @@ def test_slow_clients_by_the_hundred(site, load):
 @pytest.mark.parametrize(
     ("options", "status"),
     [
-        (["--header", "Expect:", "--data-binary", "@/work/big"], 413),
+        (["--header", "Expect:", "--data-binary", "@BODY"], 413),
         (["--header", f"X-Big: {'x' * 40_000}"], 400),
         (["--header", "X-One: 1"] + [word for n in range(200) for word in ("--header", f"X-{n}: {'x' * 300}")], 400),
     ],
@@ -136,7 +136,7 @@ def test_bodies_and_headers_that_are_too_large(site, load, tmp_path, options, st
     """A body or a header is larger than allowed: nginx refuses it, and the app never sees it."""
     big = tmp_path / "big"
     big.write_bytes(b"x" * (17 * 2**20))
-    options = [option.replace("/work/big", str(big)) for option in options]
+    options = [option.replace("BODY", str(big)) for option in options]
     assert site.get("/entries", "--http1.1", *options)[0] == status
 
 
