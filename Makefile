@@ -22,7 +22,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 LAB := molecule/lab/lab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo deploy release rollback status doctor test lint unit molecule test-faults test-servers test-kills docs clean
+.PHONY: help demo deploy release rollback status doctor test lint unit molecule test-faults test-servers test-kills bench docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,14 @@ test-kills: .venv/ready ## kill a run after every one of its tasks in turn (abou
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule/lab/kill_at_every_task.py release
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule/lab/kill_at_every_task.py first-deploy
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule destroy -s faults
+
+# e.g. make bench BENCH='--deploys 0 --only gunicorn granian'; tests/bench/run.py --help has all
+bench: .venv/ready ## our stack beside the usual tutorial's: docs/benchmarks.md (about an hour)
+	@$(UV) sync --quiet --frozen --inexact --group bench
+	@$(LAB) setup $(NEWER)
+	@FLASKHOST_NEWER=$(NEWER) $(LAB) up bench flaskhost-bench
+	@FLASKHOST_NEWER=$(NEWER) $(LAB) run tests/bench/run.py $(BENCH)
+	@$(LAB) run molecule destroy -s bench
 
 docs: .venv/ready ## write the roles' READMEs and docs/variables.md anew, from the roles' specs and defaults
 	@docs/generate.py
