@@ -27,7 +27,7 @@ def parse_wrk(text):
     count, seconds = re.search(r"(\d+) requests in (\S+),", text).groups()
     bad = sum(map(int, re.findall(r"Non-2xx or 3xx responses: (\d+)", text)))
     lost = sum(int(number) for errors in re.findall(r"Socket errors: (.*)", text) for number in re.findall(r"\d+", errors))
-    delay = dict(re.findall(r"^ +(\d\d)% +(\S+)$", text, re.MULTILINE))
+    delay = dict(re.findall(r"^ +(\d\d)% +(\S+) *$", text, re.MULTILINE))
     rate = (int(count) - bad) / milliseconds(seconds) * 1000
     return {"rate": rate, "p50_ms": milliseconds(delay["50"]), "p99_ms": milliseconds(delay["99"]), "failed": bad + lost}
 
