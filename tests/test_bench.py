@@ -19,7 +19,7 @@ WRK = """Running 1s test @ http://127.0.0.1/
      50%  586.00us
      75%    6.85ms
      90%   16.65ms
-     99%    1.03s
+     99%    1.03s\x20
   4651 requests in 1.00s, 713.24KB read
 Requests/sec:   4635.80
 Transfer/sec:    710.91KB
