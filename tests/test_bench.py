@@ -112,7 +112,7 @@ def test_idle_clients_that_were_cut_off_are_told():
 
 
 def served(contender, workload, *rates, failed=0):
-    rest = {"p50_ms": 4.0, "p99_ms": 9.0, "failed": failed}
+    rest = {"p50_ms": 4.0, "p99_ms": 9.0, "failed": failed, "app_us": 250, "nginx_us": 60}
     return [{"round": turn, "contender": contender, "workload": workload, "rate": rate, **rest} for turn, rate in enumerate(rates)]
 
 
@@ -131,7 +131,7 @@ def found():
 
 def test_ratios_are_of_the_same_round(found):
     page = report.page(found)
-    assert "| granian | 2,000 | 1.00 / 2.00 / 3.00 | 50% | 4.0 | 9.0 | 9 |" in page
+    assert "| granian | 2,000 | 1.00 / 2.00 / 3.00 | 50% | 4.0 | 9.0 | 250 + 60 | 9 |" in page
     assert "| granian | 62 / 62 / 62 |" in page
     assert "- cores: 2\n" in page
 

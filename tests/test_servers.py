@@ -4,11 +4,13 @@ import configparser
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -115,7 +117,7 @@ def test_every_server_can_be_chosen():
 
 def test_settings_alike_in_meaning_are_alike_in_name():
     alike = ["requirement", "packages", "workers", "threads", "timeout_seconds", "graceful_timeout_seconds", "max_requests", "settings"]
-    own = {"gunicorn_worker_class", "uwsgi_cheaper"}
+    own = {"gunicorn_worker_class", "gunicorn_cpu_affinity", "uwsgi_cheaper"}
     for server in SERVERS:
         names = yaml.safe_load((PROJECT / f"roles/{server}/defaults/main.yml").read_text())
         assert {name for name in names if name.removeprefix(f"{server}_") not in alike} <= own
@@ -156,6 +158,23 @@ def application(release):
 
 def test_gunicorn_calls_the_factory_itself(release):
     assert release.of("gunicorn-own").command("gunicorn")[-1] == MODULE
+
+
+@pytest.mark.parametrize(("cores", "kept"), [({4, 5}, [4, 5, 4]), ({4}, [4, 4, 4]), ({4, 5, 6}, None)])
+def test_gunicorns_workers_share_the_cores_evenly_after_one_has_died_too(release, monkeypatch, cores, kept):
+    """Two workers; the second core of two is free again when its worker dies. With more cores than workers, none is bound."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: cores)
+    config = runpy.run_path(str(release.of("gunicorn-plain").folder / "gunicorn.conf.py"))
+    if kept is None:
+        assert "pre_fork" not in config and "post_fork" not in config
+        return
+    arbiter, workers = SimpleNamespace(WORKERS={}), [SimpleNamespace() for _ in range(3)]
+    for worker in workers[:2]:
+        config["pre_fork"](arbiter, worker)
+        arbiter.WORKERS[id(worker)] = worker
+    del arbiter.WORKERS[id(workers[0])]
+    config["pre_fork"](arbiter, workers[2])
+    assert [worker.core for worker in workers] == kept
 
 
 @pytest.mark.parametrize(

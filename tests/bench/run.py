@@ -33,12 +33,13 @@ SERVERS = yaml.safe_load((PROJECT / "molecule/inventory/bench.yml").read_text())
 SERVERS = SERVERS["app_servers"]["children"]["bench"]["children"]["bench_servers"]["hosts"]
 Group = namedtuple("Group", "scenario name environment")  # of hosts, as `start` wants it
 Contender = namedtuple("Contender", "name unit plain tls socket", defaults=[None])
-Workload = namedtuple("Workload", "name path clients idle", defaults=[32, 0])
+Workload = namedtuple("Workload", "name path clients idle waiting", defaults=[32, 0, 0])
 WORKLOADS = [
     Workload("hello", "/"),
     Workload("json", "/json"),
     # more clients than any server has threads: what counts is how many requests are worked on at a time
     Workload("wait", "/wait", clients=64),
+    Workload("beside", "/", clients=8, waiting=8),
     Workload("static", "/static/100k.bin"),
     Workload("idle", "/", idle=1000),
     Workload("handshakes", "/", clients=16),
@@ -49,11 +50,11 @@ BARE = ("hello", "json", "wait")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="how often each contender is measured (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=4, help="how long each load takes (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=10, help="how often each contender is measured (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=2, help="how long each load takes (%(default)s)")
     parser.add_argument("--only", nargs="*", default=list(SERVERS), choices=list(SERVERS), help="our servers to measure")
-    parser.add_argument("--deploys", type=int, default=3, help="how often deploying is measured (%(default)s)")
-    parser.add_argument("--hosts", nargs="*", type=int, default=[1], help="for each of these, deploy to so many hosts (1 to 8)")
+    parser.add_argument("--deploys", type=int, default=2, help="how often deploying is measured (%(default)s)")
+    parser.add_argument("--hosts", nargs="*", type=int, default=[1, 2, 4, 8], help="for each of these, deploy to so many hosts")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source = make_source(Path(folder) / "app")
@@ -81,12 +82,16 @@ def deploying(source, options):
 
 
 def serving(contenders, options):
+    """Contenders take turns, one load at a time, there and back again: what changes meanwhile touches all alike."""
     for turn in range(options.rounds):
-        # there and back again: what changes slowly touches all alike
-        for contender in contenders[:: -1 if turn % 2 else 1]:
-            say(f"round {turn + 1} of {options.rounds}: {contender.name}")
-            for row in measure(contender, options.seconds):
-                yield {"round": turn, **row}
+        say(f"round {turn + 1} of {options.rounds}")
+        for load in WORKLOADS:
+            for contender in contenders[:: -1 if turn % 2 else 1]:
+                if found := measure(contender, load, options.seconds):
+                    yield {"round": turn, "contender": contender.name, "workload": load.name, **found}
+    for contender in contenders:
+        if contender.unit and not contender.socket:
+            yield {"round": 0, "contender": contender.name, "workload": "memory", "memory_mb": memory_mb(contender.unit)}
 
 
 def say(text):
@@ -105,45 +110,42 @@ def make_source(folder):
 
 
 def set_up(source, servers):
-    """Deploy the app with every server, and as the tutorial has it; none of them runs afterwards."""
+    """Deploy the app with every server, and as the tutorial has it. A server without nginx is a contender of its own."""
     say("setting up the host")
     # apps of one host, one after the other
     play(["gunicorn", *servers], "deploy.yml", source, forks=1)
     play(["gunicorn"], "tests/bench/tutorial.yml", source)
-    on_host("sh", "-c", "systemctl stop 'bench_*@*.service' tutorial.service")
     contenders = [
-        Contender("nginx alone", None, "http://tutorial.test:9001", None),
+        Contender("nginx alone", None, "http://tutorial.test:9001/100k.bin", None),
         Contender("tutorial", "tutorial.service", "http://tutorial.test:9000", "https://tutorial.test:9443"),
     ]
     for name in servers:
         live = on_host("readlink", f"/srv/bench_{name}/live").strip().rpartition("/")[2]
         site = f"{name.replace('_', '-')}.test"
         socket = f"/run/bench_{name}/{live}/wsgi.sock"
-        contenders.append(Contender(name, f"bench_{name}@{live}.service", f"http://{site}:8000", f"https://{site}", socket))
+        ours = Contender(name, f"bench_{name}@{live}.service", f"http://{site}:8000", f"https://{site}")
+        contenders += [ours, ours._replace(name=f"{name}, bare", socket=socket)]
+    for contender in contenders:
+        warm_up(contender)
     return contenders
 
 
-def measure(contender, seconds):
-    """A contender's turn: all workloads, while no other app runs. The server without nginx is a contender of its own."""
-    if not contender.unit:
-        return [{"contender": contender.name, "workload": "static", **wrk(f"{contender.plain}/100k.bin", 32, seconds)}]
-    on_host("systemctl", "start", contender.unit)
-    try:
-        warm_up(contender)
-        rows = [{"contender": contender.name, "workload": load.name, **ask(contender, load, seconds)} for load in WORKLOADS]
-        if contender.socket:
-            for load in (load for load in WORKLOADS if load.name in BARE):
-                settle(contender.plain + load.path)
-                found = wrk(f"http://127.0.0.1{load.path}", load.clients, seconds, contender.socket)
-                rows.append({"contender": f"{contender.name}, bare", "workload": load.name, **found})
-        return [*rows, {"contender": contender.name, "workload": "memory", "memory_mb": memory_mb(contender.unit)}]
-    finally:
-        on_host("systemctl", "stop", contender.unit)
+def measure(contender, load, seconds):
+    """What wrk or hey found, and how much of the cores' time the app and nginx took for a request; None if it has no such page."""
+    if (not contender.unit and load.name != "static") or (contender.socket and load.name not in BARE):
+        return None
+    settle(contender.plain)
+    before = cpu_seconds(contender.unit)
+    found = ask(contender, load, seconds)
+    after = cpu_seconds(contender.unit)
+    # a request that failed took its time, too
+    count = found["rate"] * seconds + found["failed"] or 1
+    return found | {f"{who}_us": round((after[who] - before[who]) / count * 1e6) for who in after}
 
 
 def warm_up(contender):
-    for _attempt in range(10):
-        found = wrk(f"{contender.plain}/json", 32, 1)
+    for _attempt in range(20):
+        found = wrk(contender.plain, 32, 1)
         if found["rate"] and not found["failed"]:
             return
         time.sleep(1)
@@ -158,16 +160,30 @@ def settle(url):
 
 
 def ask(contender, load, seconds):
-    url = (contender.tls if load.name in ("handshakes", "https") else contender.plain) + load.path
-    settle(url)
+    if contender.socket:
+        return wrk(f"http://127.0.0.1{load.path}", load.clients, seconds, contender.socket)
     if load.name == "handshakes":
-        return report.parse_hey(on_host("hey", "-z", f"{seconds}s", "-c", str(load.clients), "-disable-keepalive", url))
-    if not load.idle:
-        return wrk(url, load.clients, seconds)
-    with idle_clients(url, load.idle) as clients:
-        found = wrk(url, load.clients, seconds)
-        found["failed"] += int(clients.communicate("done\n", timeout=60)[0])
+        return report.parse_hey(on_host("hey", "-z", f"{seconds}s", "-c", str(load.clients), "-disable-keepalive", contender.tls))
+    if load.name == "https":
+        return wrk(contender.tls, load.clients, seconds)
+    if not contender.unit:
+        return wrk(contender.plain, load.clients, seconds)
+    url = contender.plain + load.path
+    with idle_clients(url, load.idle) if load.idle else contextlib.nullcontext() as idle:
+        with waiting_clients(contender, load.waiting, seconds + 2) if load.waiting else contextlib.nullcontext():
+            found = wrk(url, load.clients, seconds)
+        if idle:
+            found["failed"] += int(idle.communicate("done\n", timeout=60)[0])
     return found
+
+
+@contextlib.contextmanager
+def waiting_clients(contender, count, seconds):
+    """They ask for the page that waits, all the time."""
+    command = ["podman", "exec", HOST, "wrk", "--threads=1", f"--connections={count}", f"--duration={seconds}s"]
+    with subprocess.Popen([*command, f"{contender.plain}/wait"], stdout=subprocess.DEVNULL):
+        time.sleep(1)
+        yield
 
 
 @contextlib.contextmanager
@@ -185,12 +201,31 @@ def wrk(url, clients, seconds, socket=None):
     return report.parse_wrk(on_host(*by_socket, *command))
 
 
+def cpu_seconds(unit):
+    """What the app's processes and nginx's have taken so far, of all cores."""
+    pids = {"app": pids_of(unit) if unit else [], "nginx": on_host("pgrep", "--exact", "nginx").split()}
+    took = {}
+    for who, some in pids.items():
+        stats = read_all(f"/proc/{pid}/stat" for pid in some)
+        # user's and kernel's time; before them is the program's name, in brackets
+        took[who] = sum(int(ticks) for line in stats.splitlines() for ticks in line.rpartition(")")[2].split()[11:13]) / 100
+    return took
+
+
 def memory_mb(unit):
     """What its processes take; what they share is counted once."""
+    sizes = re.findall(r"^Pss:\s+(\d+)", read_all(f"/proc/{pid}/smaps_rollup" for pid in pids_of(unit)), re.MULTILINE)
+    return round(sum(map(int, sizes)) / 1024, 1)
+
+
+def pids_of(unit):
     group = on_host("systemctl", "show", "--value", "--property=ControlGroup", unit).strip()
-    pids = on_host("cat", f"/sys/fs/cgroup{group}/cgroup.procs").split()
-    pss = on_host("sh", "-c", f"cat {' '.join(f'/proc/{pid}/smaps_rollup' for pid in pids)} 2>/dev/null || true")
-    return round(sum(map(int, re.findall(r"^Pss:\s+(\d+)", pss, re.MULTILINE))) / 1024, 1)
+    return on_host("cat", f"/sys/fs/cgroup{group}/cgroup.procs").split()
+
+
+def read_all(paths):
+    """Of processes, of which one may have ended meanwhile."""
+    return on_host("sh", "-c", f"cat /dev/null {' '.join(paths)} 2>/dev/null || true")
 
 
 def machine(options):
