@@ -182,7 +182,8 @@ its own socket, without nginx.
 DEPLOYING = """
 ## Deploying
 From a bare host, whose packages are yet to be downloaded, to a rollback. Least / median / most, and the median as a multiple of the
-first column's.
+first column's. The hosts are containers, and share the cores of one machine with ansible: of several, each waits for the others'
+work, as hosts of their own wouldn't.
 """
 METHOD = """
 ## How it was measured

@@ -50,7 +50,7 @@ BARE = ("hello", "json", "wait")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10, help="how often each contender is measured (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each contender is measured (%(default)s)")
     parser.add_argument("--seconds", type=int, default=2, help="how long each load takes (%(default)s)")
     parser.add_argument("--only", nargs="*", default=list(SERVERS), choices=list(SERVERS), help="our servers to measure")
     parser.add_argument("--deploys", type=int, default=2, help="how often deploying is measured (%(default)s)")
@@ -298,7 +298,10 @@ def play(hosts, playbook, source, forks=20, **variables):
 
 
 def podman(*command):
-    return subprocess.run(["podman", *command], check=True, text=True, stdout=subprocess.PIPE).stdout
+    done = subprocess.run(["podman", *command], text=True, capture_output=True)
+    if done.returncode:
+        raise SystemExit(f"podman {' '.join(command)}: {done.stderr}")
+    return done.stdout
 
 
 def on_host(*command):

@@ -55,7 +55,7 @@ def test_a_setting_makes_a_release_and_rolls_back_with_it(site, source):
     assert site.live().split("-")[0] == before.split("-")[0], "the source is the same"
     assert "threads = 3" in site.host.file("/srv/sample/live/gunicorn.conf.py").content_string
     assert site.play("playbooks/rollback.yml").ok
-    assert "threads = 16" in site.host.file("/srv/sample/live/gunicorn.conf.py").content_string
+    assert "threads = 24" in site.host.file("/srv/sample/live/gunicorn.conf.py").content_string
 
 
 def test_a_broken_import_never_gets_a_request(site, source):
