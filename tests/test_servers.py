@@ -162,7 +162,7 @@ def test_gunicorn_calls_the_factory_itself(release):
 
 @pytest.mark.parametrize(("cores", "kept"), [({4, 5}, [4, 5, 4]), ({4}, [4, 4, 4]), ({4, 5, 6}, None)])
 def test_gunicorns_workers_share_the_cores_evenly_after_one_has_died_too(release, monkeypatch, cores, kept):
-    """Two workers; the second core of two is free again when its worker dies. With more cores than workers, none is bound."""
+    """Two workers; the first core of two is free again when its worker dies. With more cores than workers, none is bound."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: cores)
     config = runpy.run_path(str(release.of("gunicorn-plain").folder / "gunicorn.conf.py"))
     if kept is None:

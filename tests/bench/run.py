@@ -54,7 +54,9 @@ def main():
     parser.add_argument("--seconds", type=int, default=2, help="how long each load takes (%(default)s)")
     parser.add_argument("--only", nargs="*", default=list(SERVERS), choices=list(SERVERS), help="our servers to measure")
     parser.add_argument("--deploys", type=int, default=2, help="how often deploying is measured (%(default)s)")
-    parser.add_argument("--hosts", nargs="*", type=int, default=[1, 2, 4, 8], help="for each of these, deploy to so many hosts")
+    parser.add_argument(
+        "--hosts", nargs="*", type=int, choices=range(1, 9), default=[1, 2, 4, 8], help="for each of these, deploy to so many hosts"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source = make_source(Path(folder) / "app")
