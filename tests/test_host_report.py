@@ -25,7 +25,14 @@ def report(**changed):
         "disks": {"/": {"free_mb": 9000, "total_mb": 25000, "free_inodes_percent": 90, "read_only": False}},
         "memory": {"total_mb": 2000, "available_mb": 900, "swap_mb": 0},
         "apt": {"held_by": "", "broken": []},
-        "certificate": {"ends": 1_000_000_000.0 + 60 * DAY, "self_signed": False, "names": ["a.example", "*.b.example"]},
+        "certificate": {
+            "begins": 1_000_000_000.0 - 30 * DAY,
+            "ends": 1_000_000_000.0 + 60 * DAY,
+            "self_signed": False,
+            "names": ["a.example", "*.b.example"],
+            "served": True,
+            "problem": {},
+        },
         "services": {"nginx": "active"},
         "failed_units": [],
         "firewall": True,
@@ -68,6 +75,9 @@ def disk(**changed):
     return {"disks": {"/srv": {"free_mb": 9000, "total_mb": 25000, "free_inodes_percent": 90, "read_only": False, **changed}}}
 
 
+REFUSED = {"found": "The CA refuses: port 80 is closed", "cure": "Open port 80.", "refused": True, "at": 1_000_000_000}
+
+
 def certificate(**changed):
     return {"certificate": {**report()["certificate"], **changed}}
 
@@ -93,6 +103,11 @@ def certificate(**changed):
         (certificate(ends=999_000_000.0), "bad", "has ended"),
         (certificate(names=["a.example"]), "bad", "not for x.b.example"),
         (certificate(self_signed=True), "note", "self-signed, ends in 60 days"),
+        (certificate(served=False), "bad", "nginx serves another one than the one on the disk"),
+        (certificate(problem=REFUSED), "note", "ends in 60 days, and was not renewed: The CA refuses: port 80 is closed"),
+        (certificate(problem=REFUSED, self_signed=True), "bad", "The CA refuses: port 80 is closed"),
+        (certificate(problem=REFUSED, ends=1_000_000_000.0 + 3 * DAY), "bad", "The CA refuses: port 80 is closed"),
+        (certificate(begins=1_000_000_000.0 - 5 * DAY, ends=1_000_000_000.0 + DAY), "bad", "ends in 1 days"),
         ({"domain_addresses": {"a.example": []}}, "bad", "not in the DNS"),
         ({"domain_addresses": {"a.example": ["198.51.100.1"]}}, "note", "leads to 198.51.100.1, which is not this host"),
         ({"closed_ports": {443: "no answer"}}, "bad", "can't be reached from this machine: no answer"),
@@ -147,8 +162,27 @@ def test_status_sums_it_up():
         "memory_available_mb": 900,
         "memory_app_mb": 120,
         "certificate_days": 60,
+        "certificate": "60 days left",
         "releases": [{"id": LIVE, "state": "live", "built": "2026-11-21T09:59:00Z", "by": "ann@laptop", "version": "v1", "bad": ""}],
     }
+
+
+def test_a_certificate_of_six_days_is_good_for_most_of_them():
+    week = certificate(begins=1_000_000_000.0 - 3 * DAY, ends=1_000_000_000.0 + 3 * DAY)
+    assert {found["state"] for found in findings(week)} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"ends": 0}, "none"),
+        ({"served": False}, "60 days left; not the one that nginx serves"),
+        ({"self_signed": True, "problem": REFUSED}, "60 days left; self-signed; not renewed: The CA refuses: port 80 is closed"),
+        ({"ends": 999_000_000.0}, "has ended"),
+    ],
+)
+def test_status_tells_of_the_certificate(changed, words):
+    assert host.host_status(report(**certificate(**changed)), releases(), [], LIMITS)["certificate"] == words
 
 
 def test_status_of_a_host_that_can_not_be_reached_or_is_bare():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -61,15 +62,21 @@ def test_every_playbook_is_one_that_ansible_can_read(playbook):
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
-    """nginx's configuration for every distribution."""
+    """nginx's configuration, and the units of the certificate, for every distribution: as it is by default, and with all of TLS."""
     folder = tmp_path_factory.mktemp("rendered")
+    variants = {
+        "": {},
+        "-tls": {"tls_source": "letsencrypt", "nginx_tls_profile": "modern", "nginx_http3": True, "nginx_ocsp_stapling": True},
+    }
     hosts = {
-        f"{name}{version}": {
+        f"{name}{version}{variant}": {
             "ansible_connection": "local",
-            "out": str(folder / f"{name}{version}"),
+            "out": str(folder / f"{name}{version}{variant}"),
             "facts": {"distribution": name, "distribution_version": version, "distribution_major_version": version.split(".")[0]},
+            "changed": changed,
         }
         for name, version in DISTRIBUTIONS
+        for variant, changed in variants.items()
     }
     settings = {
         "app_name": "shop",
@@ -80,18 +87,23 @@ def rendered(tmp_path_factory):
     }
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": settings}}))
     roles = PROJECT / "roles"
+    paths = [
+        f"{role}/{kind}/main.yml" for role in ("tls", "nginx", "ufw") for kind in ("defaults", "vars") if (roles / role / kind).is_dir()
+    ]
     tasks = [
         {"ansible.builtin.set_fact": {"ansible_facts": "{{ facts }}"}},
-        {"ansible.builtin.include_vars": str(roles / "nginx/defaults/main.yml")},
-        {"ansible.builtin.include_vars": str(roles / "nginx/vars/main.yml")},
+        {"ansible.builtin.include_vars": "{{ item }}", "loop": [str(roles / path) for path in paths]},
+        # they outrank an inventory, as a role's defaults don't
+        {"ansible.builtin.set_fact": {"{{ item.key }}": "{{ item.value }}"}, "loop": "{{ changed | dict2items }}"},
         {
             "ansible.builtin.copy": {
-                "dest": "{{ out }}-{{ item }}",
+                "dest": "{{ out }}-{{ item | basename }}",
                 "mode": "0600",
                 "content": "{{ lookup('ansible.builtin.template', path) }}",
             },
-            "vars": {"path": str(roles / "nginx/templates") + "/{{ item }}.j2"},
-            "loop": ["nginx.conf", "site.conf"],
+            "vars": {"path": str(roles) + "/{{ item }}.j2"},
+            "loop": [f"nginx/templates/{name}.conf" for name in ("nginx", "site")]
+            + [f"tls/templates/certificate.{name}" for name in ("service", "timer")],
         },
     ]
     book = folder / "book.yml"
@@ -113,6 +125,51 @@ def test_nginx_gets_only_directives_that_its_version_knows(rendered, host):
     assert ("listen 443 ssl http2;" in site) is (host not in ("Ubuntu26.04", "Debian13"))
     for text in general, site:
         assert text.count("{") == text.count("}")
+
+
+@pytest.mark.parametrize("host", [f"{name}{version}" for name, version in DISTRIBUTIONS])
+def test_tls_is_as_mozilla_advises(rendered, host):
+    """Of all sites at once: nginx takes protocols from the default server."""
+    hybrid = host in ("Debian13", "Ubuntu26.04")  # OpenSSL 3.5
+    for variant, protocols in ("", "TLSv1.2 TLSv1.3"), ("-tls", "TLSv1.3"):
+        general, site = rendered(host + variant, "nginx.conf"), rendered(host + variant, "site.conf")
+        assert f"ssl_protocols {protocols};" in general and "ssl_protocols" not in site
+        assert f"ssl_ecdh_curve {'X25519MLKEM768:' if hybrid else ''}X25519:prime256v1:secp384r1;" in general
+        ciphers = re.search(r"ssl_ciphers (\S+);", general)[1].split(":")
+        assert len(ciphers) == 6 and all(re.fullmatch(r"ECDHE-(ECDSA|RSA)-(AES\d+-GCM-SHA\d+|CHACHA20-POLY1305)", one) for one in ciphers)
+
+
+@pytest.mark.parametrize("host", [f"{name}{version}" for name, version in DISTRIBUTIONS])
+def test_http3_is_offered_where_it_was_asked_for_and_nginx_has_it(rendered, host):
+    has = host in ("Debian13", "Ubuntu26.04")
+    for variant, offered in ("", False), ("-tls", has):
+        general, site = rendered(host + variant, "nginx.conf"), rendered(host + variant, "site.conf")
+        assert (general.count(" quic reuseport default_server;"), site.count(" quic;")) == ((2, 2) if offered else (0, 0))
+        assert ("Alt-Svc" in site) is offered
+    # over a reload
+    assert ("keepalive_min_timeout" in general) is (host == "Ubuntu26.04")
+
+
+def test_what_browsers_are_told_follows_from_where_the_certificate_comes_from(rendered):
+    plain, real = rendered("Debian13", "site.conf"), rendered("Debian13-tls", "site.conf")
+    for line in (
+        'add_header Strict-Transport-Security "max-age=63072000" always;',
+        "ssl_stapling on;",
+        "root /run/flaskhost-acme/shop;",
+        "location ^~ /.well-known/acme-challenge/ {",
+    ):
+        assert line in real and line not in plain
+    http, https = real.split("\nserver {")[1:]
+    assert "acme-challenge" in http and "acme-challenge" in https
+    # a `return` beside the location would come first
+    assert re.search(r"location / \{\s+return 301 https://\$host\$request_uri;", http)
+    assert real.count("/etc/ssl/flaskhost/shop/certificate.pem;") == 2
+
+
+def test_the_units_of_the_certificate(rendered):
+    service, timer = rendered("Debian13-tls", "certificate.service"), rendered("Debian13-tls", "certificate.timer")
+    assert "ExecStart=/usr/local/sbin/shop-certificate --timer /etc/ssl/flaskhost/shop\n" in service
+    assert "OnCalendar=hourly" in timer and "WantedBy=timers.target" in timer
 
 
 def test_the_site_answers_to_its_names_and_serves_its_static_files(rendered):

@@ -65,7 +65,16 @@ def test_good_settings_pass():
         ({"ufw_blocked": ["300.1.1.1"]}, ["'300.1.1.1' is no address or network"]),
         ({"ufw_rules": [{"port": 5432, "form": "10.0.0.0/8"}]}, ["ufw_rules", "is not a rule"]),
         ({"ufw_rules": [{"port": 99999}]}, ["neither a port (1 to 65535) nor a range"]),
-        ({"tls_source": "letsencript"}, ["tls_source is 'letsencript'", "one of self_signed, provided"]),
+        ({"tls_source": "letsencript"}, ["tls_source is 'letsencript'", "one of self_signed, letsencrypt, provided"]),
+        ({"tls_source": "letsencrypt", "app_domains": ["*.example.com"]}, ["tls_source", "'*.example.com' can't have", "Name each"]),
+        ({"tls_source": "letsencrypt", "app_domains": ["localhost"]}, ["'localhost' is no name of the internet", "self_signed"]),
+        ({"tls_source": "letsencrypt", "app_domains": ["shop.test"]}, ["'shop.test' is no name of the internet"]),
+        ({"tls_acme_directory": "acme.example/dir"}, ["tls_acme_directory is 'acme.example/dir'", "https:// URL"]),
+        ({"tls_acme_ca_file": "nowhere.pem"}, ["tls_acme_ca_file is 'nowhere.pem'", "a file on this controller"]),
+        ({"tls_acme_email": "mailto:you@example.com"}, ["tls_acme_email", "one address"]),
+        ({"tls_acme_eab_id": "kid"}, ["tls_acme_eab_id is 'kid'", "go together"]),
+        ({"nginx_hsts": "63072000"}, ["nginx_hsts is '63072000'", "max-age=63072000; includeSubDomains"]),
+        ({"nginx_tls_profile": "old"}, ["nginx_tls_profile is 'old'", "one of intermediate, modern"]),
         ({"tls_source": "provided", "tls_key_file": "nowhere.key"}, ["tls_key_file is 'nowhere.key'", "must be a file on this controller"]),
         ({"gunicorn_threads": "many"}, ["gunicorn_threads is 'many'", "whole number"]),
         ({"app_domain": ["example.com"]}, ["app_domain: there is no setting of this name. Did you mean app_domains?"]),
@@ -80,6 +89,16 @@ def test_a_bad_setting_is_named_with_its_value_and_the_cure(changes, words):
     for word in words:
         assert word in found[0]
     assert "Set it in " in found[0] or "It is set in " in found[0]
+
+
+def test_another_ca_may_know_names_of_your_own_network():
+    settings = {"tls_source": "letsencrypt", "app_domains": ["shop.internal"], "tls_acme_directory": "https://ca.internal/acme/directory"}
+    assert problems(**settings) == []
+
+
+def test_the_secret_of_an_account_never_shows():
+    (found,) = problems(tls_acme_eab_secret="hunter2")
+    assert "tls_acme_eab_secret is wrong" in found and "hunter2" not in found
 
 
 def test_names_of_other_peoples_variables_are_left_alone():

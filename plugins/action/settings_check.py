@@ -285,6 +285,28 @@ def firewall(judge):
     return rule
 
 
+def certificate_source(value, settings):
+    """What HTTP-01 can't do, and no public CA does."""
+    if value != "letsencrypt":
+        return None
+    names = [str(name).lower() for name in settings.get("tls_domains") or settings.get("app_domains") or []]
+    stars = [name for name in names if name.startswith("*.")]
+    if stars:
+        return f"'{stars[0]}' can't have a certificate in this way, which proves one name after another. Name each, or use provided."
+    inner = [
+        name
+        for name in names
+        if "." not in name or name.rpartition(".")[2] in ("example", "internal", "invalid", "local", "localhost", "test")
+    ]
+    if inner and not settings.get("tls_acme_directory"):
+        return f"'{inner[0]}' is no name of the internet, so Let's Encrypt gives no certificate for it. Use self_signed or provided."
+    return None
+
+
+def file_on_controller(value, dummy):
+    return None if not value or os.path.isfile(os.path.expanduser(str(value))) else "it must be a file on this controller, or empty."
+
+
 def port(value, dummy):
     return None if 0 <= int(value) < 65536 else "a port is a number from 1 to 65535 (0 leaves it as it is)."
 
@@ -312,6 +334,26 @@ RULES = {
     "ssh_port": port,
     "ufw_blocked": firewall(ufw_rules.block_rule),
     "ufw_rules": firewall(ufw_rules.port_rule),
+    "tls_source": certificate_source,
+    "tls_acme_directory": needs(
+        lambda value, dummy: re.fullmatch(r"https://\S+", str(value)), "it is the https:// URL of an ACME directory, as the CA gives it."
+    ),
+    "tls_acme_ca_file": file_on_controller,
+    "tls_acme_email": needs(
+        lambda value, dummy: not value or re.fullmatch(r"[^@\s,:]+@[^@\s,:]+", str(value)),
+        "it must be one address, such as you@example.com, or empty.",
+    ),
+    "tls_acme_eab_id": needs(
+        lambda value, settings: bool(value) == bool(settings.get("tls_acme_eab_secret")),
+        "tls_acme_eab_id and tls_acme_eab_secret go together.",
+    ),
+    "tls_acme_eab_secret": needs(
+        lambda value, settings: bool(value) == bool(settings.get("tls_acme_eab_id")), "tls_acme_eab_id and tls_acme_eab_secret go together."
+    ),
+    "nginx_hsts": needs(
+        lambda value, dummy: not value or re.fullmatch(r"max-age=\d+(; includeSubDomains)?(; preload)?", str(value)),
+        "it must be the header's value, such as max-age=63072000; includeSubDomains, or empty.",
+    ),
     "tls_certificate_file": needs(
         lambda value, settings: settings.get("tls_source") != "provided" or os.path.isfile(os.path.expanduser(str(value))),
         "with tls_source: provided it must be a file on this controller.",

@@ -35,6 +35,7 @@ def host_status(report, releases, behind, limits):
         "memory_available_mb": report["memory"]["available_mb"],
         "memory_app_mb": releases["memory_mb"],
         "certificate_days": int((ends - report["time"]) // DAY) if ends else None,
+        "certificate": certificate_line(report),
         "releases": [kept(name, live, **releases["releases"][name]) for name in releases["complete"]],
     }
 
@@ -127,19 +128,39 @@ def services(report):
         yield note("unit", f"{unit} has failed", f"`systemctl status {unit}` on the host tells why.")
 
 
+def certificate_line(report):
+    there = report["certificate"]
+    if not there["ends"]:
+        return "none"
+    left = there["ends"] - report["time"]
+    words = [f"{int(left // DAY)} days left" if left > 0 else "has ended"]
+    words += ["self-signed"] if there["self_signed"] else []
+    words += ["not the one that nginx serves"] if not there["served"] else []
+    words += [f"not renewed: {there['problem']['found']}"] if there["problem"] else []
+    return "; ".join(words)
+
+
 def certificate(report, limits):
     there = report["certificate"]
     days = int((there["ends"] - report["time"]) // DAY)
+    # one that lasts a week only, say, is good to its last quarter
+    enough = min(limits["certificate_days"], (there["ends"] - there["begins"]) / DAY / 4)
     missing = [name for name in report["domain_addresses"] if not any(covers(pattern, name) for pattern in there["names"])]
     if not there["ends"]:
         yield bad("certificate", "there is none", "Run provision.yml.")
-    elif days < limits["certificate_days"]:
+    elif report["services"].get("nginx") == "active" and not there["served"]:
+        yield bad("certificate", "nginx serves another one than the one on the disk", "Run deploy.yml; what nginx says is in `nginx -t`.")
+    elif there["problem"] and (there["self_signed"] or missing or (there["ends"] - report["time"]) / DAY < enough):
+        yield bad("certificate", **{key: there["problem"][key] for key in ("found", "cure")})
+    elif (there["ends"] - report["time"]) / DAY < enough:
         when = f"ends in {days} days" if days >= 0 else "has ended"
-        yield bad("certificate", when, "Run provision.yml; with tls_source: provided, put a new one where tls_certificate_file says.")
+        yield bad("certificate", when, "Run deploy.yml; with tls_source: provided, put a new one where tls_certificate_file says.")
     elif missing:
         yield bad(
-            "certificate", f"not for {', '.join(missing)}", "Run provision.yml; with tls_source: provided, get one for all of app_domains."
+            "certificate", f"not for {', '.join(missing)}", "Run deploy.yml; with tls_source: provided, get one for all of app_domains."
         )
+    elif there["problem"]:
+        yield note("certificate", f"ends in {days} days, and was not renewed: {there['problem']['found']}", there["problem"]["cure"])
     elif there["self_signed"]:
         yield note("certificate", f"self-signed, ends in {days} days", "Browsers warn of it: see tls_source.")
     else:

@@ -13,8 +13,12 @@ options:
     elements: path
     required: true
   certificate:
-    description: The site's certificate.
+    description: The site's certificate, beside which C(problem.json) tells why it was not renewed.
     type: path
+    required: true
+  domain:
+    description: The name by which nginx is asked for the certificate that it serves.
+    type: str
     required: true
   services:
     description: Services that have to run.
@@ -30,7 +34,12 @@ python: {description: "The distribution's Python.", type: str, returned: always}
 disks: {description: "By path: C(free_mb), C(total_mb), C(free_inodes_percent), C(read_only).", type: dict, returned: always}
 memory: {description: "C(total_mb), C(available_mb) (with free swap), C(swap_mb).", type: dict, returned: always}
 apt: {description: "C(held_by), the program that holds the lock; C(broken), packages that are half installed.", type: dict, returned: always}
-certificate: {description: "C(ends), in seconds since 1970 (0 is none); C(self_signed); C(names).", type: dict, returned: always}
+certificate:
+  description: >-
+    C(begins), C(ends), in seconds since 1970 (0 is none); C(self_signed); C(names); C(served), whether it is the one that nginx
+    serves; C(problem), why it was not renewed (C(found), C(cure)), if it wasn't.
+  type: dict
+  returned: always
 services: {description: What systemd says of each service., type: dict, returned: always}
 failed_units: {description: Units that have failed., type: list, returned: always}
 firewall: {description: Whether ufw is active., type: bool, returned: always}
@@ -38,12 +47,14 @@ addresses: {description: The host's own addresses., type: list, returned: always
 """
 
 import fcntl
+import json
 import os
 import platform
 import re
+import socket
+import ssl
 import struct
 import time
-from datetime import datetime, timezone
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -55,6 +66,7 @@ def main():
         argument_spec={
             "paths": {"type": "list", "elements": "path", "required": True},
             "certificate": {"type": "path", "required": True},
+            "domain": {"type": "str", "required": True},
             "services": {"type": "list", "elements": "str", "required": True},
         },
         supports_check_mode=True,
@@ -78,7 +90,7 @@ def main():
             "held_by": next(filter(None, map(lock_holder, DPKG_LOCKS)), ""),
             "broken": re.findall(r"^ (\S+)", output("dpkg", "--audit"), re.MULTILINE),
         },
-        certificate=certificate(params["certificate"], output),
+        certificate=certificate(params["certificate"], params["domain"], output),
         services={name: output("systemctl", "is-active", name) or "unknown" for name in params["services"]},
         failed_units=[line.split()[0] for line in output("systemctl", "--failed", "--no-legend", "--plain").splitlines()],
         firewall=output("ufw", "status").startswith("Status: active"),
@@ -124,31 +136,41 @@ def lock_holder(path):
         return f"process {pid}"
 
 
-def certificate(path, output):
+def certificate(path, domain, output):
     if not os.path.exists(path):
-        return {"ends": 0, "self_signed": False, "names": []}
-    command = (
-        "openssl",
-        "x509",
-        "-in",
-        path,
-        "-noout",
-        "-enddate",
-        "-dateopt",
-        "iso_8601",
-        "-subject",
-        "-issuer",
-        "-ext",
-        "subjectAltName",
-    )
-    text = output(*command)
-    found = dict(line.split("=", 1) for line in text.splitlines() if re.match(r"(notAfter|subject|issuer)=", line))
-    ends = found.get("notAfter", "")
+        return {"begins": 0, "ends": 0, "self_signed": False, "names": [], "served": False, "problem": {}}
+    shown = ("-startdate", "-enddate", "-subject", "-issuer", "-ext", "subjectAltName")
+    text = output("openssl", "x509", "-in", path, "-noout", *shown)
+    found = dict(line.split("=", 1) for line in text.splitlines() if re.match(r"(not\w+|subject|issuer)=", line))
     return {
-        "ends": datetime.strptime(ends, "%Y-%m-%d %H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp() if ends else 0,
+        "begins": ssl.cert_time_to_seconds(found["notBefore"]) if found else 0,
+        "ends": ssl.cert_time_to_seconds(found["notAfter"]) if found else 0,
         "self_signed": found.get("subject") == found.get("issuer"),
         "names": re.findall(r"DNS:([^,\s]+)", text),
+        "served": is_served(path, domain),
+        "problem": problem(os.path.join(os.path.dirname(path), "problem.json")),
     }
+
+
+def is_served(path, domain, at=("127.0.0.1", 443)):
+    """Whether nginx serves this one, by asking it as a visitor does."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with open(path) as handle:
+            first = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", handle.read(), re.DOTALL)
+        with socket.create_connection(at, 5) as tcp, context.wrap_socket(tcp, server_hostname=domain) as tls:
+            return tls.getpeercert(binary_form=True) == ssl.PEM_cert_to_DER_cert(first[0])
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def problem(path):
+    try:
+        with open(path) as handle:
+            return json.load(handle)
+    except (OSError, ValueError):
+        return {}
 
 
 if __name__ == "__main__":

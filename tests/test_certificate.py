@@ -1,0 +1,554 @@
+"""A certificate is asked for when it is due, once; what stands in the way is told; and nginx serves what is on the disk."""
+
+import argparse
+import http.server
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import ssl
+import stat
+import subprocess
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from conftest import PROJECT
+
+DAY = 86400
+DIRECTORY = "https://ca.example/directory"
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """The program as on a host, but for the paths of the system, its ports, and the commands that it calls."""
+    spec = importlib.util.spec_from_file_location("certificate", PROJECT / "roles/tls/files/certificate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("run", "etc", "bin", "site", "ca"):
+        (tmp_path / name).mkdir()
+    module.RUN, module.UNITS, module.RELOAD_SECONDS = tmp_path / "run", tmp_path / "etc", 0.5
+    real_lock = module.lock
+    module.lock = lambda path, *flags: real_lock(tmp_path / "run/lock" if str(path) == "/run/flaskhost.lock" else path, *flags)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    me = SimpleNamespace(pw_uid=os.getuid(), pw_gid=os.getgid())
+    monkeypatch.setattr(module, "pwd", SimpleNamespace(getpwnam=lambda _name: me))
+    command(tmp_path, "setpriv", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
+    command(tmp_path, "systemctl", f'echo "$@" >>{tmp_path}/systemctl')
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1000", "-subj", "/CN=CA",
+            "-keyout", tmp_path / "ca/key", "-out", tmp_path / "ca/pem")  # fmt: skip
+    return module
+
+
+def command(folder, name, script):
+    path = folder / "bin" / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def openssl(*words):
+    subprocess.run(["openssl", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def site(program, tmp_path):
+    return configured(program, tmp_path)
+
+
+def configured(program, tmp_path, **changed):
+    settings = {"domains": ["a.example", "B.example"], "directory": DIRECTORY, "ca": "", "email": "", "eab_id": "", "eab_secret": ""}
+    (tmp_path / "site/acme.json").write_text(json.dumps({**settings, "probe": False, **changed}))
+    site = program.Site(tmp_path / "site", "unit")
+    site.state = tmp_path / "state"
+    return site
+
+
+def keep(program, site, **options):
+    return program.keep(site, argparse.Namespace(**{"check": False, "renew": False, "timer": False, **options}))
+
+
+def put(site, tmp_path, names="a.example,b.example", days=90, mark=f"# Issued by {DIRECTORY}\n", signed=True):
+    """A certificate on the disk."""
+    names = ",".join(f"DNS:{name}" for name in names.split(","))
+    key, pem = tmp_path / "key", tmp_path / "pem"
+    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", str(days), "-subj", "/CN=site"]
+    by = ["-CA", tmp_path / "ca/pem", "-CAkey", tmp_path / "ca/key"] if signed else []
+    openssl(*words, *by, "-addext", f"subjectAltName={names}", "-keyout", key, "-out", pem)
+    site.file.write_text(mark + key.read_text() + pem.read_text())
+
+
+# what certbot does when all goes well: it gets the request signed
+SIGN = """
+for word; do
+  case $last in --csr) request=$word ;; --fullchain-path) chain=$word ;; --logs-dir) log=$word ;; --config-dir) state=$word ;; esac
+  last=$word
+done
+echo "$@" >>{here}/asked
+ls "$(dirname "$request")" >{here}/given
+openssl x509 -req -in "$request" -CA {here}/ca/pem -CAkey {here}/ca/key -days {days} -copy_extensions copy -out "$chain" 2>/dev/null
+cat {here}/ca/pem >>"$chain"
+"""
+
+
+def client(tmp_path, before="", days=90):
+    command(tmp_path, "certbot", before + SIGN.format(here=tmp_path, days=days))
+
+
+def asked(tmp_path):
+    path = tmp_path / "asked"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def nginx(program, tmp_path):
+    """Serves what was on the disk when it was last told to reload."""
+    server = Nginx(tmp_path)
+    program.HTTPS = server.address
+    command(tmp_path, "systemctl", f'[ "$1" != reload ] || cp {tmp_path}/site/certificate.pem {tmp_path}/served')
+    yield server
+    server.close()
+
+
+class Nginx:
+    def __init__(self, folder):
+        self.file, self.listener = folder / "served", socket.create_server(("127.0.0.1", 0))
+        self.address = self.listener.getsockname()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def serve(self):
+        while True:
+            try:
+                tcp = self.listener.accept()[0]
+            except OSError:
+                return
+            try:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(self.file)
+                context.wrap_socket(tcp, server_side=True).close()
+            except OSError:
+                tcp.close()
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join()
+
+
+# -- when one is due ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ({}, ""),
+        ({"names": "b.example,A.example"}, ""),
+        ({"names": "a.example"}, "it isn't for b.example"),
+        ({"names": "a.example,b.example,c.example"}, "it is also for c.example"),
+        ({"mark": ""}, f"it isn't from {DIRECTORY}"),
+        ({"mark": "# Issued by https://staging.example/directory\n"}, f"it isn't from {DIRECTORY}"),
+        ({"signed": False}, "it is self-signed"),
+    ],
+)
+def test_what_makes_a_new_one_due(program, site, tmp_path, there, words):
+    put(site, tmp_path, **there)
+    assert program.why_due(site, program.Certificate(site.file.read_text())) == words
+
+
+@pytest.mark.parametrize(("days", "due_after"), [(90, 60), (45, 30), (6, 4)])
+def test_it_is_renewed_when_a_third_of_its_time_is_left(program, site, tmp_path, monkeypatch, days, due_after):
+    put(site, tmp_path, days=days)
+    certificate, now = program.Certificate(site.file.read_text()), time.time()
+    for later, words in ((due_after - 0.1, ""), (due_after + 0.1, "it ends at"), (days + 1, "it ended at")):
+        monkeypatch.setattr(
+            program, "time", SimpleNamespace(time=lambda later=later: now + later * DAY, strftime=time.strftime, gmtime=time.gmtime)
+        )
+        found = program.why_due(site, certificate)
+        assert found.startswith(words) and bool(found) == bool(words)
+
+
+@pytest.mark.parametrize("text", ["", "junk", "-----BEGIN CERTIFICATE-----\nanVuaw==\n-----END CERTIFICATE-----\n"])
+def test_a_file_that_is_no_certificate_is_none(program, site, text):
+    assert program.why_due(site, program.Certificate(text)) == "there is none"
+
+
+# -- asking for it -----------------------------------------------------------------------------------------------------
+
+
+def test_a_bare_host_gets_a_certificate_and_then_asks_no_more(program, site, nginx, tmp_path, capsys):
+    client(tmp_path)
+    assert keep(program, site) == 0
+    assert "a certificate was issued: there is none" in capsys.readouterr().out
+    text = site.file.read_text()
+    assert text.startswith(f"# Issued by {DIRECTORY}\n-----BEGIN PRIVATE KEY-----")
+    assert text.count("BEGIN CERTIFICATE") == 2, "with those that vouch for it"
+    assert stat.S_IMODE(site.file.stat().st_mode) == 0o600
+    assert nginx.file.read_text() == text
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(site.file)  # key and certificate belong together
+    assert keep(program, site) == 0 and capsys.readouterr().out == ""
+    assert len(asked(tmp_path)) == 1
+    assert sorted(os.listdir(site.folder)) == ["acme.json", "certificate.pem"]
+    assert not site.webroot.exists() and sorted(os.listdir(program.RUN)) == ["flaskhost-acme", "lock"]
+
+
+def test_who_talks_to_the_ca_gets_no_key(program, site, nginx, tmp_path):
+    client(tmp_path)
+    keep(program, site)
+    assert (tmp_path / "given").read_text().split() == ["ca", "request", "secrets"]
+
+
+def test_each_certificate_has_a_key_of_its_own(program, site, nginx, tmp_path):
+    client(tmp_path)
+    keep(program, site)
+    first = site.file.read_text()
+    assert keep(program, site, renew=True) == 0
+    assert first.split("-----")[2] != site.file.read_text().split("-----")[2]
+    assert len(asked(tmp_path)) == 2
+
+
+def test_the_client_is_told_what_the_settings_say(program, nginx, tmp_path):
+    site = configured(program, tmp_path, email="you@a.example", eab_id="kid-1", eab_secret="hunter2", ca="PEM")
+    client(tmp_path, before=f'cp "$(dirname "$5")"/secrets {tmp_path}/secrets; echo "$REQUESTS_CA_BUNDLE" >{tmp_path}/bundle\n')
+    keep(program, site)
+    (words,) = asked(tmp_path)
+    for option in (
+        f"--server {DIRECTORY}",
+        "--email you@a.example",
+        f"--webroot-path {site.webroot}",
+        "--agree-tos",
+        "--preferred-challenges http",
+    ):
+        assert option in words
+    assert "hunter2" not in words, "others may see a command line"
+    assert (tmp_path / "secrets").read_text() == "eab-kid = kid-1\neab-hmac-key = hunter2\n"
+    assert (tmp_path / "bundle").read_text().endswith("/ca\n")
+
+
+def test_what_would_be_done_is_told_and_not_done(program, site, nginx, tmp_path, capsys):
+    client(tmp_path)
+    assert keep(program, site, check=True) == 0
+    assert capsys.readouterr().out == "would ask for a certificate: there is none\n"
+    keep(program, site)
+    nginx.file.unlink()
+    capsys.readouterr()
+    assert keep(program, site, check=True) == 0
+    assert capsys.readouterr().out.startswith("would reload nginx")
+    assert len(asked(tmp_path)) == 1 and not nginx.file.exists()
+
+
+LOG = 'log=$(echo "$@" | sed "s/.*--logs-dir //; s/ .*//"); mkdir -p $log; echo asked >>{0}/asked\n'
+
+
+def fails_with(tmp_path, said="", log="", times=9):
+    """certbot, saying no so many times."""
+    (tmp_path / "said").write_text(said)
+    (tmp_path / "log").write_text(log)
+    refuse = f"cat {tmp_path}/said; cp {tmp_path}/log $log/letsencrypt.log; exit 1"
+    client(tmp_path, before=LOG.format(tmp_path) + f"if [ $(wc -l <{tmp_path}/asked) -le {times} ]; then {refuse}; fi\n")
+
+
+ERROR = "acme.messages.Error: urn:ietf:params:acme:error:"
+
+
+@pytest.mark.parametrize(
+    ("said", "log", "found", "cure"),
+    [
+        (
+            "  Domain: a.example\n  Type:   connection\n  Detail: 192.0.2.1: Timeout during connect\n\n",
+            "",
+            "The CA refuses: a.example: 192.0.2.1: Timeout during connect (connection)",
+            "open port 80",
+        ),
+        (
+            "  Domain: a.example\n  Type:   caa\n  Detail: CAA record for a.example prevents issuance\n\n",
+            "",
+            "CAA record for a.example prevents issuance (caa)",
+            "CAA record has to name the CA",
+        ),
+        # what certbot 2.1 makes of any error but a challenge's
+        (
+            "An unexpected error occurred:\nAttributeError: can't set attribute\n",
+            f"{ERROR}rateLimited :: There were too many requests :: too many certificates (5) already issued, retry after 2026-12-01\n",
+            "too many certificates (5) already issued, retry after 2026-12-01 (rateLimited)",
+            "Only waiting helps",
+        ),
+        (
+            "An unexpected error occurred:\nrequests.exceptions.SSLError: certificate verify failed\n",
+            "2026:ERROR:certbot._internal.log:An unexpected error occurred:\n2026:ERROR:certbot._internal.log:requests.exceptions.SSLError: certificate verify failed",
+            f"The CA can't be asked ({DIRECTORY}): certificate verify failed",
+            "tls_acme_ca_file",
+        ),
+        (
+            "See the logfile\n",
+            "2026:ERROR:certbot._internal.log:Server requires external account binding. Please use --eab-kid",
+            "Server requires external account binding",
+            "Set tls_acme_eab_id",
+        ),
+        ("", "", "The ACME client failed: no word", "/log on the host"),
+    ],
+)
+def test_why_the_ca_gave_none_is_told_with_what_helps(program, site, nginx, tmp_path, capsys, said, log, found, cure):
+    fails_with(tmp_path, said, log)
+    put(site, tmp_path, signed=False)
+    shutil.copy(site.file, nginx.file)
+    before = site.file.read_text()
+    assert keep(program, site) == 1, "visitors are warned of a self-signed one"
+    told = " ".join(capsys.readouterr().err.split())
+    assert found in told and cure in told and "Visitors do notice: it is self-signed." in told
+    noted = json.loads(site.problem_file.read_text())
+    assert found in noted["found"] and cure in noted["cure"]
+    assert site.file.read_text() == before and sorted(os.listdir(site.folder)) == ["acme.json", "certificate.pem", "problem.json"]
+
+
+def test_a_failed_renewal_is_not_noticed_by_visitors_and_forgotten_when_it_succeeds(program, site, nginx, tmp_path, capsys):
+    fails_with(tmp_path, log=f"{ERROR}serverInternal :: The server experienced an internal error :: out of order")
+    put(site, tmp_path)
+    shutil.copy(site.file, nginx.file)
+    assert keep(program, site, renew=True) == 3
+    assert "out of order (serverInternal)" in (told := capsys.readouterr().err) and "Visitors don't notice yet." in told
+    client(tmp_path)
+    assert keep(program, site, renew=True) == 0
+    assert not site.problem_file.exists()
+
+
+def test_the_timer_is_patient_with_a_ca_that_has_refused_until_something_changes(program, site, nginx, tmp_path):
+    fails_with(tmp_path, log=f"{ERROR}rateLimited :: too many")
+    os.utime(site.settings_file, (time.time() - 60, time.time() - 60))
+    assert keep(program, site, timer=True) == 1
+    assert keep(program, site, timer=True) == 1, "still a failure"
+    assert len(asked(tmp_path)) == 1
+    noted = json.loads(site.problem_file.read_text())
+    site.problem_file.write_text(json.dumps({**noted, "at": time.time() - 13 * 3600}))
+    keep(program, site, timer=True)
+    assert len(asked(tmp_path)) == 2
+    keep(program, site)
+    assert len(asked(tmp_path)) == 3, "a person may try at once"
+    os.utime(site.settings_file, (time.time() + 60, time.time() + 60))
+    keep(program, site, timer=True)
+    assert len(asked(tmp_path)) == 4
+
+
+def test_the_timer_asks_again_soon_if_nobody_was_asked(program, site, nginx, tmp_path):
+    fails_with(tmp_path, said="requests.exceptions.ConnectionError: no route\n")
+    keep(program, site, timer=True)
+    client(tmp_path)
+    assert keep(program, site, timer=True) == 0
+
+
+@pytest.mark.parametrize("kind", ["badNonce", "accountDoesNotExist"])
+def test_what_another_try_mends_is_tried_again(program, site, nginx, tmp_path, kind):
+    fails_with(tmp_path, log=f"{ERROR}{kind} :: again", times=1)
+    (site.state / "accounts").mkdir(parents=True)
+    assert keep(program, site) == 0
+    assert (site.state / "accounts").exists() == (kind == "badNonce"), "an account that the CA doesn't know is of no use"
+
+
+def test_a_certificate_for_another_key_is_refused(program, site, nginx, tmp_path, capsys):
+    client(tmp_path)
+    path = tmp_path / "bin/certbot"
+    path.write_text(path.read_text() + f"cat {tmp_path}/ca/pem >$chain\n")
+    assert keep(program, site) == 1
+    assert "isn't the certificate that was asked for" in capsys.readouterr().err
+    assert not site.file.exists()
+
+
+def test_a_full_disk_is_noticed_before_the_ca_is_asked(program, site, nginx, tmp_path, monkeypatch, capsys):
+    client(tmp_path)
+
+    def full(path, text):
+        if path.suffix == ".new":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(program, "write", full)
+    assert keep(program, site) == 1
+    assert "No space left on device" in capsys.readouterr().err and asked(tmp_path) == []
+
+
+# -- whether the names lead here ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def web(program, tmp_path, monkeypatch):
+    """What answers on port 80 of an address: the folder, or something else."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    server.folder, server.answers = tmp_path / "web", "files"
+    program.HTTP_PORT = server.server_port
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    real = socket.getaddrinfo
+    server.names = {"a.example": ["127.0.0.1"], "b.example": ["127.0.0.1"]}
+
+    def resolve(name, port, *rest, **kinds):
+        if not str(name).endswith(".example"):
+            return real(name, port, *rest, **kinds)
+        if name not in server.names:
+            raise socket.gaierror(-2, "Name or service not known")
+        return [(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in server.names[name]]
+
+    monkeypatch.setattr(program.socket, "getaddrinfo", resolve)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        if server.answers == "redirect" and "moved" not in self.path:
+            self.send_response(301)
+            self.send_header("Location", f"http://127.0.0.1:{server.server_port}{self.path}?moved")
+            self.end_headers()
+            return
+        file = server.folder / self.path.lstrip("/").partition("?")[0]
+        found = server.answers != "nothing" and file.is_file() and self.headers["Host"]
+        self.send_response(200 if found or server.answers == "parked" else 404)
+        self.end_headers()
+        self.wfile.write(file.read_bytes() if found and server.answers != "parked" else b"this domain is parked")
+
+    def log_message(self, *words):
+        pass
+
+
+def probe(program, web):
+    challenges = web.folder / program.CHALLENGES
+    challenges.mkdir(parents=True, exist_ok=True)
+    try:
+        program.probe(["a.example", "b.example"], challenges)
+    finally:
+        assert os.listdir(challenges) == []
+
+
+@pytest.mark.parametrize("answers", ["files", "redirect"])
+def test_names_that_lead_here_are_found_so(program, web, answers):
+    web.answers = answers
+    probe(program, web)
+
+
+@pytest.mark.parametrize(
+    ("answers", "names", "words"),
+    [
+        ("nothing", {}, ["http://a.example leads to 127.0.0.1, where another than this site's nginx answers (404)", "http://b.example"]),
+        ("parked", {}, ["another than this site's nginx answers (200)"]),
+        ("files", {"b.example": []}, ["b.example is not in the DNS"]),
+        ("files", {"b.example": ["127.0.0.9"]}, ["http://b.example leads to 127.0.0.9, where nobody answers (Connection refused)"]),
+        ("files", {"b.example": ["127.0.0.1", "127.0.0.9"]}, ["http://b.example leads to 127.0.0.9"]),
+        ("files", {"b.example": ["::1"]}, ["http://b.example leads to ::1, where nobody answers"]),
+    ],
+)
+def test_names_that_do_not_lead_here_are_told(program, web, answers, names, words):
+    web.answers = answers
+    web.names.update(names)
+    web.names = {name: addresses for name, addresses in web.names.items() if addresses}
+    with pytest.raises(program.Problem) as problem:
+        probe(program, web)
+    assert problem.value.found.startswith("The CA was not asked: ")
+    for word in words:
+        assert word in problem.value.found
+    assert "open port 80" in problem.value.cure and not problem.value.refused
+
+
+def test_a_host_without_ipv6_leaves_that_to_the_ca(program, web):
+    web.names["b.example"] = ["127.0.0.1", "::1"]
+    probe(program, web)
+
+
+def test_the_ca_is_not_asked_while_a_name_leads_elsewhere(program, web, nginx, tmp_path):
+    site = configured(program, tmp_path, probe=True)
+    client(tmp_path)
+    web.names.pop("b.example")
+    assert keep(program, site) == 1 and asked(tmp_path) == []
+    web.names["b.example"], web.folder = ["127.0.0.1"], site.webroot
+    assert keep(program, site) == 0 and len(asked(tmp_path)) == 1
+
+
+# -- serving it --------------------------------------------------------------------------------------------------------
+
+
+def test_one_that_nginx_does_not_serve_is_noticed_and_mended(program, site, nginx, tmp_path, capsys):
+    put(site, tmp_path)
+    shutil.copy(site.file, nginx.file)
+    put(site, tmp_path)
+    assert keep(program, site) == 0
+    assert "nginx was reloaded" in capsys.readouterr().out
+    assert nginx.file.read_text() == site.file.read_text()
+
+
+def test_a_reload_that_changes_nothing_is_told_and_tried_again(program, site, nginx, tmp_path, capsys):
+    """`systemctl reload` says yes also where nginx refuses its configuration."""
+    put(site, tmp_path)
+    shutil.copy(site.file, nginx.file)
+    put(site, tmp_path)
+    command(tmp_path, "systemctl", "true")
+    assert keep(program, site) == 3, "what nginx serves is good"
+    assert "nginx doesn't serve the certificate that is on the disk" in capsys.readouterr().err
+    command(tmp_path, "systemctl", f'[ "$1" != reload ] || cp {site.file} {nginx.file}')
+    assert keep(program, site, timer=True) == 0
+    assert not site.problem_file.exists()
+
+
+def test_an_nginx_that_is_down_is_told(program, site, tmp_path, capsys):
+    put(site, tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        program.HTTPS = closed.getsockname()
+    command(tmp_path, "systemctl", "echo nginx.service is not active >&2; exit 1")
+    assert keep(program, site) == 1
+    assert "(nginx.service is not active)" in (told := capsys.readouterr().err) and "Visitors do notice: nginx doesn't answer." in told
+
+
+# -- before, and after -------------------------------------------------------------------------------------------------
+
+
+def test_nginx_has_something_to_start_with_and_the_timer_runs(program, site, tmp_path, capsys):
+    site.state.mkdir()
+    command(tmp_path, "systemctl", f'echo "$@" >>{tmp_path}/systemctl; [ "$1" != show ] || cat {tmp_path}/shown')
+    (tmp_path / "shown").write_text("NeedDaemonReload=no\nUnitFileState=disabled\nActiveState=inactive\n")
+    program.prepare(site)
+    assert "temporary certificate" in capsys.readouterr().out
+    certificate = program.Certificate(site.file.read_text())
+    assert certificate.self_signed and set(certificate.names) == {"a.example", "b.example"}
+    assert stat.S_IMODE(site.file.stat().st_mode) == 0o600
+    assert "enable --now unit-certificate.timer" in (tmp_path / "systemctl").read_text()
+    (tmp_path / "shown").write_text("NeedDaemonReload=no\nUnitFileState=enabled\nActiveState=active\n")
+    before = site.file.read_text()
+    program.prepare(site)
+    assert capsys.readouterr().out == "" and site.file.read_text() == before
+
+
+def test_units_that_changed_are_taken_up(program, site, tmp_path):
+    site.state.mkdir()
+    command(
+        tmp_path,
+        "systemctl",
+        f'echo "$@" >>{tmp_path}/systemctl; echo NeedDaemonReload=yes; echo UnitFileState=enabled; echo ActiveState=active',
+    )
+    program.prepare(site)
+    assert (tmp_path / "systemctl").read_text().splitlines()[1:] == ["daemon-reload", "restart unit-certificate.timer"]
+
+
+def test_without_settings_it_removes_itself_and_all_that_it_made(program, site, nginx, tmp_path, monkeypatch, capsys):
+    client(tmp_path)
+    keep(program, site)
+    site.state.mkdir(exist_ok=True)
+    (site.state / "account").write_text("")
+    own = tmp_path / "unit-certificate"
+    own.write_text("")
+    units = [program.UNITS / f"unit-certificate.{kind}" for kind in ("timer", "service")]
+    for unit in units:
+        unit.write_text("")
+    monkeypatch.setattr(program, "__file__", str(own))
+    command(tmp_path, "systemctl", f'echo "$@" >>{tmp_path}/systemctl')
+    command(tmp_path, "systemd-run", f'echo "$@" >>{tmp_path}/later')
+    command(tmp_path, "userdel", f'echo "$@" >>{tmp_path}/users')
+    site.settings_file.unlink()
+    program.remove(site, argparse.Namespace(check=True, timer=False))
+    program.remove(site, argparse.Namespace(check=False, timer=True))
+    assert own.exists() and (tmp_path / "later").read_text().endswith(f"{own} {site.folder}\n"), (
+        "the timer's own view of the system is read-only"
+    )
+    program.remove(site, argparse.Namespace(check=False, timer=False))
+    assert not any(path.exists() for path in (own, site.state, site.webroot, program.RUN / "flaskhost-acme", *units))
+    assert (tmp_path / "users").read_text() == "unit-tls\n"
+    assert "disable --now unit-certificate.timer" in (tmp_path / "systemctl").read_text()
+    assert site.file.exists(), "nginx serves it until the new source has another"
