@@ -22,12 +22,12 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 LAB := molecule/lab/lab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo deploy release rollback status doctor test lint unit molecule test-faults test-servers test-kills bench docs clean
+.PHONY: help demo deploy release rollback certificate status doctor test lint unit molecule test-faults test-servers test-acme test-kills bench docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  deploy, release, rollback, status and doctor take STAGE=staging or any folder of inventories/; it is $(STAGE) if not given."
+	@echo "  deploy, release, rollback, certificate, status and doctor take STAGE=staging or any folder of inventories/; it is $(STAGE) if not given."
 
 demo: .venv/ready ## a host of your own in a container, with the sample app deployed to it over ssh
 	@$(LAB) setup debian13
@@ -48,6 +48,9 @@ release: .venv/ready ## ship the app's current version to a host that is provisi
 
 rollback: .venv/ready ## make the former release live again
 	@ansible-playbook -i inventories/$(STAGE) playbooks/rollback.yml
+
+certificate: .venv/ready ## ask Let's Encrypt for a certificate if one is due, and see that nginx serves it
+	@ansible-playbook -i inventories/$(STAGE) playbooks/certificate.yml
 
 status: .venv/ready ## what is live, since when, who shipped it
 	@ansible-playbook -i inventories/$(STAGE) playbooks/status.yml
@@ -81,6 +84,10 @@ test-faults: .venv/ready ## all that can go wrong, under load (about half an hou
 test-servers: .venv/ready ## every server on both hosts, and the way from one to another (about 20 minutes)
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
+
+test-acme: .venv/ready ## certificates from a CA of the lab's own: issued, renewed, refused, replaced; TLS judged by sslyze
+	@$(LAB) setup $(OLDER) $(NEWER)
+	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
 
 test-kills: .venv/ready ## kill a run after every one of its tasks in turn (about two hours)
 	@$(LAB) setup $(NEWER)

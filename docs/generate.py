@@ -51,7 +51,7 @@ def main():
 def reliability_page():
     """A section for each file of tests; a test's docstring says what goes wrong, and after a colon what happens then."""
     text = RELIABILITY
-    for file in sorted((PROJECT / "molecule/faults/tests").glob("test_*.py")):
+    for file in [*sorted((PROJECT / "molecule/faults/tests").glob("test_*.py")), PROJECT / "molecule/acme/tests/test_certificates.py"]:
         module = ast.parse(file.read_text())
         tests = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
         title = file.stem.removeprefix("test_").replace("_", " ").capitalize()
@@ -65,8 +65,8 @@ def reliability_page():
 
 RELIABILITY = """# What happens when things go wrong
 Every line is a test, which breaks something for real on a host that serves, most of them under a steady load of GET and POST
-requests of which none may fail. `make test-faults` runs them all (about half an hour), `make test` a part. `make test-kills`
-kills a run after every one of its tasks in turn, of a release and of a first deploy (some hours).
+requests of which none may fail. `make test-faults` runs them all (about half an hour), `make test` a part, `make test-acme` those of
+certificates. `make test-kills` kills a run after every one of its tasks in turn, of a release and of a first deploy (some hours).
 """
 
 

@@ -36,6 +36,7 @@ def contracts(tmp_path_factory):
     settings = {
         "ansible_connection": "local",
         "ufw_packages": ["ufw"],
+        "tls_packages": [],
         "nginx_packages": ["nginx"],
         "python_venv_packages": ["python3"],
         "python_venv_extra_packages": [],

@@ -18,6 +18,8 @@ SITES = {
     "older": ("default", "older", "10.207.0.12", 44312),
     "newer": ("default", "newer", "10.207.0.13", 44313),
     "target": ("faults", "target", "10.207.2.20", 44320),
+    "acme-older": ("acme", "acme-older", "10.207.5.12", 44352),
+    "acme-newer": ("acme", "acme-newer", "10.207.5.13", 44353),
 }
 SERVERS = ("gunicorn", "uwsgi", "waitress", "granian", "mod_wsgi", "uvicorn")
 for server in SERVERS:
