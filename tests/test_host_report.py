@@ -1,8 +1,12 @@
 """Each thing that can be wrong with a host is found, and comes with what to do."""
 
 import fcntl
+import json
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -196,6 +200,50 @@ def test_a_host_that_does_not_listen_is_told_of_with_the_port():
     with_no_listener = action.unreachable("127.0.0.1", 9, "ssh: connection refused")
     assert with_no_listener["found"] == "127.0.0.1 can't be reached on port 9: Connection refused"
     assert action.unreachable("no-such-host.invalid", 22, "")["found"] == "no address is known for no-such-host.invalid"
+
+
+@pytest.fixture
+def pem(tmp_path):
+    """A certificate with its key, in one file."""
+    words = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90", "-subj", "/CN=x"]
+    names = ["-addext", "subjectAltName=DNS:a.example,DNS:*.b.example"]
+    made = subprocess.run(["openssl", "req", "-x509", *words, *names, "-keyout", "-", "-out", "-"], check=True, capture_output=True)
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(b"# Issued by https://ca.example/directory\n" + made.stdout)
+    return path
+
+
+def openssl(*command):
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_certificate_is_read_with_what_kept_it_from_being_renewed(pem):
+    found = module.certificate(str(pem), "a.example", openssl)
+    assert (found["names"], found["self_signed"], found["problem"]) == (["a.example", "*.b.example"], True, {})
+    assert found["ends"] - found["begins"] == 90 * DAY and abs(found["begins"] - time.time()) < 60
+    pem.with_name("problem.json").write_text(json.dumps(REFUSED))
+    assert module.certificate(str(pem), "a.example", openssl)["problem"] == REFUSED
+    pem.write_text("junk")
+    assert module.certificate(str(pem), "a.example", openssl)["ends"] == 0
+
+
+def test_whether_nginx_serves_it_is_asked_of_nginx(pem):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            for _ in range(2):
+                context.wrap_socket(listener.accept()[0], server_side=True).close()
+
+        server = threading.Thread(target=serve)
+        server.start()
+        assert module.is_served(str(pem), "a.example", at=listener.getsockname())
+        other = openssl("openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=y", "-keyout", "/dev/null")
+        pem.write_text(other)
+        assert not module.is_served(str(pem), "a.example", at=listener.getsockname())
+        server.join()
+    assert not module.is_served(str(pem), "a.example", at=("127.0.0.1", 9)), "nobody listens"
 
 
 def test_the_holder_of_a_lock_is_named_and_the_lock_not_taken(tmp_path):

@@ -142,17 +142,18 @@ def certificate_line(report):
 
 def certificate(report, limits):
     there = report["certificate"]
-    days = int((there["ends"] - report["time"]) // DAY)
+    left = there["ends"] - report["time"]
+    days = int(left // DAY)
     # one that lasts a week only, say, is good to its last quarter
-    enough = min(limits["certificate_days"], (there["ends"] - there["begins"]) / DAY / 4)
+    ends_soon = left < min(limits["certificate_days"] * DAY, (there["ends"] - there["begins"]) / 4)
     missing = [name for name in report["domain_addresses"] if not any(covers(pattern, name) for pattern in there["names"])]
     if not there["ends"]:
         yield bad("certificate", "there is none", "Run provision.yml.")
     elif report["services"].get("nginx") == "active" and not there["served"]:
         yield bad("certificate", "nginx serves another one than the one on the disk", "Run deploy.yml; what nginx says is in `nginx -t`.")
-    elif there["problem"] and (there["self_signed"] or missing or (there["ends"] - report["time"]) / DAY < enough):
+    elif there["problem"] and (there["self_signed"] or missing or ends_soon):
         yield bad("certificate", **{key: there["problem"][key] for key in ("found", "cure")})
-    elif (there["ends"] - report["time"]) / DAY < enough:
+    elif ends_soon:
         when = f"ends in {days} days" if days >= 0 else "has ended"
         yield bad("certificate", when, "Run deploy.yml; with tls_source: provided, put a new one where tls_certificate_file says.")
     elif missing:

@@ -232,10 +232,10 @@ def ask(site, request):
     shutil.chown(challenges, owner.pw_uid, owner.pw_gid)
     with tempfile.TemporaryDirectory(prefix=f"{site.unit}-", dir=RUN) as name:
         folder = Path(name)
-        shutil.chown(folder, owner.pw_uid, owner.pw_gid)
         for file, text in (("request", request), ("ca", site.settings["ca"]), ("secrets", secret_options(site.settings))):
             (folder / file).write_text(text)
             shutil.chown(folder / file, owner.pw_uid, owner.pw_gid)
+        shutil.chown(folder, owner.pw_uid, owner.pw_gid)
         for _attempt in range(3):
             code, said, log = run_client(site, folder)
             errors = CA_ERROR.findall(log)
