@@ -157,10 +157,10 @@ def kill(process):
 class Load:
     """GET and POST requests while something happens, 48 a second at most for each step of `pace`; counts what failed."""
 
-    def __init__(self, site, seconds=60, pace=5, path="/", post="/entries"):
+    def __init__(self, site, seconds=60, pace=5, path="/", post="/entries", options=()):
         # hey takes the TLS server name from the URL, so it asks for the site's other name
         name = f"https://localhost:{site.port}"
-        common = ["hey", "-z", f"{seconds}s", "-t", "20", "-disable-redirects"]
+        common = ["hey", "-z", f"{seconds}s", "-t", "20", "-disable-redirects", *options]
         self.commands = [
             subprocess.Popen([*common, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             for words in (

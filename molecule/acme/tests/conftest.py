@@ -33,8 +33,8 @@ def ca():
 
 @pytest.fixture
 def load(site):
-    """GET and POST requests all the while; none may fail."""
-    load = Load(site, seconds=600)
+    """GET and POST requests all the while, by HTTP/2 as browsers send them; none may fail."""
+    load = Load(site, seconds=600, options=["-h2"])
     yield
     answers, errors = load.stop()
     print(f"{site.name}: {answers}, errors {errors}")

@@ -36,7 +36,7 @@ def test_who_talks_to_the_ca_can_read_nothing_else(site):
 
 @pytest.mark.usefixtures("load")
 def test_a_renewal(site, ca):
-    """Certificates are renewed, under load: no request fails."""
+    """Certificates are renewed, under load (by HTTP/2, as browsers come): no request fails."""
     serials = {site.seen(ca)["serial"]}
     for _ in range(3):
         run = site.certify(tls_acme_renew=True)
