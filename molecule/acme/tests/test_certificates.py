@@ -119,7 +119,7 @@ def test_a_challenge_that_is_refused(site, ca):
 def test_a_name_that_the_ca_does_not_like(site, ca):
     """The CA gives no certificate for one of the names: the run fails at its end with its words, the site stays up, and the timer
     doesn't ask the CA in vain."""
-    names = [site.domain, f"www.{site.domain}", f"blocked.{site.domain}"]
+    names = [site.domain, f"www.{site.domain}", f"blocked-{site.domain}"]
     before = site.seen(ca)
     run = site.play("deploy.yml", app_domains=names)
     assert not run.ok
