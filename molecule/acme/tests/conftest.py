@@ -92,6 +92,28 @@ class AcmeSite(Site):
         return json.loads(self.host.check_output(f"cat {FOLDER}/problem.json"))
 
     def knows(self, name, address):
+        """To the host, this name leads there; to nowhere if the address is empty."""
+        self.host.check_output(f"grep -v ' {name}$\\|\t{name}$' /etc/hosts >/root/hosts; cat /root/hosts >/etc/hosts")
+        if address:
+            self.host.check_output(f"echo '{address} {name}' >>/etc/hosts")
+
+
+class Ca:
+    """pebble, and its name server."""
+
+    def __init__(self):
+        self.host, self.known = testinfra.get_host("podman://flaskhost-pebble"), {15000: [], 15001: []}
+
+    def root(self, port):
+        return self.host.check_output(f"curl --silent --show-error --fail --insecure https://127.0.0.1:{port}/roots/0")
+
+    def roots(self, port=15000):
+        """All that it ever had: it makes a new one when it starts."""
+        root = self.root(port)
+        self.known[port] += [root] if root not in self.known[port] else []
+        return "\n".join(self.known[port]) + "\n"
+
+    def knows(self, name, address):
         """This one alone: an address that is added comes beside those that are known already."""
         for call, body in (("clear-a", {"host": name}), ("add-a", {"host": name, "addresses": [address]})):
             self.host.check_output(f"curl --silent --fail --data '{json.dumps(body)}' http://127.0.0.1:8055/{call}")
