@@ -25,18 +25,6 @@ def test_rules_are_in_the_words_of_ufw(rule, words):
 
 
 @pytest.mark.parametrize(
-    ("address", "words"),
-    [
-        ("203.0.113.7", "deny from 203.0.113.7"),
-        ("203.0.113.7/24", "deny from 203.0.113.0/24"),
-        ("2001:DB8::/32", "deny from 2001:db8::/32"),
-    ],
-)
-def test_blocked_addresses_are_in_the_words_of_ufw(address, words):
-    assert ufw.block_rule(address) == words
-
-
-@pytest.mark.parametrize(
     ("rule", "told"),
     [
         ({}, "is not a rule"),

@@ -33,6 +33,7 @@ def load(path):
 
 
 ufw_rules = load(f"{PROJECT}/plugins/modules/ufw_rules.py")
+networks = load(f"{PROJECT}/plugins/filter/addresses.py").networks
 
 
 class ActionModule(ActionBase):
@@ -271,18 +272,33 @@ def server(value, dummy):
     return None if value in known else f"it must be the role of a WSGI server: {', '.join(known)}."
 
 
-def firewall(judge):
-    """As the module on the host will judge it."""
+def firewall_rules(value, dummy):
+    """As the module on the host will judge them."""
+    try:
+        for rule in value:
+            ufw_rules.port_rule(rule)
+    except ValueError as error:
+        return str(error).partition(": ")[2]
+    return None
 
-    def rule(value, dummy):
-        try:
-            for part in value:
-                judge(part)
-        except ValueError as error:
-            return str(error).partition(": ")[2]
-        return None
 
-    return rule
+def addresses(value, dummy):
+    """As the filter will read them."""
+    try:
+        list(networks(value))
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None
+
+
+def let_in(value, settings):
+    """A door that is open to a list only would be shut if the list is empty."""
+    name = {"allowed": "ufw_allowed", "proxies": "nginx_trusted_proxies"}.get(value)
+    return (
+        f"{name} has nobody in it, so nobody would be let in. Name some there, or set this to everyone."
+        if name and not settings.get(name)
+        else None
+    )
 
 
 def certificate_source(value, settings):
@@ -332,8 +348,6 @@ RULES = {
     "app_static": static,
     "app_root": needs(lambda value, dummy: re.fullmatch(r"(/[\w.-]+)+", str(value)), "it must be an absolute path, such as /srv/mysite."),
     "ssh_port": port,
-    "ufw_blocked": firewall(ufw_rules.block_rule),
-    "ufw_rules": firewall(ufw_rules.port_rule),
     "tls_source": certificate_source,
     "tls_acme_directory": needs(
         lambda value, dummy: re.fullmatch(r"https://\S+", str(value)), "it is the https:// URL of an ACME directory, as the CA gives it."
@@ -354,6 +368,17 @@ RULES = {
         lambda value, dummy: not value or re.fullmatch(r"max-age=\d+(; includeSubDomains)?(; preload)?", str(value)),
         "it must be the header's value, such as max-age=63072000; includeSubDomains, or empty.",
     ),
+    "base_reboot_time": needs(
+        lambda value, dummy: re.fullmatch(r"|([01]\d|2[0-3]):[0-5]\d", str(value)),
+        'it is a time of the day, such as "04:30" (in quotes, or YAML makes a number of it), or empty.',
+    ),
+    "nginx_trusted_proxies": addresses,
+    "nginx_unlimited": addresses,
+    "ufw_allowed": addresses,
+    "ufw_blocked": addresses,
+    "ufw_rules": firewall_rules,
+    "ufw_ssh_from": let_in,
+    "ufw_web_from": let_in,
     "tls_certificate_file": needs(
         lambda value, settings: settings.get("tls_source") != "provided" or os.path.isfile(os.path.expanduser(str(value))),
         "with tls_source: provided it must be a file on this controller.",

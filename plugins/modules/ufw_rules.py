@@ -6,14 +6,10 @@ module: ufw_rules
 short_description: Make ufw's rules exactly those that are asked for
 description:
   - Reads ufw's rules once, adds what is missing, removes what nobody asks for any more, and enables the firewall.
-  - Blocked addresses come before any other rule, so that nothing lets them in.
   - The port by which this very ssh session came in is always allowed, before anything else changes.
+  - C(lists), a file of nftables' own, says to whom the open ports are open. It is loaded if the kernel hasn't got it as it is
+    on disk; at boot, and whenever ufw starts, its C(before.init) sees to that.
 options:
-  blocked:
-    description: Addresses and networks (v4 and v6) that may not reach the host at all.
-    type: list
-    elements: str
-    default: []
   rules:
     description:
       - What is let in (or not), in this order. Each has C(port) (a number, or a range such as C(6000:6007)), and may have
@@ -26,9 +22,15 @@ options:
     description: Leave rules that nobody asks for.
     type: bool
     default: false
+  lists:
+    description:
+      - A file that nft reads, of the table C(inet flaskhost). An empty chain in it, C(is_DIGEST), names what it holds, so that
+        one question tells whether the kernel has it.
+    type: path
 """
 
 RETURN = r"""
+loaded: {description: Whether the lists were loaded., type: bool, returned: always}
 added: {description: Rules that were added., type: list, returned: always}
 removed: {description: Rules that were removed., type: list, returned: always}
 ssh_port: {description: The port by which this session came in; 0 if it came by other means than ssh., type: int, returned: always}
@@ -43,45 +45,41 @@ from ansible.module_utils.basic import AnsibleModule
 
 DEFAULTS = "/etc/default/ufw"
 CONFIG = "/etc/ufw/ufw.conf"
-RULES = ("/etc/ufw/user.rules", "/etc/ufw/user6.rules")
 
 
 def main():
     module = AnsibleModule(
         argument_spec={
-            "blocked": {"type": "list", "elements": "str", "default": []},
             "rules": {"type": "list", "elements": "dict", "required": True},
             "keep_others": {"type": "bool", "default": False},
+            "lists": {"type": "path"},
         },
         supports_check_mode=True,
     )
     ssh_port = port_of_this_session()
     try:
-        blocked = [block_rule(address) for address in module.params["blocked"]]
-        wanted = unique(blocked + [port_rule(rule) for rule in module.params["rules"]])
+        wanted = unique([port_rule(rule) for rule in module.params["rules"]])
     except ValueError as error:
         module.fail_json(msg=str(error))
     if ssh_port and not any(lets_ssh_in(rule, ssh_port) for rule in wanted):
-        wanted.append(f"limit {ssh_port}/tcp")
+        wanted.append(f"allow {ssh_port}/tcp")
 
     # two apps of one host may be deployed at once, and share this: each waits for its turn, until this process ends
     fcntl.flock(os.open("/run/flaskhost.lock", os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)
     ufw = Ufw(module)
     have = ufw.rules()
     removed = [] if module.params["keep_others"] else [rule for rule in have if rule not in wanted]
-    # a blocked address that stands behind an allow is no use: all rules before which it must stand come after it
-    misplaced = blocked_too_late(have, blocked)
-    added = [rule for rule in wanted if rule not in have or rule in misplaced]
+    added = [rule for rule in wanted if rule not in have]
+    lists = module.params["lists"]
+    load = bool(lists) and not ufw.has_lists(lists)
     policy = ufw.needs_policy()
     enable = not ufw.enabled()
     if not module.check_mode:
         # what lets people in first, then the walls, then the cleaning up
-        for rule in [rule for rule in added if rule not in blocked]:
+        for rule in added:
             ufw(*rule.split())
-        for rule in misplaced:
-            ufw("delete", *rule.split())
-        for rule in reversed([rule for rule in added if rule in blocked]):
-            ufw("prepend", *rule.split())
+        if load:
+            ufw.run("nft", "-f", lists)
         for rule in removed:
             ufw("delete", *rule.split())
         for words in policy:
@@ -89,7 +87,8 @@ def main():
         if enable:
             ufw("--force", "enable")
     module.exit_json(
-        changed=bool(added or removed or policy or enable),
+        changed=bool(added or removed or load or policy or enable),
+        loaded=load,
         added=added,
         removed=removed,
         ssh_port=ssh_port,
@@ -105,9 +104,13 @@ class Ufw:
             module.fail_json(msg="ufw is not installed on this host")
 
     def __call__(self, *words):
-        code, out, err = self.module.run_command([self.path, *words], environ_update={"LC_ALL": "C"})
+        return self.run("ufw", *words)
+
+    def run(self, program, *words):
+        command = [self.module.get_bin_path(program, required=True), *words]
+        code, out, err = self.module.run_command(command, environ_update={"LC_ALL": "C"})
         if code != 0:
-            self.module.fail_json(msg=f"`ufw {' '.join(words)}` failed: {(err or out).strip()}")
+            self.module.fail_json(msg=f"`{program} {' '.join(words)}` failed: {(err or out).strip()}")
         return out
 
     def rules(self):
@@ -116,6 +119,11 @@ class Ufw:
             return []
         lines = [line for line in self("show", "added").splitlines() if line.startswith("ufw ")]
         return [re.sub(r" comment '.*'$", "", line[len("ufw ") :]) for line in lines]
+
+    def has_lists(self, path):
+        """Whether the kernel has them: someone may have flushed them by hand."""
+        nft, mark = self.module.get_bin_path("nft"), re.search(r"^ *chain (is_\w+)", read(path), re.MULTILINE)
+        return bool(nft and mark) and self.module.run_command([nft, "list", "chain", "inet", "flaskhost", mark[1]])[0] == 0
 
     def enabled(self):
         """Asked for at boot, and in force now: someone may have flushed it by hand."""
@@ -129,16 +137,6 @@ class Ufw:
             for chain, (value, word, direction) in wanted.items()
             if f'DEFAULT_{chain}_POLICY="{value}"' not in settings
         ]
-
-
-def block_rule(address):
-    try:
-        network = ipaddress.ip_network(address, strict=False)
-    except ValueError:
-        raise ValueError(
-            f"ufw_blocked: '{address}' is no address or network. Write it as 203.0.113.7, 203.0.113.0/24 or 2001:db8::/32."
-        ) from None
-    return f"deny from {short(network)}"
 
 
 def port_rule(rule):
@@ -168,20 +166,6 @@ def short(network):
 
 def lets_ssh_in(rule, port):
     return rule in (f"allow {port}/tcp", f"limit {port}/tcp")
-
-
-def blocked_too_late(have, blocked):
-    """In force are two lists, one for v4 and one for v6, and `ufw show added` doesn't tell their order."""
-    late = []
-    for path in RULES:
-        before_others = True
-        for source in re.findall(r"^### tuple ### \S+ any any \S+ any (\S+) in\b|^### tuple ###", read(path), re.MULTILINE):
-            rule = f"deny from {source.removesuffix('/32' if '.' in source else '/128')}"
-            if rule not in blocked:
-                before_others = False
-            elif not before_others:
-                late.append(rule)
-    return [rule for rule in late if rule in have]
 
 
 def port_of_this_session():
