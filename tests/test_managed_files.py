@@ -111,6 +111,41 @@ def test_whatever_stands_in_its_place_is_put_right(tmp_path, there):
 
 
 @root_only
+def test_of_what_is_there_only_the_rights_are_seen_to(tmp_path):
+    (tmp_path / "x").write_text("another's\n")
+    (tmp_path / "d").mkdir(mode=0o755)
+    files = [{"path": f"{tmp_path}/{name}", "state": "existing", "mode": "0700"} for name in ("x", "d", "nowhere")]
+    told, first, second = run(check_mode=True, files=files), run(files=files), run(files=files)
+    assert told["paths"] == first["paths"] == [f"{tmp_path}/x", f"{tmp_path}/d"] and not second["changed"]
+    assert first["diff"][1]["after"] == "root:root 0700\n"
+    assert (tmp_path / "x").read_text() == "another's\n" and not (tmp_path / "nowhere").exists()
+    assert {oct((tmp_path / name).stat().st_mode)[-3:] for name in "xd"} == {"700"}
+
+
+@root_only
+def test_lines_of_another_s_file_are_put_right_and_the_rest_stays(tmp_path):
+    (tmp_path / "login.defs").write_text("# UMASK is explained here\nUMASK\t\t022\nUMASKED 1\nPASS_MIN_DAYS 0")
+    lines = {"UMASK": "027", "PASS_MIN_DAYS": 1, "SHA_CRYPT_MIN_ROUNDS": 65536}
+    files = [{"path": f"{tmp_path}/login.defs", "state": "existing", "mode": "0644", "lines": lines}]
+    first, second = run(files=files), run(files=files)
+    assert first["changed"] and not second["changed"]
+    assert (tmp_path / "login.defs").read_text() == (
+        "# UMASK is explained here\nUMASK\t027\nUMASKED 1\nPASS_MIN_DAYS\t1\nSHA_CRYPT_MIN_ROUNDS\t65536\n"
+    )
+    shutil.rmtree(f"/var/backups/flaskhost{tmp_path}")
+
+
+@root_only
+def test_folders_on_the_way_are_for_others_to_pass_whatever_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        run(files=[{"path": f"{tmp_path}/way/x", "content": "text\n"}])
+    finally:
+        os.umask(before)
+    assert oct((tmp_path / "way").stat().st_mode)[-3:] == "755"
+
+
+@root_only
 def test_what_should_not_be_there_goes(tmp_path):
     (tmp_path / "x").write_text("")
     assert run(files=[{"path": f"{tmp_path}/x", "state": "absent"}])["changed"]

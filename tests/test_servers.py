@@ -35,6 +35,7 @@ def contracts(tmp_path_factory):
         hosts[f"{server}-own"] = {**base, "memory": 460, "app_module": MODULE, **own}
     settings = {
         "ansible_connection": "local",
+        "hardening_packages": ["libpam-pwquality"],
         "ufw_packages": ["ufw"],
         "tls_packages": [],
         "nginx_packages": ["nginx"],
@@ -224,7 +225,7 @@ def ini(contract):
 
 
 def test_the_host_gets_the_packages_that_a_server_needs(contracts):
-    assert contracts["gunicorn-plain"]["installed"] == ["ufw", "nginx", "python3"]
+    assert contracts["gunicorn-plain"]["installed"] == ["libpam-pwquality", "ufw", "nginx", "python3"]
     assert {"apache2-bin", "apache2-dev", "gcc"} <= set(contracts["mod_wsgi-plain"]["installed"])
     # Apache as the distribution runs it would take nginx's ports
     assert "apache2" not in contracts["mod_wsgi-plain"]["installed"]

@@ -28,10 +28,14 @@ options:
         type: str
         default: ''
       state:
-        description: What it is to be.
+        description: What it is to be; V(existing) is whatever is there, and only its rights and O(files[].lines) are seen to.
         type: str
-        choices: [file, directory, absent]
+        choices: [file, directory, absent, existing]
         default: file
+      lines:
+        description: Of a V(existing) file, values by name; the line that begins with the name is put right, or added.
+        type: dict
+        default: {}
       mode:
         description: Its rights, in octal; by default V(0644), of a folder V(0755).
         type: str
@@ -64,6 +68,7 @@ import grp
 import hashlib
 import os
 import pwd
+import re
 import shutil
 import stat
 import tempfile
@@ -78,7 +83,8 @@ MARK = "Managed by Flaskhost"
 ENTRY = {
     "path": {"type": "path", "required": True},
     "content": {"type": "str", "default": ""},
-    "state": {"type": "str", "choices": ["file", "directory", "absent"], "default": "file"},
+    "state": {"type": "str", "choices": ["file", "directory", "absent", "existing"], "default": "file"},
+    "lines": {"type": "dict", "default": {}},
     "mode": {"type": "str"},
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "root"},
@@ -94,6 +100,8 @@ def main():
         },
         supports_check_mode=True,
     )
+    # folders on the way to a file are for others to pass through, whatever the session's own umask
+    os.umask(0o022)
     # two apps of one host may be deployed at once, and share this: each waits for its turn, until this process ends
     fcntl.flock(os.open("/run/flaskhost.lock", os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)
     entries = [Entry(**wanted) for wanted in module.params["files"]]
@@ -115,14 +123,16 @@ def main():
 
 
 class Entry:
-    def __init__(self, path, content, state, mode, owner, group):
-        self.path, self.content, self.state, self.owner, self.group = path, content, state, owner, group
+    def __init__(self, path, content, state, lines, mode, owner, group):
+        self.path, self.content, self.state, self.lines, self.owner, self.group = path, content, state, lines, owner, group
         self.mode = int(mode or ("0755" if state == "directory" else "0644"), 8)
 
     def differs(self):
         there = self.kind()
         if self.state == "absent":
             return there != "absent"
+        if self.state == "existing":
+            return there in ("file", "directory") and (self.before() != self.after() or self.rights_differ())
         return there != self.state or self.before() != self.after() or self.rights_differ()
 
     def is_blocked(self):
@@ -161,7 +171,7 @@ class Entry:
             return handle.read()
 
     def after(self):
-        return self.content if self.state == "file" else ""
+        return {"file": self.content, "existing": with_lines(self.before(), self.lines)}.get(self.state, "")
 
     def rights_differ(self):
         now = os.stat(self.path)
@@ -173,11 +183,22 @@ class Entry:
 
     def diff(self):
         before, after = f"{self.path} ({self.kind()})", f"{self.path} ({self.state})"
-        return {"before_header": before, "after_header": after, "before": self.before(), "after": self.after()}
+        if self.state == "existing" and self.before() == self.after():
+            now = os.stat(self.path)
+            texts = f"{now.st_uid}:{now.st_gid} {stat.S_IMODE(now.st_mode):04o}\n", f"{self.owner}:{self.group} {self.mode:04o}\n"
+        else:
+            texts = self.before(), self.after()
+        return {"before_header": before, "after_header": after, "before": texts[0], "after": texts[1]}
 
     def apply(self, below="", rights=True):
         path = below + self.path
-        if os.path.lexists(path) and (self.state == "absent" or self.kind() != self.state):
+        if self.state == "existing" and self.before() == self.after():
+            if rights:
+                shutil.chown(path, self.owner, self.group)
+                os.chmod(path, self.mode)
+            return
+        content = self.after()
+        if os.path.lexists(path) and self.state != "existing" and self.kind() != self.state:
             shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
         if self.state == "absent":
             return
@@ -188,15 +209,23 @@ class Entry:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             target = f"{path}.new"
             with open(target, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as handle:
-                handle.write(self.content)
+                handle.write(content)
                 handle.flush()
                 os.fsync(handle.fileno())
-            note(target, digest(self.content))
+            note(target, digest(content))
         if rights:
             shutil.chown(target, self.owner, self.group)
         os.chmod(target, self.mode)
         if target != path:
             os.rename(target, path)
+
+
+def with_lines(text, lines):
+    for name, value in lines.items():
+        line = f"{name}\t{value}"
+        text, found = re.subn(rf"^[ \t]*{re.escape(name)}[ \t].*$", lambda _, line=line: line, text, flags=re.MULTILINE)
+        text = text if found else "\n".join([*text.splitlines(), line, ""])
+    return text
 
 
 def digest(text):

@@ -103,6 +103,8 @@ def main():
             "manifest": {"type": "dict", "default": {}},
         },
     )
+    # nginx passes through folders that are made here, whatever the session's own umask
+    os.umask(0o022)
     release = Release(module.params)
     try:
         # a run whose connection broke may have left a step at work on the host: wait until it has ended, and hold until we have
