@@ -1,0 +1,256 @@
+"""What the walls' files say on every distribution, and that nobody locks himself out by them."""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+import yaml
+from conftest import PROJECT
+
+DISTRIBUTIONS = [("Ubuntu", "22.04"), ("Ubuntu", "24.04"), ("Ubuntu", "26.04"), ("Debian", "12"), ("Debian", "13")]
+HOSTS = [f"{name}{version}" for name, version in DISTRIBUTIONS]
+APP = {
+    "app_name": "shop",
+    "app_domains": ["shop.example"],
+    "app_root": "/srv/shop",
+    "app_health_path": "/healthz",
+    "app_static": {"/assets/": "shop/assets"},
+}
+# settings of an owner who has some, beside those of one who has none
+OWN = {
+    "ufw_blocked": ["203.0.113.7", "2001:db8:bad::/48"],
+    "ufw_allowed": ["192.0.2.0/24", "2001:db8::7"],
+    "ufw_web_from": "proxies",
+    "nginx_trusted_proxies": ["198.51.100.0/24"],
+    "nginx_headers": {"Permissions-Policy": "", "X-Frame-Options": "DENY", "X-Own": 'a "b"'},
+    "nginx_requests_per_second": 0,
+    "nginx_connections": 0,
+    "ssh_options": {"AllowTcpForwarding": "local", "LogLevel": "", "UsePAM": "yes"},
+    "ssh_post_quantum_only": False,
+    "hardening_off": ["sudo", "core_dumps"],
+    "hardening_sysctl": {"net.ipv4.tcp_rfc1337": "", "vm.swappiness": 10},
+    "systemd_apparmor": "enforce",
+    "systemd_writable": ["/data/shop"],
+    "base_reboot_time": "04:30",
+}
+FILES = {
+    "nginx": ["site.conf", "nginx.conf"],
+    "ufw": ["flaskhost.nft"],
+    "ssh": ["sshd.conf"],
+    "base": ["apt.conf"],
+    "systemd": ["app.service", "apparmor"],
+}
+
+
+def play(folder, hosts, tasks, settings=None, check=True):
+    """Run tasks on this machine as if it were those hosts."""
+    (folder / "hosts.yml").write_text(
+        yaml.safe_dump({"all": {"hosts": hosts, "vars": {"ansible_connection": "local", **(settings or {})}}})
+    )
+    (folder / "book.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(folder / "book.yml"), "--forks", "2"]
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, text=True, capture_output=True)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def settings_of(role):
+    """A role's defaults, and what it makes of them."""
+    paths = [PROJECT / f"roles/{role}/{folder}/main.yml" for folder in ("defaults", "vars")]
+    return {name: value for path in paths if path.exists() for name, value in yaml.safe_load(path.read_text()).items()}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """Every file, for every distribution: of an owner without settings of his own, and of one with many."""
+    folder = tmp_path_factory.mktemp("walls")
+    (folder / "templates").symlink_to(PROJECT / "templates")
+    hosts, settings = {}, dict(APP)
+    for name, version in DISTRIBUTIONS:
+        facts = {"distribution": name, "distribution_version": version, "distribution_major_version": version.split(".")[0]}
+        facts["env"] = {"SSH_CONNECTION": "192.0.2.9 40000 10.0.0.5 22"}
+        hosts[f"{name}{version}"] = {"facts": facts}
+        hosts[f"{name}{version}-own"] = {"facts": facts, **OWN}
+    for role in ("hardening", *FILES):
+        settings.update(settings_of(role))
+    contents = {
+        name: f"{{{{ lookup('ansible.builtin.template', '{PROJECT}/roles/{role}/templates/{name}.j2') }}}}"
+        for role, names in FILES.items()
+        for name in names
+    }
+    contents["hardening"] = "{{ {'files': __hardening_files, 'sysctl': __hardening_sysctl} | to_json }}"
+    tasks = [
+        {"ansible.builtin.set_fact": {"ansible_facts": "{{ facts }}"}},
+        {
+            "ansible.builtin.copy": {
+                "dest": f"{folder}/{{{{ inventory_hostname }}}}",
+                "mode": "0600",
+                "content": "{{ contents | to_json }}",
+            },
+            "vars": {"contents": contents},
+        },
+    ]
+    play(folder, hosts, tasks, settings)
+    return lambda host, name: json.loads((folder / host).read_text())[name]
+
+
+# -- nginx --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_header_is_sent_unless_the_app_sends_it(rendered, host):
+    site = rendered(host, "site.conf")
+    sent = dict(re.findall(r"add_header (\S+) (\S+) always;", site))
+    assert {"Content-Security-Policy", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Retry-After"} <= set(sent)
+    for header in set(sent) - {"Retry-After"}:
+        key = header.lower().replace("-", "_")
+        # what the app sends is not empty, and then this is
+        assert re.search(rf"map \$upstream_http_{key} \$shop_{key} {{\n    default '';\n    '' \".+\";\n}}", site), header
+    assert "unsafe-inline" not in re.search(r"\$shop_content_security_policy {.*?}", site, re.DOTALL)[0]
+
+
+def test_headers_of_the_owner_s_come_in_the_place_of_the_role_s(rendered):
+    site = rendered("Debian13-own", "site.conf")
+    assert "Permissions-Policy" not in site
+    assert "'' \"DENY\";" in site and r"'' " r'"a \"b\"";' in site and "add_header X-Own $shop_x_own always;" in site
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_limits_are_the_app_s_and_not_the_static_files_nor_this_host_s(rendered, host):
+    site = rendered(host, "site.conf")
+    assert "limit_req_zone $shop_visitor zone=shop_requests:10m rate=50r/s;" in site
+    assert site.count("limit_req zone=shop_requests burst=500 nodelay;") == 2
+    assert "limit_req" not in re.search(r"location \^~ /assets/ {.*?}", site, re.DOTALL)[0]
+    assert "127.0.0.0/8 0;" in site and "limit_req_status 429;" in rendered(host, "nginx.conf")
+    assert ("proxy_cookie_flags ~ secure;" in site) is (host != "Ubuntu22.04")
+
+
+def test_limits_can_be_taken_away_and_proxies_are_believed_only_if_named(rendered):
+    plain, own = rendered("Debian13", "site.conf"), rendered("Debian13-own", "site.conf")
+    assert "limit_" not in own and "geo " not in own
+    assert "real_ip" not in plain
+    assert "set_real_ip_from 198.51.100.0/24;" in own and "real_ip_header X-Forwarded-For;" in own
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_slow_clients_are_cut_off_before_a_site_is_known(rendered, host):
+    general = rendered(host, "nginx.conf").partition("server {")[0]
+    assert "client_header_timeout 10s;" in general and "server_tokens off;" in general
+
+
+# -- the firewall -------------------------------------------------------------------------------------------------------
+
+
+def test_lists_are_sets_and_what_they_hold_has_a_name(rendered):
+    plain, own = rendered("Debian13", "flaskhost.nft"), rendered("Debian13-own", "flaskhost.nft")
+    assert "elements" not in plain
+    for name, entry in {
+        "blocked4": "203.0.113.7",
+        "blocked6": "2001:db8:bad::/48",
+        "allowed4": "192.0.2.0/24",
+        "proxies4": "198.51.100.0/24",
+    }.items():
+        assert re.search(rf"set {name} {{[^}}]*elements = {{\s+{re.escape(entry)},\s", own), name
+    marks = [re.findall(r"chain (is_\w+) ", text) for text in (plain, own)]
+    assert [len(found) for found in marks] == [1, 1] and marks[0] != marks[1]
+
+
+def test_allowed_addresses_come_before_all_that_could_shut_them_out(rendered):
+    own = rendered("Debian13-own", "flaskhost.nft")
+    order = [own.index(words) for words in ("@allowed4 accept", "@blocked4 counter drop", "!= @proxies4 counter drop", "jump knock")]
+    assert order == sorted(order)
+    assert "dport { 22 }" in own and "dport { 80, 443 }" in own
+    assert "@proxies4 counter" not in rendered("Debian13", "flaskhost.nft")
+
+
+SESSIONS = {
+    "without-lists": ({}, ""),
+    "blocked": ({"ufw_blocked": ["198.51.100.0/24"]}, "ufw_blocked has 198.51.100.0/24. Take it out"),
+    "blocked-and-allowed": ({"ufw_blocked": ["198.51.100.0/24"], "ufw_allowed": ["198.51.100.9"]}, ""),
+    "not-allowed": ({"ufw_ssh_from": "allowed", "ufw_allowed": ["192.0.2.1"]}, "ufw_allowed, which has no such address. Add it there"),
+    "allowed": ({"ufw_ssh_from": "allowed", "ufw_allowed": ["198.51.100.0/28"]}, ""),
+}
+
+
+def test_nobody_locks_himself_out(tmp_path):
+    facts = {"distribution": "Debian", "distribution_major_version": "13", "env": {"SSH_CONNECTION": "198.51.100.9 40000 10.0.0.5 22"}}
+    tasks = [
+        {"ansible.builtin.set_fact": {"ansible_facts": facts}},
+        {"ansible.builtin.include_role": {"name": "preflight", "tasks_from": "host"}},
+    ]
+    done = play(tmp_path, {name: settings for name, (settings, _told) in SESSIONS.items()}, tasks, APP, check=False)
+    said = dict(re.findall(r"fatal: \[(\S+)\]: (.*?)(?=\n(?:fatal|\S*: \[|PLAY|TASK|ok:|\[ERROR\]|$))", done.stdout, re.DOTALL))
+    assert set(said) == {name for name, (_settings, told) in SESSIONS.items() if told}, done.stdout
+    for name, text in said.items():
+        words = " ".join(text.split())
+        assert "You come from 198.51.100.9" in words and SESSIONS[name][1] in words
+        assert f"you would lock yourself out of {name}. Nothing was changed." in words
+
+
+# -- ssh ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_sshd_gets_only_what_its_version_knows(rendered, host):
+    settings = [line.split(maxsplit=1) for line in rendered(f"{host}-own", "sshd.conf").splitlines() if not line.startswith("#")]
+    names, values = [name for name, _ in settings], dict(settings)
+    new = host in ("Ubuntu26.04", "Debian13")
+    assert ("mlkem768x25519-sha256" in values["KexAlgorithms"]) is new
+    assert ("PerSourcePenaltyExemptList" in names) is new
+    assert "sntrup761x25519-sha512@openssh.com" in values["KexAlgorithms"]
+    assert len(names) - len(set(names)) == 1 and names.count("HostKey") == 2
+
+
+def test_the_owner_s_settings_of_sshd_come_first_and_an_empty_one_is_sshd_s_default(rendered):
+    plain, own = rendered("Debian13", "sshd.conf"), rendered("Debian13-own", "sshd.conf")
+    assert own.splitlines()[1:3] == ["AllowTcpForwarding local", "UsePAM yes"]
+    assert own.count("AllowTcpForwarding") == 1 and "LogLevel" not in own and "LogLevel VERBOSE" in plain
+    assert "curve25519-sha256" in own and "curve25519-sha256" not in plain
+    assert "PerSourcePenaltyExemptList 192.0.2.0/24,2001:db8::7" in own and "PerSourcePenaltyExemptList" not in plain
+
+
+# -- the host -----------------------------------------------------------------------------------------------------------
+
+
+def hardening(role="hardening"):
+    return yaml.safe_load((PROJECT / f"roles/{role}/vars/main.yml").read_text())
+
+
+def test_every_measure_says_what_it_is_for_and_who_asks_for_it():
+    measures = hardening()["__hardening_measures"]
+    for name, measure in measures.items():
+        assert measure["what"].endswith(".") and re.search(r"CIS \d", measure["source"]), name
+        assert set(measure) <= {"what", "source", "sysctl", "files"} and (measure.get("sysctl") or measure.get("files"))
+    spec = yaml.safe_load((PROJECT / "roles/hardening/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+    assert spec["hardening_off"]["choices"] == list(measures)
+    assert all(option["source"] for option in hardening("ssh")["__ssh_options"])
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_each_measure_can_be_left_out_and_takes_its_own_files_away(rendered, host):
+    plain, own = [json.loads(rendered(name, "hardening")) for name in (host, f"{host}-own")]
+    states = [{file["path"]: file.get("state", "file") for file in found["files"]} for found in (plain, own)]
+    assert states[0]["/etc/sudoers.d/flaskhost"] == "file" and states[1]["/etc/sudoers.d/flaskhost"] == "absent"
+    assert states[1]["/etc/cron.d"] == "existing"
+    # another's file is not ours to remove
+    assert "/etc/default/apport" not in states[1]
+    assert states[0]["/etc/default/apport"] == ("file" if host.startswith("Ubuntu") else "absent")
+    assert plain["sysctl"]["fs.suid_dumpable"] == 0 and "fs.suid_dumpable" not in own["sysctl"]
+    assert "net.ipv4.tcp_rfc1337" not in own["sysctl"] and own["sysctl"]["vm.swappiness"] == 10
+
+
+def test_the_app_s_unit_and_profile_tell_the_same(rendered):
+    unit, profile = rendered("Debian13-own", "app.service"), rendered("Debian13-own", "apparmor")
+    assert "LimitCORE=0" in unit and "AppArmorProfile=-flaskhost-shop" in unit and "ReadWritePaths=/data/shop" in unit
+    assert "profile flaskhost-shop flags=(attach_disconnected, mediate_deleted) {" in profile and "/data/shop/** rwkl," in profile
+    assert "mediate_deleted, complain)" in rendered("Debian13", "apparmor")
+    assert profile.count("{\n") == profile.count("}\n")
+
+
+def test_a_host_reboots_by_itself_only_when_it_may(rendered):
+    assert 'Automatic-Reboot "false";' in rendered("Debian13", "apt.conf")
+    own = rendered("Debian13-own", "apt.conf")
+    assert 'Automatic-Reboot "true";' in own and 'Automatic-Reboot-Time "04:30";' in own
