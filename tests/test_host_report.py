@@ -16,6 +16,7 @@ host, action, module = plugin("filter/host"), plugin("action/host_report"), plug
 DAY = 86400
 LIMITS = {"disk_mb": 500, "inodes_percent": 5, "certificate_days": 14, "clock_seconds": 30}
 LIVE = "0123456789-01234567"
+DOOR, SSH = {"first": 22, "last": 22, "proto": "tcp"}, {"port": 22, "proto": "tcp", "program": "sshd"}
 
 
 def report(**changed):
@@ -40,6 +41,11 @@ def report(**changed):
         "services": {"nginx": "active"},
         "failed_units": [],
         "firewall": True,
+        "lists": True,
+        "opened": [DOOR],
+        "listening": [SSH],
+        "reboot_for": [],
+        "outdated": [],
         "addresses": ["192.0.2.1"],
         "host_addresses": ["192.0.2.1"],
         "domain_addresses": {"a.example": ["192.0.2.1"], "x.b.example": ["192.0.2.1"]},
@@ -101,6 +107,11 @@ def certificate(**changed):
         ({"apt": {"held_by": "", "broken": ["nginx"]}}, "bad", "half installed: nginx"),
         ({"services": {"nginx": "failed"}}, "bad", "failed"),
         ({"firewall": False}, "bad", "every port is open"),
+        ({"lists": False}, "bad", "nobody is blocked"),
+        ({"listening": [SSH, {"port": 9000, "proto": "tcp", "program": "python3"}]}, "note", "not let in: 9000/tcp (python3)"),
+        ({"opened": [DOOR, {"first": 5432, "last": 5433, "proto": "tcp"}]}, "note", "nothing, though the firewall lets in: 5432/tcp"),
+        ({"reboot_for": ["linux-image-amd64"]}, "note", "a reboot is asked for by linux-image-amd64"),
+        ({"outdated": ["nginx.service"]}, "note", "what they replaced still runs: nginx.service"),
         ({"failed_units": ["backup.service"]}, "note", "backup.service has failed"),
         (certificate(ends=0), "bad", "there is none"),
         (certificate(ends=1_000_000_000.0 + 3 * DAY), "bad", "ends in 3 days"),
@@ -259,3 +270,31 @@ def test_the_holder_of_a_lock_is_named_and_the_lock_not_taken(tmp_path):
     assert module.lock_holder(path) == ""
     with open(path, "w") as handle:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_the_doors_of_the_firewall_are_read_as_ufw_tells_them():
+    rules = "Added user rules:\nufw allow 22/tcp\nufw limit 2222/tcp\nufw deny 25/tcp\nufw allow 6000:6007/udp comment 'x 1/tcp'\n"
+    rules += "ufw allow from 10.0.0.0/8 to any port 5432 proto tcp\n"
+    assert [(door["first"], door["last"], door["proto"]) for door in module.opened(rules)] == [
+        (22, 22, "tcp"),
+        (2222, 2222, "tcp"),
+        (6000, 6007, "udp"),
+        (5432, 5432, "tcp"),
+    ]
+
+
+def test_what_listens_to_others_is_named_and_what_listens_to_the_host_itself_is_not():
+    table = """\
+udp   UNCONN 0      0            127.0.0.53%lo:53        0.0.0.0:*    users:(("systemd-resolve",pid=1,fd=1))
+udp   UNCONN 0      0      192.0.2.1%eth0:68        0.0.0.0:*    users:(("systemd-network",pid=1,fd=1))
+udp   UNCONN 0      0            0.0.0.0:51820      0.0.0.0:*
+tcp   LISTEN 0      128          0.0.0.0:22        0.0.0.0:*    users:(("sshd",pid=1,fd=3))
+tcp   LISTEN 0      128             [::]:22           [::]:*    users:(("sshd",pid=1,fd=4))
+tcp   LISTEN 0      511                *:443             *:*    users:(("nginx",pid=2,fd=5),("nginx",pid=3,fd=5))
+tcp   LISTEN 0      4096           [::1]:6379          [::]:*    users:(("redis-server",pid=9,fd=7))
+"""
+    assert [tuple(entry.values()) for entry in module.listening(table)] == [
+        (22, "tcp", "sshd"),
+        (443, "tcp", "nginx"),
+        (51820, "udp", "the kernel"),
+    ]

@@ -61,11 +61,11 @@ def bad(what, found, cure):
 def findings(report, releases, behind, limits):
     if report["away"]:
         return [bad("ssh", **report["away"])]
-    found = [*clock(report, limits), *disks(report, limits), *memory(report, releases), *apt(report)]
+    found = [*clock(report, limits), *disks(report, limits), *memory(report, releases), *apt(report), *upgrades(report)]
     found += [ok("python", report["python"])]
     if not releases["live"]:
         return [*found, *leftovers(releases, behind), note("site", "nothing is deployed here yet", "Run deploy.yml.")]
-    found += [*services(report), *certificate(report, limits), *leftovers(releases, behind), *site(releases)]
+    found += [*services(report), *listening(report), *certificate(report, limits), *leftovers(releases, behind), *site(releases)]
     return [*found, *dns(report), *ports(report)]
 
 
@@ -114,14 +114,28 @@ def apt(report):
         yield ok("packages", "none half installed, apt is free")
 
 
+def upgrades(report):
+    """What is installed and not yet in force."""
+    if report["reboot_for"]:
+        cure = "Reboot the host when it suits you (the site is away meanwhile), or let it do so by itself at base_reboot_time."
+        yield note("upgrades", f"a reboot is asked for by {', '.join(report['reboot_for'])}", cure)
+    elif report["outdated"]:
+        cure = "`systemctl restart` each on the host; a release is started anew by the next one."
+        yield note("upgrades", f"what they replaced still runs: {', '.join(report['outdated'])}", cure)
+    else:
+        yield ok("upgrades", "all in force")
+
+
 def services(report):
     for name, state in report["services"].items():
         if state == "active":
             yield ok(name, "runs")
         else:
             yield bad(name, state, f"provision.yml starts it; if it does not stay up, `journalctl -u {name}` on the host tells why.")
-    if report["firewall"]:
+    if report["firewall"] and report["lists"]:
         yield ok("firewall", "active")
+    elif report["firewall"]:
+        yield bad("firewall", "its lists are not loaded: nobody is blocked, and every address may use what is open", "Run provision.yml.")
     else:
         yield bad("firewall", "not active: every port is open", "Run provision.yml.")
     for unit in report["failed_units"]:
@@ -138,6 +152,27 @@ def certificate_line(report):
     words += ["not the one that nginx serves"] if not there["served"] else []
     words += [f"not renewed: {there['problem']['found']}"] if there["problem"] else []
     return "; ".join(words)
+
+
+def listening(report):
+    """What listens is let in, and what is let in listens."""
+    heard = {f"{entry['port']}/{entry['proto']}": entry for entry in report["listening"]}
+    shut = [f"{port} ({entry['program']})" for port, entry in heard.items() if not any(lets_in(door, entry) for door in report["opened"])]
+    idle = [door for door in report["opened"] if not any(lets_in(door, entry) for entry in report["listening"])]
+    if shut:
+        cure = "Only the firewall keeps others out. Stop what nobody needs, let it listen on 127.0.0.1, or open it in ufw_rules."
+        yield note("listening", f"and not let in: {', '.join(shut)}", cure)
+    if idle:
+        ports = ", ".join(f"{door['first']}/{door['proto']}" for door in idle)
+        yield note(
+            "listening", f"nothing, though the firewall lets in: {ports}", "Take it out of ufw_rules, or start what should listen there."
+        )
+    if not shut and not idle:
+        yield ok("listening", ", ".join(f"{port} {entry['program']}" for port, entry in heard.items()))
+
+
+def lets_in(door, entry):
+    return door["proto"] == entry["proto"] and door["first"] <= entry["port"] <= door["last"]
 
 
 def certificate(report, limits):

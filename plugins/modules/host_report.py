@@ -43,6 +43,11 @@ certificate:
 services: {description: What systemd says of each service., type: dict, returned: always}
 failed_units: {description: Units that have failed., type: list, returned: always}
 firewall: {description: Whether ufw is active., type: bool, returned: always}
+lists: {description: Whether the kernel has the firewall's lists., type: bool, returned: always}
+opened: {description: "Ports that the firewall lets in: C(first), C(last), C(proto).", type: list, returned: always}
+listening: {description: "What listens, and not on loopback only: C(port), C(proto), C(program).", type: list, returned: always}
+reboot_for: {description: "Packages whose upgrade asks for a reboot.", type: list, returned: always}
+outdated: {description: "Units that still run what an upgrade has replaced.", type: list, returned: always}
 addresses: {description: The host's own addresses., type: list, returned: always}
 """
 
@@ -94,6 +99,11 @@ def main():
         services={name: output("systemctl", "is-active", name) or "unknown" for name in params["services"]},
         failed_units=[line.split()[0] for line in output("systemctl", "--failed", "--no-legend", "--plain").splitlines()],
         firewall=output("ufw", "status").startswith("Status: active"),
+        lists=bool(output("nft", "list", "table", "inet", "flaskhost")),
+        opened=opened(output("ufw", "show", "added")),
+        listening=listening(output("ss", "--no-header", "--listening", "--numeric", "--processes", "--tcp", "--udp")),
+        reboot_for=reboot_for(),
+        outdated=re.findall(r"^NEEDRESTART-SVC: (\S+)", output("needrestart", "-b", "-l", "-r", "l"), re.MULTILINE),
         addresses=re.findall(r"inet6? ([0-9a-f.:]+)", output("ip", "-oneline", "address", "show", "scope", "global")),
     )
 
@@ -134,6 +144,32 @@ def lock_holder(path):
             return f"{handle.read().strip()} ({pid})"
     except OSError:
         return f"process {pid}"
+
+
+def opened(rules):
+    """What `ufw show added` tells of ports that are let in, for everyone or for some."""
+    found = re.findall(r"^ufw (?:allow|limit) (?:.* port )?(\d+)(?::(\d+))?(?:/| proto )(tcp|udp)", rules, re.MULTILINE)
+    return [{"first": int(first), "last": int(last or first), "proto": proto} for first, last, proto in found]
+
+
+def listening(table):
+    """What `ss` tells, without what waits for DHCP's answers."""
+    found = set()
+    for line in table.splitlines():
+        proto, _state, _received, _sent, local, _peer, *process = line.split(maxsplit=6)
+        address, _, port = local.rpartition(":")
+        if not re.match(r"127\.|\[::1\]|.*%lo$", address) and (proto, port) not in (("udp", "68"), ("udp", "546")):
+            program = re.search(r'"([^"]+)"', " ".join(process))
+            found.add((int(port), proto, program[1] if program else "the kernel"))
+    return [{"port": port, "proto": proto, "program": program} for port, proto, program in sorted(found)]
+
+
+def reboot_for():
+    try:
+        with open("/run/reboot-required.pkgs") as handle:
+            return sorted({line.strip() for line in handle})
+    except OSError:
+        return ["an upgrade"] if os.path.exists("/run/reboot-required") else []
 
 
 def certificate(path, domain, output):
