@@ -17,17 +17,24 @@ ifneq ($(CA_BUNDLE),)
 export PIP_CERT ?= $(CA_BUNDLE)
 export SSL_CERT_FILE ?= $(CA_BUNDLE)
 endif
+# a stage's secrets, and the password that opens them, which is each stage's own and not in the project
+VAULT := inventories/$(STAGE)/group_vars/all/vault.yml
+VAULT_PASSWORD := $(or $(ANSIBLE_VAULT_PASSWORD_FILE),$(HOME)/.config/flaskhost/vault-$(STAGE))
+ifneq ($(wildcard $(VAULT_PASSWORD)),)
+export ANSIBLE_VAULT_PASSWORD_FILE := $(VAULT_PASSWORD)
+endif
 # an installed uv is as good as our own
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 LAB := molecule/lab/lab
+LAB_FOLDER := $(or $(FLASKHOST_LAB),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flaskhost-lab)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo deploy release rollback certificate status doctor test lint unit molecule test-faults test-servers test-acme test-kills bench docs clean
+.PHONY: help demo deploy release rollback certificate status doctor secrets test lint unit molecule test-faults test-servers test-acme test-kills audit bench docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  deploy, release, rollback, certificate, status and doctor take STAGE=staging or any folder of inventories/; it is $(STAGE) if not given."
+	@echo "  deploy, release, rollback, certificate, status, doctor and secrets take STAGE=staging or any folder of inventories/; it is $(STAGE) if not given."
 
 demo: .venv/ready ## a host of your own in a container, with the sample app deployed to it over ssh
 	@$(LAB) setup debian13
@@ -54,6 +61,14 @@ certificate: .venv/ready ## ask Let's Encrypt for a certificate if one is due, a
 
 status: .venv/ready ## what is live, since when, who shipped it
 	@ansible-playbook -i inventories/$(STAGE) playbooks/status.yml
+
+secrets: .venv/ready ## write a stage's secrets, in a file that only its password opens
+	@umask 077; mkdir -p $(dir $(VAULT_PASSWORD)); [ -e $(VAULT_PASSWORD) ] || { \
+	  python -c 'import secrets; print(secrets.token_urlsafe(32))' >$(VAULT_PASSWORD); \
+	  echo "The password of $(STAGE)'s secrets is new, in $(VAULT_PASSWORD). Keep a copy: without it they are lost."; }
+	@[ -e $(VAULT) ] || python -c 'import secrets, sys; print(sys.stdin.read().replace("YOUR_SECRET_KEY", secrets.token_hex(32)), end="")' \
+	  <$(VAULT).example | ANSIBLE_VAULT_PASSWORD_FILE=$(VAULT_PASSWORD) ansible-vault encrypt --output $(VAULT) -
+	@ANSIBLE_VAULT_PASSWORD_FILE=$(VAULT_PASSWORD) ansible-vault edit $(VAULT)
 
 doctor: .venv/ready ## what is wrong with a host, or soon will be, and what to do about it
 	@ansible-playbook -i inventories/$(STAGE) playbooks/doctor.yml
@@ -103,6 +118,11 @@ bench: .venv/ready ## our stack beside the usual tutorial's: docs/benchmarks.md 
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) up bench flaskhost-bench
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run tests/bench/run.py $(BENCH)
 	@$(LAB) run molecule destroy -s bench
+audit: .venv/ready ## others' tools judge a host that was just deployed; what they say goes to docs/security.md (about half an hour)
+	@$(LAB) setup debian13 $(NEWER)
+	@FLASKHOST_NEWER=$(NEWER) $(LAB) test audit
+	@cp $(LAB_FOLDER)/audit/report.json docs/audit.json
+	@docs/generate.py
 
 docs: .venv/ready ## write the roles' READMEs and docs/variables.md anew, from the roles' specs and defaults
 	@docs/generate.py

@@ -1,0 +1,57 @@
+"""A secret is in one file of the release, which only root reads; a run tells nothing of it, however loudly it is asked to tell."""
+
+import os
+import subprocess
+
+import pytest
+import yaml
+from conftest import PROJECT
+
+MARKER = "planted-secret-7d41f0b2"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The steps in which a release gets its secrets, on this machine, at -vvv."""
+    folder = tmp_path_factory.mktemp("secrets")
+    root = folder / "srv"
+    (root / "releases").mkdir(parents=True)
+    settings = {
+        "ansible_connection": "local",
+        **yaml.safe_load((PROJECT / "group_vars/all/app.yml").read_text()),
+        "app_domains": ["shop.example"],
+        "app_root": str(root),
+        "app_source": str(PROJECT / "sample_app"),
+        "app_secrets": {"SECRET_KEY": MARKER, "API_TOKEN": f'"{MARKER}" $HOME'},
+        "release_app": "root",  # whose group may read the release
+    }
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"shop": settings}}}))
+    nothing = {"complete": [], "releases": {}, "running": [], "enabled": [], "live": ""}
+    facts = {"processor_vcpus": 2, "memtotal_mb": 2000, "python": {"version": {"major": 3, "minor": 13}}}
+    tasks = [
+        {"ansible.builtin.set_fact": {"release_host": nothing, "ansible_facts": facts, "release_needs": {}}},
+        {"ansible.builtin.include_role": {"name": "release", "tasks_from": "identify"}},
+        # the venv is another's concern
+        {"ansible.builtin.file": {"path": f"{root}/venvs/{{{{ release_venv }}}}", "state": "directory", "mode": "0755"}},
+        {"ansible.builtin.copy": {"dest": f"{root}/venvs/{{{{ release_venv }}}}/complete", "content": "", "mode": "0644"}},
+        {"ansible.builtin.include_role": {"name": "release", "tasks_from": "build"}},
+    ]
+    (folder / "book.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    command = ["ansible-playbook", "-vvv", "--diff", "-i", str(folder / "hosts.yml"), str(folder / "book.yml")]
+    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True)
+    return done.stdout + done.stderr, root
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="sets owners, as on a host")
+def test_it_is_in_one_file_that_only_root_reads(run):
+    output, root = run
+    found = [path for path in root.rglob("*") if path.is_file() and MARKER.encode() in path.read_bytes()]
+    assert [path.name for path in found] == ["env"], output
+    assert oct(found[0].stat().st_mode)[-3:] == "600" and found[0].stat().st_uid == 0
+    assert f'SECRET_KEY="{MARKER}"' in found[0].read_text()
+
+
+def test_a_run_at_its_loudest_tells_nothing_of_it(run):
+    output, _root = run
+    assert "Lay out the release" in output and "release_id" in output
+    assert MARKER not in output
