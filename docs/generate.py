@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Write what follows from other files: the tables of variables (in the roles' READMEs, and docs/variables.md) from the roles'
-specs and defaults, and docs/reliability.md from the tests of faults.
+specs and defaults, docs/reliability.md from the tests of faults, the table of measures in the hardening role's README, and
+what docs/security.md says of the audit (docs/audit.json, which `make audit` writes, and the reasons in molecule/audit/).
 
 A variable's type and description live in its role's meta/argument_specs.yml, its default in defaults/main.yml (with the
 description as its comment); here the two are checked against each other. `--check` writes nothing, and fails if
@@ -8,6 +9,7 @@ anything is out of date.
 """
 
 import ast
+import json
 import re
 import sys
 from pathlib import Path
@@ -38,6 +40,11 @@ def main():
         settings += f"\n## [{role.name}](../roles/{role.name}/README.md)\n{spec['short_description']}.\n\n{table(own, defaults)}"
     pages[PROJECT / "docs/variables.md"] = variables_page() + settings
     pages[PROJECT / "docs/reliability.md"] = reliability_page()
+    security, hardening = PROJECT / "docs/security.md", PROJECT / "roles/hardening/README.md"
+    pages[hardening] = with_section(pages[hardening], "measures", measures())
+    pages[security] = security.read_text()
+    for name, body in {"audit": audit(), "controls": controls(), "lynis": lynis()}.items():
+        pages[security] = with_section(pages[security], name, body)
     stale = [page for page, text in pages.items() if not page.exists() or page.read_text() != text]
     if "--check" in sys.argv:
         problems += [f"{relative(page)}: it is out of date; run `make docs`" for page in stale]
@@ -68,6 +75,48 @@ Every line is a test, which breaks something for real on a host that serves, mos
 requests of which none may fail. `make test-faults` runs them all (about half an hour), `make test` a part, `make test-acme` those of
 certificates. `make test-kills` kills a run after every one of its tasks in turn, of a release and of a first deploy (some hours).
 """
+
+
+def with_section(text, name, body):
+    """A part of a page that is made, between its marks."""
+    found = re.search(rf"(<!-- {name}: written by `make \w+` -->\n).*?(<!-- end of {name} -->)", text, re.DOTALL)
+    return f"{text[: found.start()]}{found[1]}{body}{found[2]}{text[found.end() :]}"
+
+
+def rows(head, lines):
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, ["---"] * len(head), *lines])
+
+
+def measures():
+    found = read(PROJECT / "roles/hardening/vars/main.yml")["__hardening_measures"]
+    return rows(["measure", "what it is good for", "asked for by"], [[f"`{name}`", it["what"], it["source"]] for name, it in found.items()])
+
+
+def audit():
+    path = PROJECT / "docs/audit.json"
+    if not path.exists():
+        return "`make audit` writes here what they say.\n"
+    report = json.loads(path.read_text())
+    said = [[judge, it["asked"], it["said"]] for judge, it in report["said"].items()]
+    return f"On {report['of']} ({report['with']}), {report['on']}:\n\n" + rows(["judge", "asked for", "said"], said)
+
+
+def controls():
+    text, lines = "", []
+    for baseline, found in read(PROJECT / "molecule/audit/tests/controls.yml").items():
+        reasons = {name: control for name, control in found.items() if "reason" in control}
+        text += f"{baseline} {len(found) - len(reasons)} of {len(found)}, "
+        by_reason = {}
+        for name, control in reasons.items():
+            by_reason.setdefault(control["reason"], []).append(name)
+        lines += [[", ".join(names), reason] for reason, names in by_reason.items()]
+    return f"Tested: {text.removesuffix(', ')}. The others:\n\n" + rows(["control", "why not"], lines)
+
+
+def lynis():
+    found = read(PROJECT / "molecule/audit/tests/lynis.yml")
+    lines = [[name, group.replace("_", " "), reason] for group, reasons in found.items() for name, reason in reasons.items()]
+    return rows(["suggestion", "", "why not"], lines)
 
 
 class Defaults:

@@ -20,6 +20,7 @@ SITES = {
     "target": ("faults", "target", "10.207.2.20", 44320),
     "acme-older": ("acme", "acme-older", "10.207.5.12", 44352),
     "acme-newer": ("acme", "acme-newer", "10.207.5.13", 44353),
+    "audit": ("audit", "audit", "10.207.6.13", 44363),
 }
 SERVERS = ("gunicorn", "uwsgi", "waitress", "granian", "mod_wsgi", "uvicorn")
 for server in SERVERS:
@@ -101,8 +102,10 @@ class Run:
     """A run of ansible-playbook, to its end."""
 
     def __init__(self, site, playbook, options, variables):
+        started = time.monotonic()
         self.process = start(site, playbook, options, variables)
         self.output = self.process.communicate(timeout=400)[0]
+        self.seconds = time.monotonic() - started
         self.ok = self.process.returncode == 0
         counts = re.search(r"changed=(\d+)", self.output)
         self.changed = int(counts[1]) if counts else None

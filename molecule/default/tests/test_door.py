@@ -66,16 +66,114 @@ def test_a_blocked_address_is_shut_out(site, client):
         client.run("ip address del 10.207.0.66/24 dev eth0")
 
 
-def test_blocked_networks_come_before_all_else(site):
-    for path, block in ("user.rules", "198.51.100.0/24"), ("user6.rules", "2001:db8:bad::/48"):
-        rules = site.host.check_output(f"grep '^### tuple' /etc/ufw/{path}")
-        assert rules.index(block) < rules.index(" allow ")
+@pytest.fixture
+def as_before(site):
+    """A test that sets the host up otherwise must not spoil the next."""
+    yield
+    run = site.play("playbooks/provision.yml")
+    assert run.ok, run.output
+
+
+def lists(site):
+    return site.host.check_output("nft list table inet flaskhost")
+
+
+def test_lists_that_were_flushed_by_hand_are_back_after_the_next_run(site):
+    before = lists(site)
+    for network in "10.207.0.66", "198.51.100.0/24", "2001:db8:bad::/48":
+        assert network in before
+    site.host.check_output("nft delete table inet flaskhost")
+    assert site.play("playbooks/doctor.yml").tells("its lists are not loaded: nobody is blocked")
+    run = site.play("playbooks/provision.yml")
+    assert run.ok and run.changed == 1, run.output
+    assert "198.51.100.0/24" in lists(site)
+
+
+def test_hundreds_of_addresses_are_blocked_in_seconds_and_a_rerun_changes_nothing(site, as_before, tmp_path):
+    file = tmp_path / "blocked.txt"
+    file.write_text("".join(f"198.18.{n}.0/25\n2001:db8:{n:x}::/64 # and v6\n" for n in range(250)))
+    plain = site.play("playbooks/provision.yml")
+    run = site.play("playbooks/provision.yml", ufw_blocked=[str(file)])
+    again = site.play("playbooks/provision.yml", ufw_blocked=[str(file)])
+    assert run.ok and again.ok and (plain.changed, run.changed, again.changed) == (0, 2, 0), run.output
+    assert run.seconds < plain.seconds + 10
+    assert "198.18.249.0/25" in lists(site) and "2001:db8:f9::/64" in lists(site)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ufw_blocked": ["10.207.0.0/24"], "ufw_allowed": []}, "ufw_blocked has 10.207.0.0/24. Take it out"),
+        ({"ufw_ssh_from": "allowed", "ufw_allowed": ["192.0.2.1"]}, "ufw_allowed, which has no such address. Add it there"),
+    ],
+)
+@pytest.mark.parametrize("playbook", ["deploy.yml", "playbooks/provision.yml"])
+def test_nobody_locks_himself_out(site, playbook, settings, words):
+    before = lists(site)
+    run = site.play(playbook, **settings)
+    assert not run.ok and run.tells("You come from 10.207.0.1", words, "Nothing was changed."), run.output
+    assert lists(site) == before
+
+
+def test_behind_a_cdn_only_the_cdn_comes_in_and_says_for_whom(site, client, as_before):
+    settings = {"ufw_web_from": "proxies", "nginx_trusted_proxies": ["10.207.0.77"]}
+    client.run("ip address add 10.207.0.77/24 dev eth0")
+    try:
+        run = site.play("playbooks/provision.yml", **settings)
+        assert run.ok, run.output
+        assert curl(client, site, f"https://{DOMAIN}/", options="--interface 10.207.0.99") == "curl exit 28"
+        assert curl(client, site, f"https://{DOMAIN}/", options="--interface 10.207.0.77") == ["200"]
+        page = (
+            f"curl --silent --insecure --interface 10.207.0.77 --header 'X-Forwarded-For: 192.0.2.1' --resolve {DOMAIN}:443:{site.address}"
+        )
+        assert "192.0.2.1<" in client.check_output(f"{page} https://{DOMAIN}/")
+        # the tests' own address is allowed, but no proxy: what it says of others is not believed
+        assert "10.207.0.1<" in site.get("/", "--header", "X-Forwarded-For: 192.0.2.1")[1]
+        assert site.play("playbooks/provision.yml", **settings).changed == 0
+    finally:
+        client.run("ip address del 10.207.0.77/24 dev eth0")
+
+
+def test_who_asks_too_much_is_told_to_wait_and_others_are_not(site, client, as_before):
+    run = site.play("playbooks/provision.yml", nginx_requests_per_second=2, nginx_requests_burst=10)
+    assert run.ok, run.output
+    many = f"curl --silent --insecure --resolve {DOMAIN}:443:{site.address} --write-out '%{{http_code}}\\n' --output /dev/null"
+    statuses = client.check_output(f"{many} 'https://{DOMAIN}/?[1-60]'").split()
+    assert set(statuses) == {"200", "429"} and statuses[:11] == ["200"] * 11, statuses
+    headers = client.check_output(f"{many} --dump-header - 'https://{DOMAIN}/?[1-20]'").lower()
+    assert "retry-after: 1" in headers
+    # files that nginx serves itself don't count, nor do the owner's own requests
+    static = client.check_output(f"{many} 'https://{DOMAIN}/static/style.css?[1-60]'").split()
+    assert set(static) == {"200"}
+    assert [site.get("/")[0] for _ in range(20)] == [200] * 20
+
+
+def test_who_knocks_at_ssh_again_and_again_waits(site, client):
+    knock = f"""
+import socket
+done = 0
+for _ in range(45):
+    with socket.socket() as attempt:
+        attempt.settimeout(0.3)
+        done += attempt.connect_ex(("{site.address}", 22)) == 0
+print(done)
+"""
+    assert 30 <= int(client.check_output("python3 -c %s", knock)) <= 40
+    assert site.play("playbooks/status.yml").ok
 
 
 def test_passwords_open_nothing(site):
     settings = site.host.check_output("sshd -T")
     assert "passwordauthentication no" in settings
     assert "permitrootlogin without-password" in settings
+
+
+def test_every_answer_has_the_headers_that_keep_browsers_safe(site):
+    for path in "/", "/static/style.css", "/nowhere":
+        headers = site.get(path, "--head")[1].lower()
+        for header in "content-security-policy: default-src 'none'", "x-content-type-options: nosniff", "x-frame-options: sameorigin":
+            assert header in headers, (path, header)
+        assert "server: nginx\r" in headers and "x-powered-by" not in headers
 
 
 def test_hidden_files_are_not_served(site):

@@ -15,6 +15,10 @@ def create_app(greeting="hello"):
     def index():
         return f"{greeting} from {os.environ['APP_RELEASE']}\n"
 
+    @app.get("/framed")
+    def framed():
+        return "framed\n", {"Content-Security-Policy": "frame-ancestors *", "X-Powered-By": "web/1.0"}
+
     @app.get("/healthz")
     def healthz():
         return "well\n"

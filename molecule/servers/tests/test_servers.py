@@ -32,6 +32,13 @@ def test_a_body_comes_through_whole_however_it_is_sent(site, tmp_path):
     assert site.get("/length", "--header", "Transfer-Encoding: chunked", "--http1.1", "--data-binary", f"@{body}") == (200, answer)
 
 
+def test_headers_of_the_app_come_first_and_nobody_tells_its_version(site):
+    headers = site.get("/framed", "--dump-header", "-")[1].lower()
+    assert headers.count("content-security-policy:") == 1 and "content-security-policy: frame-ancestors *" in headers
+    assert "default-src 'none'" in site.get("/", "--dump-header", "-")[1].lower()
+    assert "server: nginx\r" in headers and "x-powered-by" not in headers
+
+
 def test_many_at_once(site):
     """More than a server has threads, twice: what it opened for the first crowd, it may be closing when the next one comes."""
     for _crowd in range(2):
