@@ -38,7 +38,8 @@ def run(tmp_path_factory):
     ]
     (folder / "book.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
     command = ["ansible-playbook", "-vvv", "--diff", "-i", str(folder / "hosts.yml"), str(folder / "book.yml")]
-    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True)
+    # as on a host whose logins are set up like that
+    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, umask=0o027)
     return done.stdout + done.stderr, root
 
 
@@ -49,6 +50,14 @@ def test_it_is_in_one_file_that_only_root_reads(run):
     assert [path.name for path in found] == ["env"], output
     assert oct(found[0].stat().st_mode)[-3:] == "600" and found[0].stat().st_uid == 0
     assert f'SECRET_KEY="{MARKER}"' in found[0].read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="sets owners, as on a host")
+def test_nginx_reaches_the_static_files_whatever_the_umask_of_logins(run):
+    _output, root = run
+    (public,) = root.glob("releases/*/public")
+    assert oct(public.stat().st_mode)[-3:] == "755"
+    assert (public / "static/style.css").stat().st_mode & 0o004
 
 
 def test_a_run_at_its_loudest_tells_nothing_of_it(run):

@@ -139,6 +139,8 @@ def test_limits_can_be_taken_away_and_proxies_are_believed_only_if_named(rendere
 def test_slow_clients_are_cut_off_before_a_site_is_known(rendered, host):
     general = rendered(host, "nginx.conf").partition("server {")[0]
     assert "client_header_timeout 10s;" in general and "server_tokens off;" in general
+    # a site's name of 28 letters, and the longest header's, in one variable
+    assert "variables_hash_bucket_size 128;" in general
 
 
 # -- the firewall -------------------------------------------------------------------------------------------------------

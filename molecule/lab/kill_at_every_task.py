@@ -26,6 +26,7 @@ from sites import Load, Site, copy_of_sample_app, start
 FINGERPRINT = r"""
 import glob, grp, hashlib, json, os, pwd, re, stat, subprocess
 roots = ["/etc/nginx", "/etc/ssh", "/etc/ufw", "/etc/systemd", "/etc/apt/apt.conf.d", "/etc/default/ufw", "/etc/ssl/flaskhost",
+         "/etc/sysctl.d", "/etc/modprobe.d", "/etc/sudoers.d", "/etc/profile.d", "/etc/security/limits.d", "/etc/login.defs", "/etc/issue",
          "/srv", "/var/www", "/var/cache/sample", "/var/lib/sample", "/opt/uv"]
 own_content = re.compile(r"host_.*_key|/etc/ssl/flaskhost/.*pem$|/history$|manifest\.json$|/var/lib/sample/|\.pyc$")
 skipped = re.compile(r"/var/cache/sample/.|/opt/uv/[^/]*/.|/srv/sample/venvs/[^/]*/.|/srv/sample/bad|/srv/sample/former|\.db-(wal|shm)$")
@@ -49,7 +50,8 @@ found["users"] = run("getent passwd sample | cut -d: -f1,6,7; getent group sampl
 found["units that start"] = sorted(run("systemctl list-unit-files --no-legend --state=enabled | awk '{print $1}'; ls /etc/systemd/system/multi-user.target.wants"))
 found["units that run"] = sorted(run("systemctl list-units --no-legend --plain --state=active 'sample@*' nginx.service ufw.service ssh.service systemd-journald.service | awk '{print $1,$4}'"))
 found["units that failed"] = run("systemctl --failed --no-legend --plain")
-found["firewall"] = run("ufw show added; ufw status verbose")
+found["firewall"] = run("ufw show added; ufw status verbose; nft list chains inet")
+found["kernel"] = run("sysctl --pattern '^net.ipv4.conf.(all|default)|^net.ipv4.icmp' --all")
 found["packages"] = run("dpkg-query -W -f '${Package} ${db:Status-Status}\n'")
 print(json.dumps(found))
 """

@@ -20,7 +20,7 @@ SITES = {
     "target": ("faults", "target", "10.207.2.20", 44320),
     "acme-older": ("acme", "acme-older", "10.207.5.12", 44352),
     "acme-newer": ("acme", "acme-newer", "10.207.5.13", 44353),
-    "audit": ("audit", "audit", "10.207.6.13", 44363),
+    "judged": ("audit", "audit", "10.207.6.13", 44363),
 }
 SERVERS = ("gunicorn", "uwsgi", "waitress", "granian", "mod_wsgi", "uvicorn")
 for server in SERVERS:

@@ -17,7 +17,7 @@ SAID = {}
 
 @pytest.fixture(scope="session")
 def site():
-    return Site("audit")
+    return Site("judged")
 
 
 @pytest.fixture(scope="session")

@@ -131,7 +131,7 @@ def test_owners_and_modes_that_were_changed(fault):
     run = fault.site.play("playbooks/provision.yml")
     assert run.ok and run.changed > 0, run.output
     found = host.check_output(f"stat --format '%a %U %G' /srv/sample {MINE} /var/cache/sample").splitlines()
-    assert found == ["751 root sample", "644 root root", "700 sample sample"]
+    assert found == ["751 root sample", "640 root root", "700 sample sample"]
     assert fault.site.play("playbooks/provision.yml").changed == 0
 
 
