@@ -75,7 +75,7 @@ def as_before(site):
 
 
 def lists(site):
-    return site.host.check_output("nft list table inet flaskhost")
+    return site.host.check_output("nft --stateless list table inet flaskhost")
 
 
 def test_lists_that_were_flushed_by_hand_are_back_after_the_next_run(site):
