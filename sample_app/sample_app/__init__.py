@@ -4,6 +4,7 @@ from flask import Flask
 from flask_migrate import Migrate
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from .headers import add_headers
 from .models import db
 from .pages import pages
 from .settings import settings_of_this_stage
@@ -19,4 +20,5 @@ def create_app(settings=None):
     db.init_app(app)
     migrate.init_app(app, db)
     app.register_blueprint(pages)
+    app.after_request(add_headers)
     return app

@@ -30,6 +30,11 @@ def test_the_page_names_its_release_and_stage(client, monkeypatch):
     assert "abc-123" in page and "development" in page
 
 
+def test_pages_load_only_what_is_the_app_s_own(client):
+    policy = client.get("/").headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+
+
 def test_health_fails_without_the_schema(tmp_path, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/empty.db")
     app = create_app(Development())
