@@ -118,6 +118,7 @@ bench: .venv/ready ## our stack beside the usual tutorial's: docs/benchmarks.md 
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) up bench flaskhost-bench
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run tests/bench/run.py $(BENCH)
 	@$(LAB) run molecule destroy -s bench
+
 audit: .venv/ready ## others' tools judge a host that was just deployed; what they say goes to docs/security.md (about half an hour)
 	@$(LAB) setup debian13 $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) test audit
