@@ -1,18 +1,16 @@
 """What browsers may do with the pages: load what is the app's own, and no more."""
 
 HEADERS = {
-    "Content-Security-Policy": "; ".join(
-        [
-            "default-src 'none'",
-            "connect-src 'self'",
-            "font-src 'self'",
-            "img-src 'self' data:",
-            "script-src 'self'",
-            "style-src 'self'",
-            "base-uri 'none'",
-            "form-action 'self'",
-            "frame-ancestors 'none'",
-        ]
+    "Content-Security-Policy": (
+        "default-src 'none'; "
+        "connect-src 'self'; "
+        "font-src 'self'; "
+        "img-src 'self' data:; "
+        "script-src 'self'; "
+        "style-src 'self'; "
+        "base-uri 'none'; "
+        "form-action 'self'; "
+        "frame-ancestors 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",

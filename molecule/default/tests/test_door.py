@@ -173,7 +173,9 @@ def test_passwords_open_nothing(site):
 def test_every_answer_has_the_headers_that_keep_browsers_safe(site):
     for path in "/", "/static/style.css", "/nowhere":
         headers = site.get(path, "--head")[1].lower()
-        policy = "content-security-policy: base-uri 'self'" if path.startswith("/static/") else "content-security-policy: default-src 'none'"
+        policy = (
+            "content-security-policy: base-uri 'self'" if path.startswith("/static/") else "content-security-policy: default-src 'none'"
+        )
         for header in policy, "x-content-type-options: nosniff", "x-frame-options: sameorigin":
             assert header in headers, (path, header)
         assert "server: nginx\r" in headers and "x-powered-by" not in headers
