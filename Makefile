@@ -73,7 +73,7 @@ secrets: .venv/ready ## write a stage's secrets, in a file that only its passwor
 doctor: .venv/ready ## what is wrong with a host, or soon will be, and what to do about it
 	@ansible-playbook -i inventories/$(STAGE) playbooks/doctor.yml
 
-test: lint unit molecule ## all tests (about half an hour)
+test: lint unit molecule ## all tests (about three quarters of an hour)
 
 lint: .venv/ready ## ansible-lint, yamllint, ruff, and whether the generated docs are up to date
 	@yamllint --strict .
@@ -86,11 +86,12 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 	@pytest -q tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
-molecule: .venv/ready ## the roles on bare hosts in containers, a sample of what can go wrong, and every server
+molecule: .venv/ready ## the roles on bare hosts in containers; samples of what can go wrong, of every server, of certificates
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
+	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
 
 test-faults: .venv/ready ## all that can go wrong, under load (about half an hour)
 	@$(LAB) setup $(NEWER)

@@ -72,7 +72,10 @@ def rendered(tmp_path_factory):
         f"{name}{version}{variant}": {
             "ansible_connection": "local",
             "out": str(folder / f"{name}{version}{variant}"),
-            "facts": {"distribution": name, "distribution_version": version, "distribution_major_version": version.split(".")[0]},
+            "facts": {
+                **{"distribution": name, "distribution_version": version, "distribution_major_version": version.split(".")[0]},
+                "dns": {"nameservers": ["127.0.0.53", "2001:db8::53", "fe80::1%eth0"]},
+            },
             "changed": changed,
         }
         for name, version in DISTRIBUTIONS
@@ -134,7 +137,7 @@ def test_tls_is_as_mozilla_advises(rendered, host):
     for variant, protocols in ("", "TLSv1.2 TLSv1.3"), ("-tls", "TLSv1.3"):
         general, site = rendered(host + variant, "nginx.conf"), rendered(host + variant, "site.conf")
         assert f"ssl_protocols {protocols};" in general and "ssl_protocols" not in site
-        assert f"ssl_ecdh_curve {'X25519MLKEM768:' if hybrid else ''}X25519:prime256v1:secp384r1;" in general
+        assert f"ssl_ecdh_curve {'?X25519MLKEM768:' if hybrid else ''}X25519:prime256v1:secp384r1;" in general
         ciphers = re.search(r"ssl_ciphers (\S+);", general)[1].split(":")
         assert len(ciphers) == 6 and all(re.fullmatch(r"ECDHE-(ECDSA|RSA)-(AES\d+-GCM-SHA\d+|CHACHA20-POLY1305)", one) for one in ciphers)
 
@@ -155,6 +158,7 @@ def test_what_browsers_are_told_follows_from_where_the_certificate_comes_from(re
     for line in (
         'add_header Strict-Transport-Security "max-age=63072000" always;',
         "ssl_stapling on;",
+        "resolver 127.0.0.53 [2001:db8::53];",
         "root /run/flaskhost-acme/shop;",
         "location ^~ /.well-known/acme-challenge/ {",
     ):

@@ -8,6 +8,7 @@ from sites import during, kill
 REACH = "open port 80 to the whole world"
 
 
+@pytest.mark.sample
 def test_a_certificate_is_issued_and_kept(site, ca):
     """A bare host asks for a certificate: nginx starts with a temporary one, and serves the CA's as soon as it is there; a rerun
     changes nothing, in well under a second."""
@@ -34,6 +35,7 @@ def test_who_talks_to_the_ca_can_read_nothing_else(site):
         assert site.host.run(f"runuser -u sample-tls -- cat {path}").rc != 0, path
 
 
+@pytest.mark.sample
 @pytest.mark.usefixtures("load")
 def test_a_renewal(site, ca):
     """Certificates are renewed, under load (by HTTP/2, as browsers come): no request fails."""
@@ -129,6 +131,7 @@ def test_a_name_that_the_ca_does_not_like(site, ca):
     assert not site.timer() and ca.orders() == asked, "a CA that has refused is left in peace"
 
 
+@pytest.mark.sample
 @pytest.mark.usefixtures("as_before")
 def test_a_ca_that_is_down(site, ca):
     """The CA is down, and comes back without any memory of us: the run says so; the next makes a new account."""
@@ -152,7 +155,7 @@ NO_RELOAD = "/etc/systemd/system/nginx.service.d/no-reload.conf"
 
 
 @pytest.mark.usefixtures("as_before")
-@pytest.mark.parametrize("mended_by", ["run", "timer"])
+@pytest.mark.parametrize("mended_by", [pytest.param("run", marks=pytest.mark.sample), "timer"])
 def test_one_that_nginx_does_not_serve(site, ca, mended_by):
     """nginx goes on with the former certificate, though it was told to reload: status and doctor say so, and the next run, or the
     timer, has it reload."""

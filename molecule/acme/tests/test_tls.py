@@ -23,6 +23,7 @@ def complies(site, profile, root):
     return done.returncode == 0, said.partition("COMPLIANCE AGAINST TLS CONFIGURATION")[2]
 
 
+@pytest.mark.sample
 def test_it_complies_with_intermediate(site, ca, tmp_path):
     root = tmp_path / "root.pem"
     root.write_text(ca.roots())
