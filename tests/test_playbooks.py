@@ -73,7 +73,9 @@ def rendered(tmp_path_factory):
             "ansible_connection": "local",
             "out": str(folder / f"{name}{version}{variant}"),
             "facts": {
-                **{"distribution": name, "distribution_version": version, "distribution_major_version": version.split(".")[0]},
+                "distribution": name,
+                "distribution_version": version,
+                "distribution_major_version": version.split(".")[0],
                 "dns": {"nameservers": ["127.0.0.53", "2001:db8::53", "fe80::1%eth0"]},
             },
             "changed": changed,
