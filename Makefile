@@ -63,6 +63,8 @@ status: .venv/ready ## what is live, since when, who shipped it
 	@ansible-playbook -i inventories/$(STAGE) playbooks/status.yml
 
 secrets: .venv/ready ## write a stage's secrets, in a file that only its password opens
+	@[ -e $(VAULT) ] || [ -e $(VAULT).example ] || { \
+	  echo "STAGE is $(STAGE), which has no secrets to begin with: write $(VAULT).example, as inventories/production has it. Nothing was changed." >&2; exit 1; }
 	@umask 077; mkdir -p $(dir $(VAULT_PASSWORD)); [ -e $(VAULT_PASSWORD) ] || { \
 	  python -c 'import secrets; print(secrets.token_urlsafe(32))' >$(VAULT_PASSWORD); \
 	  echo "The password of $(STAGE)'s secrets is new, in $(VAULT_PASSWORD). Keep a copy: without it they are lost."; }

@@ -22,10 +22,10 @@ def make(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name not in not_ours}
     environment |= {"HOME": str(tmp_path / "home"), "EDITOR": "true"}
 
-    def make(*words):
+    def make(*words, good=True):
         command = ["make", "--assume-old=.venv/ready", "--assume-old=.uv/bin/uv", *words]
         done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert (done.returncode == 0) is good, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     return make
@@ -70,3 +70,9 @@ def test_each_stage_has_secrets_and_a_password_of_its_own(make, tmp_path):
 
 def test_without_them_the_placeholder_is_there_to_be_told():
     assert secrets_of(PROJECT, "staging") == {"SECRET_KEY": "YOUR_SECRET_KEY"}
+
+
+def test_a_stage_that_has_no_secrets_to_begin_with_is_told(make, tmp_path):
+    said = make("secrets", "STAGE=demo", good=False)
+    assert "STAGE is demo, which has no secrets to begin with: write inventories/demo/group_vars/all/vault.yml.example" in said
+    assert not (tmp_path / "home/.config/flaskhost/vault-demo").exists() and not list((tmp_path / "inventories/demo").rglob("vault.yml"))
