@@ -1,48 +1,309 @@
-"""The app's last words, as they are told when a release fails."""
+"""The life of a release with further processes and a schedule, told by a systemd that only remembers."""
 
+import os
+import re
+import time
+from fnmatch import fnmatch
+from types import SimpleNamespace
+
+import pytest
 from conftest import plugin
 
 releases = plugin("modules/releases")
-
-FAREWELL = """\
-[ERROR] Worker (pid:11) exited with code 3.
-Traceback (most recent call last):
-  File "gunicorn/arbiter.py", line 270, in run
-    handler()
-    ~~~~~~~^^
-gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>
-
-During handling of the above exception, another exception occurred:
-
-Traceback (most recent call last):
-  File "gunicorn/arbiter.py", line 485, in stop
-    self.reap_workers()
-gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>
-"""
-OF_THE_APP = """\
-Traceback (most recent call last):
-  File "shop/__init__.py", line 3, in <module>
-    settings["KEY"]
-KeyError: 'KEY'
-
-During handling of the above exception, another exception occurred:
-
-Traceback (most recent call last):
-  File "gunicorn/workers/base.py", line 138, in init_process
-    self.load_wsgi()
-  File "shop/__init__.py", line 5, in <module>
-    raise SettingMissing("KEY is not set")
-shop.SettingMissing: KEY is not set
-"""
+DEFAULTS = {
+    "app": "shop",
+    "ask": False,
+    "restart": False,
+    "host": "localhost",
+    "port": 443,
+    "path": "/",
+    "successes": 1,
+    "timeout_seconds": 0.3,
+    "answer_seconds": 1,
+    "settle_seconds": 0.05,
+    "watch_seconds": 0.05,
+    "reason": "",
+    "drain_seconds": 0.1,
+    "keep": 5,
+    "by": "ann@laptop",
+    "lock": "",
+    "holder": {"token": "t"},
+    "dead": "",
+}
 
 
-def test_the_app_s_own_words_are_kept_and_the_server_s_farewell_is_not():
-    words = releases.without_farewell(f"{OF_THE_APP}{FAREWELL}".splitlines())
-    assert words == [*OF_THE_APP.splitlines(), "[ERROR] Worker (pid:11) exited with code 3."]
-    assert releases.last_exception(words) == "shop.SettingMissing: KEY is not set"
+class Systemd:
+    """Units are up or not; a worker that is told to stop is busy until `finish`."""
+
+    def __init__(self, units):
+        self.units, self.state, self.said, self.dying = units, {}, [], set()
+
+    def run_command(self, command):
+        program, *words = command
+        if program != "systemctl":
+            return 0, "", ""
+        options = [word for word in words if word.startswith("--")]
+        verb, *names = [word for word in words if not word.startswith("--")]
+        if verb == "list-units":
+            states = next(option for option in options if option.startswith("--state="))[8:].split(",")
+            found = [name for name, state in self.state.items() if state in states and any(fnmatch(name, pattern) for pattern in names)]
+            return 0, "".join(f"{name} loaded\n" for name in found), ""
+        if verb == "show":
+            return 0, "\n\n".join(self.show(name) for name in names) + "\n", ""
+        self.said.append(" ".join([verb, *names]))
+        for name in names:
+            getattr(self, verb.replace("-", "_"))(name, options)
+        return 0, "", ""
+
+    def show(self, name):
+        restarts = 1 if name in self.dying and self.state.get(name) == "active" else 0
+        return f"ActiveState={self.state.get(name, 'inactive')}\nSubState=\nNRestarts={restarts}\nResult=success\nNeedDaemonReload=no"
+
+    def wants(self, name):
+        return self.units / ("timers.target.wants" if name.endswith(".timer") else "multi-user.target.wants") / name
+
+    def enable(self, name, options):
+        self.wants(name).parent.mkdir(exist_ok=True)
+        if not self.wants(name).is_symlink():
+            self.wants(name).symlink_to(self.units / name)
+
+    def disable(self, name, options):
+        self.wants(name).unlink(missing_ok=True)
+        if "--now" in options:
+            self.stop(name, options)
+
+    def start(self, name, options):
+        assert (self.units / name).exists(), name
+        self.state[name] = "active"
+
+    restart = start
+
+    def stop(self, name, options):
+        if self.state.get(name) == "active":
+            self.state[name] = "deactivating" if "worker" in name else "inactive"
+
+    def kill(self, name, options):
+        assert "worker" not in name, "it may be at a job"
+
+    def reset_failed(self, name, options):
+        pass
+
+    def up(self):
+        return sorted(name for name, state in self.state.items() if state == "active")
+
+    def finish(self):
+        self.state.update({name: "inactive" for name, state in self.state.items() if state == "deactivating"})
 
 
-def test_words_that_break_off_are_told_as_far_as_they_go():
-    words = OF_THE_APP.splitlines()[:3]
-    assert releases.without_farewell(words) == words
-    assert releases.last_exception(words) == ""
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    units = tmp_path / "units"
+    units.mkdir()
+    root = tmp_path / "srv"
+    (root / "releases").mkdir(parents=True)
+    systemd = Systemd(units)
+    monkeypatch.setattr(releases, "SYSTEM_UNITS", str(units))
+    monkeypatch.setattr(releases, "available_mb", lambda: 1000)
+    # the site does badly while this release is live
+    host = SimpleNamespace(root=root, units=units, systemd=systemd, bad="")
+
+    def ask(page):
+        return "/ answered 500" if not page.path and releases.read_link(f"{root}/live") == host.bad else ""
+
+    monkeypatch.setattr(releases.Page, "ask", ask)
+
+    def do(state, name=None, **parameters):
+        parameters = {**DEFAULTS, "root": str(root), "state": state, "id": name, **parameters}
+        module = SimpleNamespace(params=parameters, check_mode=False, run_command=systemd.run_command)
+        systemd.said.clear()
+        return getattr(releases.Instance(module), state)()
+
+    def build(name, workers=2, **timers):
+        folder = root / "releases" / name
+        (folder / ".venv").mkdir(parents=True)
+        (folder / ".venv/complete").touch()
+        (folder / "unit").write_text("the server")
+        for number in range(1, workers + 1):
+            (folder / f"worker.{number}.service").write_text("a worker")
+        for timer, when in timers.items():
+            (folder / f"schedule-{timer}.timer").write_text(when)
+            (folder / f"schedule-{timer}.service").write_text("a command")
+        (folder / "manifest.json").write_text(f'{{"built": "{time.time()}"}}')
+
+    def ship(name, **options):
+        build(name, **options)
+        for state in "up", "live", "only":
+            do(state, name)
+
+    host.do, host.build, host.ship = do, build, ship
+    return host
+
+
+def units_of(name, workers=2):
+    return sorted([f"shop@{name}.service", *(f"shop-worker.{number}@{name}.service" for number in range(1, workers + 1))])
+
+
+def test_workers_come_and_go_with_their_release(host):
+    host.ship("r1")
+    assert host.systemd.up() == units_of("r1")
+    host.ship("r2", workers=3)
+    assert host.systemd.up() == units_of("r2", 3)
+    found = host.do("read")
+    assert (found["live"], found["running"], found["enabled"]) == ("r2", ["r2"], ["r2"])
+    assert found["lacking"]["r2"] == [] and found["processes"] == ["worker.1", "worker.2", "worker.3"]
+
+
+def test_a_worker_of_the_former_release_takes_no_job_of_the_new_one(host):
+    """It is told to stop before the link moves, and nobody waits until it has ended."""
+    host.ship("r1")
+    host.build("r2")
+    host.do("up", "r2")
+    assert host.systemd.up() == sorted(units_of("r1") + units_of("r2")), "until then both work"
+    host.do("live", "r2")
+    assert host.systemd.state["shop-worker.1@r1.service"] == "deactivating"
+    assert "shop@r1.service" in host.systemd.up(), "its server goes on with what it accepted"
+
+
+def test_workers_start_after_the_server_has_answered_and_before_the_cut_over(host):
+    host.build("r1")
+    host.do("up", "r1")
+    started = [words for words in host.systemd.said if words.startswith("start")]
+    assert started == ["start shop@r1.service", "start shop-worker.1@r1.service shop-worker.2@r1.service"]
+    assert not (host.root / "live").is_symlink()
+
+
+def test_a_release_whose_worker_dies_is_never_live(host):
+    host.ship("r1")
+    host.build("r2")
+    host.systemd.dying = {"shop-worker.2@r2.service"}
+    host.systemd.show = dying_later(host.systemd)
+    with pytest.raises(releases.Unfit, match=r"worker\.2 exited"):
+        host.do("up", "r2", settle_seconds=1)
+    host.do("down", "r2", reason="its worker died")
+    assert host.systemd.up() == units_of("r1")
+    assert "worker died" in (host.root / "bad/r2").read_text()
+    assert releases.read_link(f"{host.root}/live") == "r1"
+
+
+def dying_later(systemd):
+    """Well at the first look, started again at the next."""
+    plain, seen = systemd.show, []
+
+    def show(name):
+        seen.append(name)
+        return plain(name).replace("NRestarts=1", f"NRestarts={int(seen.count(name) > 1)}")
+
+    return show
+
+
+def test_the_former_workers_are_back_if_the_site_goes_back(host):
+    host.ship("r1")
+    host.build("r2")
+    host.do("up", "r2")
+    host.bad = "r2"
+    with pytest.raises(releases.Unfit) as error:
+        host.do("live", "r2")
+    assert error.value.went_back
+    assert host.systemd.up() == units_of("r1")
+    assert host.systemd.state["shop-worker.1@r2.service"] == "deactivating", "it may have begun a job"
+    assert host.do("read")["lacking"]["r1"] == []
+
+
+def test_going_back_brings_the_former_workers_and_their_number_back(host):
+    host.ship("r1", workers=1)
+    host.ship("r2", workers=3)
+    # before their last job has ended
+    for state in "up", "live", "only":
+        host.do(state, "r1")
+    assert host.systemd.up() == units_of("r1", 1)
+
+
+def test_a_release_is_kept_while_a_worker_of_it_is_at_its_last_job(host):
+    for name in "r1", "r2", "r3":
+        host.build(name)
+        host.do("up", name)
+        host.do("live", name)
+        host.do("only", name, keep=1)
+    assert (host.root / "releases/r1").is_dir()
+    host.systemd.finish()
+    host.do("only", "r3", keep=1)
+    assert not (host.root / "releases/r1").exists()
+    assert not [name for name in os.listdir(host.units) if "@r1." in name]
+
+
+@pytest.mark.parametrize("by_hand", ["stop", "disable"])
+def test_a_worker_that_somebody_stopped_is_started_by_the_next_run(host, by_hand):
+    host.ship("r1")
+    host.systemd.run_command(["systemctl", by_hand, "shop-worker.2@r1.service"])
+    assert host.do("read")["lacking"]["r1"] == ["worker.2"]
+    host.do("up", "r1")
+    assert host.do("read")["lacking"]["r1"] == []
+
+
+def test_units_of_others_are_left_alone(host):
+    for name in "shopping@1.service", "shop-worker@1.service", "shop-1.2x@1.service":
+        (host.units / name).touch()
+        host.systemd.state[name] = "active"
+    host.ship("r1")
+    host.ship("r2")
+    assert {"shopping@1.service", "shop-worker@1.service", "shop-1.2x@1.service"} < {*host.systemd.up()}
+
+
+# -- the schedule ----------------------------------------------------------------------------------------------------------
+
+TIDY = "shop-schedule-tidy.timer"
+
+
+def test_the_schedule_is_the_live_release_s(host):
+    host.build("r1", tidy="04:00")
+    host.do("up", "r1")
+    assert TIDY not in host.systemd.up()
+    host.do("live", "r1")
+    assert TIDY in host.systemd.up() and (host.units / TIDY).read_text() == "04:00"
+    assert host.do("read")["schedule"] == ["tidy"]
+    host.ship("r2", report="05:00")
+    assert TIDY not in host.systemd.up() and not (host.units / TIDY).exists()
+    assert "shop-schedule-report.timer" in host.systemd.up()
+    host.do("up", "r1")
+    host.do("live", "r1")
+    assert [name for name in host.systemd.up() if "schedule" in name] == [TIDY]
+
+
+def test_a_timer_that_stays_as_it_is_is_not_touched(host):
+    host.ship("r1", tidy="04:00")
+    host.build("r2", tidy="04:00")
+    host.do("up", "r2")
+    host.do("live", "r2")
+    assert not [words for words in host.systemd.said if "schedule" in words or "daemon-reload" in words]
+
+
+def test_a_schedule_that_a_dead_run_left_undone_is_noticed(host):
+    """It died after the link had moved."""
+    host.ship("r1", tidy="04:00")
+    host.build("r2", tidy="05:00")
+    host.do("up", "r2")
+    releases.Releases(str(host.root), "shop", host.systemd.run_command).make_live("r2", "ann@laptop")
+    assert host.do("read")["lacking"]["r2"] == ["schedule-tidy"]
+    assert host.do("live", "r2")["changed"]
+    assert (host.units / TIDY).read_text() == "05:00" and host.do("read")["lacking"]["r2"] == []
+
+
+def test_a_site_that_goes_back_keeps_its_schedule(host):
+    host.ship("r1", tidy="04:00")
+    host.build("r2", tidy="05:00")
+    host.do("up", "r2")
+    host.bad = "r2"
+    with pytest.raises(releases.Unfit):
+        host.do("live", "r2")
+    assert (host.units / TIDY).read_text() == "04:00"
+
+
+def test_a_web_process_only_asks_systemd_no_more_than_before(host):
+    host.ship("r1", workers=0)
+    host.build("r2", workers=0)
+    said = []
+    for state in "up", "live", "only":
+        host.do(state, "r2")
+        said += host.systemd.said
+    verbs = [re.sub(r" .*", "", words) for words in said]
+    assert verbs == ["enable", "start", "disable", "stop"]

@@ -53,6 +53,19 @@ def test_good_settings_pass():
         ({"app_module": "my-site:app"}, ["app_module", "module:object"]),
         ({"app_module": "mysit:app"}, ["no module 'mysit'", "Did you mean mysite?"]),
         ({"app_server": "gunicron"}, ["app_server is 'gunicron'", "gunicorn"]),
+        ({"app_name": "postgres"}, ["app_name is 'postgres'", "the host itself has a user or a service of this name"]),
+        ({"app_processes": ["worker"]}, ["app_processes", "names with values"]),
+        ({"app_processes": {"worker": 1}}, ["the source has no Procfile at its top"]),
+        ({"app_processes": {"web": 2}}, ["'web' is not counted here: app_server runs it"]),
+        ({"app_processes": {"a b": 2}}, ["'a b' is no type of process"]),
+        ({"app_processes": {"worker": "two"}}, ["of 'worker', say how many run"]),
+        ({"app_schedule": [{"name": "tidy", "command": "true"}]}, ["each needs a name, a command, and at"]),
+        ({"app_schedule": [{"name": "Tidy up", "command": "true", "at": "daily"}]}, ["'Tidy up' can't be a name"]),
+        ({"app_schedule": [{"name": "tidy", "command": "true", "at": "daily"}] * 2}, ["two have the name 'tidy'"]),
+        ({"app_schedule": [{"name": "tidy", "command": "echo 'a", "at": "daily"}]}, ["none that a shell understands"]),
+        ({"app_services": ["mysql"]}, ["app_services", "postgresql, redis, backup"]),
+        ({"app_server": "procfile"}, ["app_server is 'procfile'", "the source has no Procfile at its top"]),
+        ({"app_release_command": "procfile"}, ["app_release_command is 'procfile'", "the source has no Procfile"]),
         ({"app_env": {"BAD-NAME": "1"}}, ["'BAD-NAME' can't be the name"]),
         ({"app_env": "A=1"}, ["app_env", "names with values"]),
         ({"app_health_path": "healthz"}, ["app_health_path", "begins with /"]),
@@ -108,6 +121,19 @@ def test_another_ca_may_know_names_of_your_own_network():
 def test_the_secret_of_an_account_never_shows():
     (found,) = problems(tls_acme_eab_secret="hunter2")
     assert "tls_acme_eab_secret is wrong" in found and "hunter2" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "words"),
+    [
+        ("web: x\nworker: y", {"app_processes": {"wroker": 1}}, "app_processes is {'wroker': 1}: the source's Procfile has no type"),
+        ("worker y", {"app_processes": {"worker": 1}}, "app_source is '../mysite': line 1 of its Procfile, 'worker y', is no process"),
+        ("worker: y", {"app_processes": {"worker": 2}, "app_schedule": [{"name": "a", "command": "b", "at": "c"}]}, ""),
+    ],
+)
+def test_a_procfile_is_judged_before_any_host_is_touched(text, changes, words):
+    found = problems(source={**SOURCE, "procfile": text}, **changes)
+    assert len(found) == bool(words) and words in "".join(found)
 
 
 def test_names_of_other_peoples_variables_are_left_alone():

@@ -6,14 +6,17 @@ give the same commit on every host, even if the branch moves meanwhile.
 
 Options: `source` (a folder on the controller, or a git URL), `version` (branch, tag or commit of a URL; empty is the
 default branch), `base` (folders from which a relative source is looked for, in order), `cache` (folder for clones and
-archives).
+archives), `needs` (settings whose types of process the source's Procfile must have: `app_processes`, `app_server`,
+`app_release_command`; without it, nothing is asked of the Procfile).
 
 Returns: `version` (short commit, or hash of the content), `commit` (empty for a folder), `archive` (a tar.gz on the
-controller), `files` (all paths in it), `dependency_file` (the first of DEPENDENCY_FILES that is there, else empty) and
-`dependencies` (a digest: the same for two sources that need the same venv).
+controller), `files` (all paths in it), `dependency_file` (the first of DEPENDENCY_FILES that is there, else empty),
+`dependencies` (a digest: the same for two sources that need the same venv) and `procfile` (its text; None if there is none),
+of which `commands` are those by type (with `needs`).
 """
 
 import contextlib
+import difflib
 import fcntl
 import fnmatch
 import hashlib
@@ -30,6 +33,7 @@ DEPENDENCY_FILES = ("uv.lock", "requirements.txt", "pyproject.toml", "setup.py")
 GIT_URL = re.compile(r"^((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)")
 EXCLUDE = (".git", ".venv", "venv", "__pycache__", "*.pyc", ".pytest_cache", "node_modules", ".env", "instance")
 KEPT_ARCHIVES = 20
+PROCESS = re.compile(r"([A-Za-z0-9_-]+)\s*:\s*(\S.*)")
 # Names this run of Ansible: the playbook's process imports this file, and the workers that it forks inherit the name.
 RUN = uuid.uuid4().hex
 
@@ -57,7 +61,13 @@ class ActionModule(ActionBase):
             return dict(result, failed=True, msg=str(error))
         with tarfile.open(found["archive"]) as tar:
             found["dependency_file"] = next((name for name in DEPENDENCY_FILES if name in found["files"]), "")
-            found["dependencies"] = Dependencies(tar, found["version"]).digest(found["dependency_file"])
+            dependencies = Dependencies(tar, found["version"])
+            found["dependencies"] = dependencies.digest(found["dependency_file"])
+            found["procfile"] = dependencies.read("Procfile") if "Procfile" in found["files"] else None
+        if "needs" in args:
+            for name, problem in procfile_problems(found["procfile"], args["needs"]):
+                return dict(result, failed=True, msg=f"{name}: {problem}")
+            found["commands"] = commands(found["procfile"] or "") if wanted_types(args["needs"]) else {}
         return dict(result, changed=False, **found)
 
 
@@ -72,6 +82,64 @@ def forget_old_archives(cache):
     archives = [os.path.join(cache, name) for name in os.listdir(cache) if name.endswith(".tar.gz")]
     for path in sorted(archives, key=os.path.getmtime)[:-KEPT_ARCHIVES]:
         os.unlink(path)
+
+
+# -- the Procfile -------------------------------------------------------------------------------------------------
+
+
+def wanted_types(settings):
+    """The types of process that settings ask for: (setting, type)."""
+    processes = settings.get("app_processes") or {}
+    wanted = [("app_processes", kind) for kind, count in processes.items() if count]
+    wanted += [("app_server", "web")] if settings.get("app_server") == "procfile" else []
+    return wanted + ([("app_release_command", "release")] if settings.get("app_release_command") == "procfile" else [])
+
+
+def commands(text):
+    """What a Procfile says: a command for each type of process."""
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        process = PROCESS.fullmatch(line.strip())
+        if not process:
+            raise SourceError(f"line {number} of its Procfile, '{line.strip()}', is no process: write a type, a colon and a command.")
+        if process[1] in found:
+            raise SourceError(f"line {number} of its Procfile describes '{process[1]}' a second time.")
+        found[process[1]] = process[2]
+    return found
+
+
+def procfile_problems(text, settings):
+    """Why settings can't have what they ask for: (setting, what is wrong)."""
+    wanted = wanted_types(settings)
+    if wanted and text is None:
+        kinds = ", ".join(kind for _name, kind in wanted)
+        yield (
+            wanted[0][0],
+            f"the source has no Procfile at its top to say how to run {kinds}. Add one, a line each, such as {wanted[0][1]}: COMMAND.",
+        )
+        return
+    try:
+        found = commands(text) if wanted else {}
+    except SourceError as error:
+        yield "app_source", str(error)
+        return
+    for name, kind in wanted:
+        near = difflib.get_close_matches(kind, found, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(found) or 'none at all'}."
+        if kind not in found:
+            yield name, f"the source's Procfile has no type of process '{kind}'. {hint}"
+        elif problem := shell_problem(found[kind]):
+            yield "app_source", f"the command of '{kind}' in its Procfile is none that a shell understands: {problem}."
+
+
+def shell_problem(command):
+    try:
+        said = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True).stderr.strip()
+    except FileNotFoundError:
+        return ""  # the host has one, and will say
+    return said.splitlines()[0].rpartition(": ")[2] if said else ""
 
 
 class Dependencies:

@@ -22,6 +22,16 @@ DOMAIN = re.compile(r"(?=.{1,253}$)(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)
 NAME = re.compile(r"[a-z][a-z0-9_]{0,27}")
 IDENTIFIERS = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 MODULE = re.compile(rf"{IDENTIFIERS}:{IDENTIFIERS}(\(.*\))?")
+PROCESS_TYPE = re.compile(r"[A-Za-z0-9_-]+")
+# users and units of the distributions, which an app of that name would take over
+TAKEN = {
+    *("root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "backup", "list", "irc", "nobody"),
+    *("user", "getty", "ssh", "sshd", "sudo", "systemd", "dbus", "nginx", "postgres", "postgresql", "redis", "valkey", "ubuntu", "debian"),
+}
+SINGLE = {
+    "web": "app_server runs it, with as many workers as that role's own settings say.",
+    "release": "it runs once for each release, by app_release_command: procfile.",
+}
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -34,6 +44,7 @@ def load(path):
 
 ufw_rules = load(f"{PROJECT}/plugins/modules/ufw_rules.py")
 networks = load(f"{PROJECT}/plugins/filter/addresses.py").networks
+app_source = load(f"{PROJECT}/plugins/action/app_source.py")
 
 
 class ActionModule(ActionBase):
@@ -209,7 +220,7 @@ def article(spec):
 def source_problems(settings, source):
     if source.get("failed"):
         text = source.get("msg", "")
-        name = "app_version" if text.startswith("app_version") else "app_source"
+        name = text.partition(":")[0] if text.startswith("app_") else "app_source"
         yield Problem(name, settings.get(name), text.removeprefix(f"{name}: "))
         return
     if "files" not in source:
@@ -225,6 +236,9 @@ def source_problems(settings, source):
     near = difflib.get_close_matches(wanted, modules, n=1, cutoff=0.7)
     if wanted and wanted not in modules and near:
         yield Problem("app_module", settings["app_module"], f"the source has no module '{wanted}'. Did you mean {near[0]}?")
+    if isinstance(settings.get("app_processes", {}), dict):
+        for name, text in app_source.procfile_problems(source.get("procfile"), settings):
+            yield Problem(name, settings.get(name), text)
     for url, folder in (settings.get("app_static") or {}).items():
         if not any(path.startswith(f"{str(folder).strip('/')}/") for path in source["files"]):
             yield Problem("app_static", f"{url}: {folder}", f"the source has no folder '{folder}' with files in it.")
@@ -270,6 +284,39 @@ def server(value, dummy):
             if "release_server:" in handle.read():
                 known.append(path.split("/")[-3])
     return None if value in known else f"it must be the role of a WSGI server: {', '.join(known)}."
+
+
+def app_name(value, dummy):
+    if not NAME.fullmatch(str(value)):
+        return "it must begin with a lower-case letter, and hold only lower-case letters, digits and underscores, at most 28."
+    if value in TAKEN:
+        return "the host itself has a user or a service of this name. Choose another, such as " + f"{value}_app."
+    return None
+
+
+def processes(value, dummy):
+    for kind, count in value.items():
+        if kind in ("web", "release"):
+            return f"'{kind}' is not counted here: {SINGLE[kind]}"
+        if not PROCESS_TYPE.fullmatch(str(kind)):
+            return f"'{kind}' is no type of process: letters, digits, - and _ only."
+        if type(count) is not int or not 0 <= count <= 64:
+            return f"of '{kind}', say how many run: a whole number from 0 to 64."
+    return None
+
+
+def schedule(value, dummy):
+    names = [entry.get("name") for entry in value]
+    for entry in value:
+        if {*entry} != {"name", "command", "at"} or not all(isinstance(text, str) and text.strip() for text in entry.values()):
+            return f"each needs a name, a command, and at (when), all of them texts. See {entry.get('name') or entry}."
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", entry["name"]):
+            return f"'{entry['name']}' can't be a name: lower-case letters, digits, - and _ only."
+        if names.count(entry["name"]) > 1:
+            return f"two have the name '{entry['name']}'."
+        if problem := app_source.shell_problem(entry["command"]):
+            return f"the command of '{entry['name']}' is none that a shell understands: {problem}."
+    return None
 
 
 def firewall_rules(value, dummy):
@@ -332,10 +379,9 @@ def needs(condition, text):
 
 
 RULES = {
-    "app_name": needs(
-        lambda value, dummy: NAME.fullmatch(str(value)),
-        "it must begin with a lower-case letter, and hold only lower-case letters, digits and underscores, at most 28.",
-    ),
+    "app_name": app_name,
+    "app_processes": processes,
+    "app_schedule": schedule,
     "app_domains": domains,
     "app_module": needs(
         lambda value, dummy: MODULE.fullmatch(str(value)),

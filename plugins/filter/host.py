@@ -29,6 +29,7 @@ def host_status(report, releases, behind, limits):
         "by": releases["cut_over"].get("by", ""),
         "former": releases["former"],
         "health": ["nothing is live", *(entry["found"] for entry in site(releases))][bool(live)],
+        "processes": ", ".join([*releases["processes"], *(f"{name} (scheduled)" for name in releases["schedule"])]),
         "runs": "; ".join(left).replace("none", "none at work, none left half-done"),
         "disk_fullest": fullest,
         "disk_free_mb": report["disks"][fullest]["free_mb"],
@@ -247,6 +248,9 @@ def site(releases):
         yield note("site", times, "`journalctl -t APP` on the host tells why it ended (APP is app_name).")
     else:
         yield ok("site", "well")
+    for process in releases["lacking"].get(releases["live"], []):
+        if process != "web" and not releases["held_by"]:
+            yield bad(f"process {process}", "is not up, or would not be at boot", cure)
 
 
 def dns(report):

@@ -7,6 +7,8 @@ short_description: An app's releases on a host
 description:
   - A release runs under a unit of its own, C(APP@ID.service), which is a copy of its file C(unit). nginx sends requests to the one that the
     link C(ROOT/live) points to; C(ROOT/former) is the one before, C(ROOT/history) has a line for each cut-over.
+  - Its further processes run under C(APP-TYPE.N@ID.service), copies of its files C(TYPE.N.service); they come and go with it. Its scheduled
+    commands, files C(schedule-NAME.service) and C(schedule-NAME.timer), are the host's as C(APP-schedule-NAME) while it is live.
 options:
   app:
     description: The app; its units are C(APP@ID.service), its sockets C(/run/APP/ID/wsgi.sock).
@@ -24,11 +26,12 @@ options:
       - V(read) changes nothing, and tells which releases there are, which is live, which instances run. It also sets
         those facts of the host on which a release depends, under the names that M(ansible.builtin.setup) gives them, so
         that a release needs no other facts.
-      - V(up) starts the instance, now and at boot, and waits until it answers well on its own socket. If it doesn't, the
-        module fails with RV(reason).
+      - V(up) starts the instance, now and at boot, and waits until it answers well on its own socket; then it starts its further
+        processes, which must stay up for O(settle_seconds). If it doesn't do well, the module fails with RV(reason).
       - V(down) stops the instance, unless it is live, tells its last words, and marks it as bad for O(reason).
-      - V(live) moves the link, asks the site through nginx, and watches it. If it doesn't do well, the link goes back
-        and the instance is stopped. With O(reason), the release that was live before is marked as bad.
+      - V(live) tells the further processes of other releases to end what they are at and take on no more, moves the link, asks the
+        site through nginx, and watches it. If it doesn't do well, the link goes back, the instance is stopped, and the former
+        processes start again. With O(reason), the release that was live before is marked as bad.
       - V(unlocked) gives the lock back.
       - V(only) lets all other instances of the app finish what they accepted, and stops them; and removes all releases
         and venvs that are not in O(keep).
@@ -67,6 +70,10 @@ options:
     description: How long one answer may take.
     type: float
     default: 5
+  settle_seconds:
+    description: With V(up), how long further processes have to stay up.
+    type: float
+    default: 3
   watch_seconds:
     description: With V(live), how long to watch the site after that. One bad answer, or a restart, is a failure.
     type: float
@@ -122,8 +129,14 @@ live: {description: The live release; empty if there is none., type: str, return
 former: {description: "The release that rollback goes to; empty if there is none.", type: str, returned: state is read}
 complete: {description: "Finished releases: the last one live first, those never live last.", type: list, returned: state is read}
 releases: {description: "For each release its manifest, and C(bad): why it must not be used, else empty.", type: dict, returned: state is read}
-running: {description: Releases whose instance is up., type: list, returned: state is read}
-enabled: {description: Releases whose instance starts at boot., type: list, returned: state is read}
+running: {description: Releases of which something is up., type: list, returned: state is read}
+enabled: {description: Releases of which something starts at boot., type: list, returned: state is read}
+lacking:
+  description: For each release its processes (C(web) is the instance) that are not up, or would not be at boot; of the live one also its schedule.
+  type: dict
+  returned: state is read
+processes: {description: "The live release's further processes.", type: list, returned: state is read}
+schedule: {description: "The live release's scheduled commands.", type: list, returned: state is read}
 cut_over: {description: "The live release's line of the history; empty if there is none.", type: dict, returned: state is read}
 dangling: {description: Whether the live release has no folder any more., type: bool, returned: state is read}
 edited: {description: Files of the live release that were changed since it was built., type: list, returned: state is read}
@@ -155,10 +168,13 @@ UP = "--state=active,activating,reloading"
 PAUSE = 0.05
 # by systemd's word for how a service ended (systemd.service(5), $SERVICE_RESULT)
 DEATHS = {
-    "oom-kill": "the app was killed, for it took more memory than systemd_memory_max allows, or than the host has",
-    "signal": "the app was killed by signal {signal}",
-    "core-dump": "the app crashed with signal {signal}",
+    "oom-kill": "{who} was killed, for it took more memory than systemd_memory_max allows, or than the host has",
+    "signal": "{who} was killed by signal {signal}",
+    "core-dump": "{who} crashed with signal {signal}",
 }
+# files of a release
+PROCESS = re.compile(r"(.+\.\d+)\.service$")
+SCHEDULE = re.compile(r"schedule-[^.]+\.(service|timer)$")
 
 
 def main():
@@ -176,6 +192,7 @@ def main():
             "successes": {"type": "int", "default": 3},
             "timeout_seconds": {"type": "float", "default": 60},
             "answer_seconds": {"type": "float", "default": 5},
+            "settle_seconds": {"type": "float", "default": 3},
             "watch_seconds": {"type": "float", "default": 0},
             "reason": {"type": "str", "default": ""},
             "drain_seconds": {"type": "float", "default": 60},
@@ -215,6 +232,8 @@ class Instance:
         self.app, self.root, self.id = module.params["app"], module.params["root"], module.params["id"]
         self.unit = f"{self.app}@{self.id}.service"
         self.releases = Releases(self.root, self.app, module.run_command)
+        # its instance first, then its further processes
+        self.units = self.releases.units(self.id) if self.id else {}
 
     # -- the states -----------------------------------------------------------------------------------------------
 
@@ -226,7 +245,7 @@ class Instance:
             "python": {"version": dict(zip(("major", "minor", "micro"), platform.python_version_tuple(), strict=True))},
         }
         releases, live = self.releases, self.releases.live()
-        found = releases.all()
+        found, up, enabled = releases.all(), releases.units_up(), releases.units_enabled()
         return {
             "changed": False,
             "live": live,
@@ -237,8 +256,11 @@ class Instance:
             "complete": releases.complete(),
             "unfinished": [name for name, release in found.items() if not release["manifest"]],
             "releases": found,
-            "running": releases.running(),
-            "enabled": releases.enabled(),
+            "running": releases.instances(up),
+            "enabled": releases.instances(enabled),
+            "lacking": {name: releases.lacking(name, {*up} & {*enabled}) for name in found},
+            "processes": [process for process in releases.units(live) if live and process != "web"],
+            "schedule": sorted({name.rpartition(".")[0].partition("-")[2] for name in releases.schedule(live)}),
             "history": releases.history()[-20:],
             "ansible_facts": facts,
             "taken_over": taken_over,
@@ -247,7 +269,8 @@ class Instance:
         }
 
     def judge(self, live):
-        return {"memory_mb": self.memory_mb(live), "restarts": self.process(live)["NRestarts"], "health": Page(self.params).ask()}
+        restarts = sum(process["NRestarts"] for process in self.show(self.releases.units(live).values()))
+        return {"memory_mb": self.memory_mb(live), "restarts": restarts, "health": Page(self.params).ask()}
 
     def unlocked(self):
         path = self.releases.path("lock")
@@ -258,13 +281,21 @@ class Instance:
 
     def up(self):
         self.check_memory()
-        self.install_unit()
+        self.install_units()
         # at boot too, from now on: should the host reboot before the cut-over, both run, and the live one serves
         # (an instance that was never loaded is read from disk anyway: no reload of all units)
-        self.systemctl("enable", "--no-reload", self.unit)
-        self.systemctl("restart" if self.params["restart"] else "start", self.unit)
+        self.systemctl("enable", "--no-reload", *self.units.values())
+        start = "restart" if self.params["restart"] else "start"
+        self.systemctl(start, self.unit)
         page = Page(self.params, f"/run/{self.app}/{self.id}/wsgi.sock")
-        self.wait_until_good(page)
+        self.wait_until_good(page, [self.unit])
+        others = [unit for unit in self.units.values() if unit != self.unit]
+        if others:
+            # a process that can't be asked is judged by whether it stays; before the cut-over, so that a release whose workers
+            # can't work is never live, and after its first good answer, so that one which can't even start takes no job
+            # going back right after a release, they may still be at a last job: systemd starts them when that has ended
+            self.systemctl(start, "--no-block", *others)
+            self.watch(page, self.params["settle_seconds"])
         return {"changed": True, "status": page.status}
 
     def down(self):
@@ -279,14 +310,19 @@ class Instance:
 
     def live(self):
         before = self.releases.live()
+        # a job that the new release asks for must not meet a worker of the former, which may not know it
+        self.retire_processes()
         self.releases.make_live(self.id, self.params["by"])
         page = Page(self.params)
         try:
-            self.wait_until_good(page)
-            self.watch(page)
+            self.wait_until_good(page, self.units.values())
+            self.watch(page, self.params["watch_seconds"])
         except Unfit as error:
             if before not in ("", self.id):
                 self.releases.make_live(before, f"{self.params['by']} (went back by itself)")
+                former = [unit for process, unit in self.releases.units(before).items() if process != "web"]
+                if former:
+                    self.module.run_command(["systemctl", "start", "--no-block", *former])
                 self.dismiss(self.id)
                 # nginx has connections to it left over; when they are gone, nobody meets it any more
                 self.drain(self.id, 5)
@@ -294,7 +330,8 @@ class Instance:
             raise
         if before != self.id:
             self.releases.mark_bad(before, self.params["reason"])
-        return {"changed": before != self.id, "status": page.status}
+        scheduled = self.keep_schedule()
+        return {"changed": before != self.id or scheduled, "status": page.status}
 
     def only(self):
         strays = sorted({*self.releases.running(), *self.releases.enabled()} - {self.id})
@@ -302,7 +339,7 @@ class Instance:
             self.drain(stray, self.params["drain_seconds"])
             self.dismiss(stray)
         removed = self.releases.prune(self.id, self.params["keep"])
-        if self.process(self.id)["NeedDaemonReload"] == "yes":
+        if "yes" in [process["NeedDaemonReload"] for process in self.show(self.units.values())]:
             # on the way, units came and went without one; now that nobody waits, let systemd know
             self.systemctl("daemon-reload")
         self.unlocked()
@@ -334,8 +371,8 @@ class Instance:
             set_aside(path, other)
         self.module.fail_json(msg="the lock is held", held_by=other)
 
-    def wait_until_good(self, page):
-        restarts = self.restarts()
+    def wait_until_good(self, page, units):
+        restarts = self.restarts(units)
         end = time.monotonic() + self.params["timeout_seconds"]
         row, why = 0, "it was never asked"
         while time.monotonic() < end:
@@ -344,43 +381,82 @@ class Instance:
             if row >= self.params["successes"]:
                 return
             if why:
-                self.check_unit(restarts)
+                self.check_units(units, restarts)
                 time.sleep(PAUSE)
         raise Unfit(f"{why}, for {self.params['timeout_seconds']:g} seconds")
 
-    def watch(self, page):
-        restarts = self.restarts()
-        end = time.monotonic() + self.params["watch_seconds"]
+    def watch(self, page, seconds):
+        units = self.units.values()
+        restarts = self.restarts(units)
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             why = page.ask()
             if why:
                 raise Unfit(f"{why}, after it had answered well")
-            self.check_unit(restarts)
+            self.check_units(units, restarts)
             time.sleep(PAUSE * 4)
 
-    def check_unit(self, restarts):
-        now = self.process(self.id)
-        if now["ActiveState"] in ("failed", "inactive") or now["SubState"].startswith("auto-restart") or now["NRestarts"] > restarts:
-            raise Unfit(DEATHS.get(now["Result"], "the app exited").format(signal=now["ExecMainStatus"]))
+    def check_units(self, units, restarts):
+        for unit, now, before in zip(units, self.show(units), restarts, strict=True):
+            who = "the app" if unit == self.unit else self.releases.process_of(unit)
+            ended = now["ActiveState"] in ("failed", "inactive") and not now["Job"]
+            if ended or now["SubState"].startswith("auto-restart") or now["NRestarts"] > before:
+                raise Unfit(DEATHS.get(now["Result"], "{who} exited").format(who=who, signal=now["ExecMainStatus"]))
 
-    def install_unit(self):
-        """A copy: systemd reads its units before other disks are there."""
-        unit = read(self.releases.path("releases", self.id, "unit"))
-        path = f"{SYSTEM_UNITS}/{self.unit}"
-        if read(path) == unit:
-            return
-        was_there = os.path.exists(path)
-        with open(f"{path}.new", "w") as handle:
-            handle.write(unit)
-        os.rename(f"{path}.new", path)
+    def install_units(self):
+        """Copies: systemd reads its units before other disks are there."""
+        written, was_there = [], False
+        for process, unit in self.units.items():
+            text = read(self.releases.path("releases", self.id, "unit" if process == "web" else f"{process}.service"))
+            path = f"{SYSTEM_UNITS}/{unit}"
+            if read(path) != text:
+                was_there |= os.path.exists(path)
+                write(path, text)
+                written.append(path)
         if was_there:
             self.systemctl("daemon-reload")
-        # systemd passes over a line that it doesn't understand, be it the one that was to be the wall
-        err = self.module.run_command(["systemd-analyze", "verify", "--man=no", path])[2]
-        wrong = [line.partition(": ")[2] for line in err.splitlines() if line.startswith(f"{path}:")]
+        if written:
+            self.verify(written + [self.releases.path("releases", self.id, name) for name in self.releases.schedule(self.id)], written)
+
+    def verify(self, paths, written):
+        """systemd passes over a line that it doesn't understand, be it the one that was to be the wall."""
+        err = self.module.run_command(["systemd-analyze", "verify", "--man=no", *paths])[2]
+        wrong = [line.partition(": ")[2] for line in err.splitlines() if line.startswith(tuple(f"{path}:" for path in paths))]
         if wrong:
-            os.unlink(path)
-            raise Unfit(f"systemd does not understand the unit (systemd_service_lines?): {' '.join(wrong)}")
+            for path in written:
+                os.unlink(path)
+            # what is wrong with the lines that all units share is said once
+            raise Unfit(f"systemd does not understand the unit (systemd_service_lines?): {' '.join(dict.fromkeys(wrong))}")
+
+    def keep_schedule(self):
+        """The host's timers are the live release's; one that is the same is not touched, and misses no beat. Gives whether any changed."""
+        if not self.releases.schedule_lacking(self.id):
+            return False
+        wanted, there = self.releases.schedule(self.id), self.releases.schedule_installed()
+        changed = [name for name, text in wanted.items() if there.get(name) != text]
+        gone = [name for name in there if name not in wanted]
+        timers = [f"{self.app}-{name}" for name in gone if name.endswith(".timer")]
+        if timers:
+            self.systemctl("disable", "--no-reload", "--now", *timers)
+        for name in gone:
+            os.unlink(self.releases.scheduled(name))
+        for name in changed:
+            write(self.releases.scheduled(name), wanted[name])
+        self.systemctl("daemon-reload")
+        for name in wanted:
+            if name.endswith(".timer"):
+                self.systemctl("enable", "--no-reload", f"{self.app}-{name}")
+                self.systemctl("restart" if name in changed else "start", f"{self.app}-{name}")
+        return True
+
+    def retire_processes(self):
+        """Further processes of other releases: each ends the job that it is at, which nobody waits for here, and takes no other."""
+        others = [unit for unit in self.releases.units_up() if unit not in self.units.values() and self.releases.process_of(unit) != "web"]
+        if others:
+            self.systemctl("stop", "--no-block", *others)
+        end = time.monotonic() + 2
+        while others and time.monotonic() < end and "active" in [process["ActiveState"] for process in self.show(others)]:
+            time.sleep(PAUSE)
 
     def check_memory(self):
         """Both run for a while. Where there is no room for two, the kernel would kill one, and not ask which."""
@@ -396,20 +472,21 @@ class Instance:
 
     def memory_mb(self, name):
         """What its processes take; what they share is counted once."""
-        group = self.process(name)["ControlGroup"] if name else ""
-        pids = read(f"/sys/fs/cgroup{group}/cgroup.procs").split() if group else []
+        groups = [process["ControlGroup"] for process in self.show(self.releases.units(name).values())] if name else []
+        pids = [pid for group in groups if group for pid in read(f"/sys/fs/cgroup{group}/cgroup.procs").split()]
         rollups = [read(f"/proc/{pid}/smaps_rollup") for pid in pids]
         return sum(int(found[1]) for found in (re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE) for text in rollups) if found) // 1024
 
-    def restarts(self):
-        return self.process(self.id)["NRestarts"]
+    def restarts(self, units):
+        return [process["NRestarts"] for process in self.show(units)]
 
-    def process(self, name):
-        """What systemd knows of an instance."""
-        wanted = ("ActiveState", "SubState", "NRestarts", "Result", "ExecMainStatus", "ControlGroup", "NeedDaemonReload")
-        command = ["systemctl", "show", *(f"--property={key}" for key in wanted), f"{self.app}@{name or 'none'}.service"]
-        found = dict(line.split("=", 1) for line in self.module.run_command(command)[1].splitlines() if "=" in line)
-        return {key: found.get(key, "") for key in wanted} | {"NRestarts": int(found.get("NRestarts") or 0)}
+    def show(self, units):
+        """What systemd knows of units, in their order."""
+        wanted = ("ActiveState", "SubState", "NRestarts", "Result", "ExecMainStatus", "ControlGroup", "NeedDaemonReload", "Job")
+        command = ["systemctl", "show", *(f"--property={key}" for key in wanted), *units]
+        told = self.module.run_command(command)[1].split("\n\n")
+        found = [dict(line.split("=", 1) for line in text.splitlines() if "=" in line) for text in told]
+        return [{key: one.get(key, "") for key in wanted} | {"NRestarts": int(one.get("NRestarts") or 0)} for one in found]
 
     def drain(self, name, seconds):
         """Nobody new connects to it; wait until nobody is connected any more."""
@@ -420,17 +497,19 @@ class Instance:
 
     def dismiss(self, name):
         """Nobody need wait until it has ended: systemd sees to that."""
-        self.systemctl("disable", "--no-reload", f"{self.app}@{name}.service")
-        self.systemctl("stop", "--no-block", f"{self.app}@{name}.service")
+        units = self.releases.units_left(name)
+        self.systemctl("disable", "--no-reload", *units)
+        self.systemctl("stop", "--no-block", *units)
 
     def kill(self):
-        """For one that never got a request: there is nothing to finish, and it may hang."""
+        """For one that never got a request: there is nothing to finish, and it may hang. Its further processes may be at a job."""
         self.dismiss(self.id)
         for words in (("kill", "--signal=KILL"), ("stop",), ("reset-failed",)):
             self.module.run_command(["systemctl", *words, self.unit])
 
     def last_words(self):
-        command = ["journalctl", "--unit", self.unit, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
+        units = [f"--unit={unit}" for unit in self.units.values()]
+        command = ["journalctl", *units, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
         return without_farewell(self.module.run_command(command)[1].strip().splitlines())
 
     def systemctl(self, *words):
@@ -482,7 +561,7 @@ class Releases:
 
     def __init__(self, root, app, run_command):
         self.root, self.app, self.run_command = root, app, run_command
-        self.unit = re.compile(re.escape(app) + r"@(.+)\.service$")
+        self.unit = re.compile(re.escape(app) + r"(?:-([^@]+\.\d+))?@(.+)\.service$")
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -536,15 +615,76 @@ class Releases:
         usable = [name for name in self.complete() if name != live and name in was_live and not releases[name]["bad"]]
         return usable[0] if usable else ""
 
-    def running(self):
-        command = ["systemctl", "list-units", "--plain", "--no-legend", "--full", UP, f"{self.app}@*.service"]
-        return self.instances(line.split()[0] for line in self.run_command(command)[1].splitlines() if line.split())
+    def units(self, name):
+        """The units of a release's processes; that of its instance is the first."""
+        files = listing_of_files(self.path("releases", name)) if name else []
+        processes = sorted((found[1] for found in map(PROCESS.match, files) if found), key=by_number)
+        return {"web": f"{self.app}@{name or 'none'}.service", **{process: f"{self.app}-{process}@{name}.service" for process in processes}}
 
-    def enabled(self):
-        return self.instances(glob.glob(f"{SYSTEM_UNITS}/multi-user.target.wants/{glob.escape(self.app)}@*.service"))
+    def units_left(self, name):
+        """As above, and what is up or enabled of it though its folder is gone."""
+        there = [*self.units_up(), *self.units_enabled()]
+        return list(dict.fromkeys([*self.units(name).values(), *(unit for unit in there if self.instances([unit]) == [name])]))
+
+    def units_up(self, states=UP):
+        command = ["systemctl", "list-units", "--plain", "--no-legend", "--full", states, *self.patterns()]
+        found = [line.split()[0] for line in self.run_command(command)[1].splitlines() if line.split()]
+        return [unit for unit in found if self.unit.match(unit)]
+
+    def units_enabled(self):
+        return [os.path.basename(path) for path in self.unit_files(f"{SYSTEM_UNITS}/multi-user.target.wants")]
+
+    def unit_files(self, folder):
+        found = [path for pattern in self.patterns() for path in glob.glob(f"{folder}/{pattern}")]
+        return [path for path in found if self.unit.match(os.path.basename(path))]
+
+    def patterns(self):
+        return f"{self.app}@*.service", f"{self.app}-*.[0-9]*@*.service"
+
+    def process_of(self, unit):
+        return self.unit.match(unit)[1] or "web"
 
     def instances(self, units):
-        return [found[1] for found in map(self.unit.search, map(os.path.basename, units)) if found]
+        """The releases whose units these are."""
+        return list(dict.fromkeys(self.unit.match(os.path.basename(unit))[2] for unit in units))
+
+    def running(self):
+        return self.instances(self.units_up())
+
+    def enabled(self):
+        return self.instances(self.units_enabled())
+
+    def lacking(self, name, there):
+        """Its processes that are not among those there; and what the host lacks of its schedule, if it is live."""
+        processes = [process for process, unit in self.units(name).items() if unit not in there]
+        return processes + (self.schedule_lacking(name) if name == self.live() else [])
+
+    def schedule(self, name):
+        """Units of a release's scheduled commands: their text by file."""
+        folder = self.path("releases", name)
+        return {file: read(os.path.join(folder, file)) for file in listing_of_files(folder) if SCHEDULE.match(file)} if name else {}
+
+    def scheduled(self, name):
+        return f"{SYSTEM_UNITS}/{self.app}-{name}"
+
+    def schedule_installed(self):
+        """What the host has of them."""
+        paths = glob.glob(f"{SYSTEM_UNITS}/{glob.escape(self.app)}-schedule-*")
+        found = {os.path.basename(path)[len(self.app) + 1 :]: path for path in paths}
+        return {name: read(path) for name, path in found.items() if SCHEDULE.match(name)}
+
+    def schedule_lacking(self, name):
+        """Scheduled commands that the host has not as this release has them."""
+        wanted, there = self.schedule(name), self.schedule_installed()
+        timers = [unit for unit in wanted if unit.endswith(".timer")]
+        if not wanted and not there:
+            return []
+        command = ["systemctl", "list-units", "--plain", "--no-legend", "--full", "--state=active", f"{self.app}-schedule-*.timer"]
+        active = [line.split()[0] for line in self.run_command(command)[1].splitlines() if line.split()]
+        enabled = listing_of_files(f"{SYSTEM_UNITS}/timers.target.wants")
+        lacking = {unit for unit in {*wanted, *there} if wanted.get(unit) != there.get(unit)}
+        lacking |= {unit for unit in timers if not {f"{self.app}-{unit}"} <= {*active} & {*enabled}}
+        return sorted({unit.rpartition(".")[0] for unit in lacking})
 
     # -- changing -------------------------------------------------------------------------------------------------
 
@@ -580,6 +720,8 @@ class Releases:
     def prune(self, current, keep):
         """All but the newest finished ones, and every unfinished one. The live one and the one before always stay."""
         stay = {current, self.live(), read_link(self.path("former")), *self.complete()[:keep]}
+        # a worker may still be at its last job
+        stay |= {*self.instances(unit for unit in self.units_up("--state=deactivating") if self.process_of(unit) != "web")}
         removed = [name for name in listing(self.path("releases")) if name not in stay]
         for name in removed:
             folder = self.path("releases", name)
@@ -588,7 +730,7 @@ class Releases:
                 if os.path.lexists(path):
                     os.unlink(path)
             shutil.rmtree(folder, ignore_errors=True)
-        for path in glob.glob(f"{SYSTEM_UNITS}/{glob.escape(self.app)}@*.service"):
+        for path in self.unit_files(SYSTEM_UNITS):
             if not stay.issuperset(self.instances([path])):
                 os.unlink(path)
         links = [link for link in glob.glob(self.path("releases", "*", ".venv")) if os.path.islink(link)]
@@ -719,6 +861,21 @@ def read_json(path):
 
 def read_link(path):
     return os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
+
+
+def write(path, text):
+    with open(f"{path}.new", "w") as handle:
+        handle.write(text)
+    os.rename(f"{path}.new", path)
+
+
+def by_number(process):
+    kind, _, number = process.rpartition(".")
+    return kind, int(number)
+
+
+def listing_of_files(path):
+    return sorted(entry.name for entry in os.scandir(path) if not entry.is_dir()) if os.path.isdir(path) else []
 
 
 def listing(path):

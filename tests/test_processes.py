@@ -1,0 +1,257 @@
+"""A release's further processes, its scheduled commands and its one-off commands: what files they become, and what these do."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import PROJECT, plugin
+
+app_source = plugin("action/app_source")
+PROCFILE = """# what a platform would start
+web: gunicorn "shop:create_app()"
+release: flask db upgrade
+worker: rq worker --url "$REDIS_URL" && true
+
+send-mail: GREETING='it''s' python mail.py
+"""
+SETTINGS = {
+    "app_name": "shop",
+    "app_root": "/srv/shop",
+    "app_domains": ["shop.test"],
+    "app_source": "source",
+    "app_version": "",
+    "app_module": "shop:create_app()",
+    "app_server": "gunicorn",
+    "app_env": {"GREETING": "hello"},
+    "app_secrets": {"SECRET_KEY": "5f3c9a"},
+    "app_health_path": "/healthz",
+    "app_release_command": "",
+    "app_static": {},
+}
+WORLD = {
+    "app_release_command": "procfile",
+    "app_processes": {"worker": 2, "send-mail": 1, "sleeper": 0},
+    "app_schedule": [{"name": "tidy", "command": "flask tidy 'a b'; echo $HOME", "at": "*-*-* 04:00"}],
+    "app_services": [],
+}
+HOSTS = {
+    "plain": {},
+    "plain-with-names": {"app_processes": {}, "app_schedule": [], "app_services": []},
+    "world": WORLD,
+    "three": {**WORLD, "app_processes": {"worker": 3}},
+    "later": {**WORLD, "app_schedule": [{"name": "tidy", "command": "true", "at": "*-*-* 05:00"}]},
+    "own-redis": {**WORLD, "app_secrets": {"REDIS_URL": "redis://elsewhere/1"}},
+    "procfile": {"app_server": "procfile"},
+}
+
+
+@pytest.fixture(scope="session")
+def identified(tmp_path_factory):
+    """What a release of each host is made of: its name, its files, its environment."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "source").mkdir()
+    (folder / "source/Procfile").write_text(PROCFILE)
+    (folder / "source/requirements.txt").write_text("Flask\n")
+    # a role that says what the role `release` knows
+    probe = folder / "roles/probe"
+    (probe / "tasks").mkdir(parents=True)
+    for name in ("defaults", "templates", "vars"):
+        (probe / name).symlink_to(PROJECT / "roles/release" / name)
+    nothing = {"live": "", "complete": [], "running": [], "enabled": [], "lacking": {}}
+    tasks = [
+        {"ansible.builtin.set_fact": {"release_host": nothing, "ansible_facts": FACTS}},
+        {"ansible.builtin.include_role": {"name": "release", "tasks_from": "identify"}},
+        {
+            "ansible.builtin.copy": {
+                "dest": f"{folder}/{{{{ inventory_hostname }}}}.json",
+                "mode": "0600",
+                "content": "{{ {'id': release_id, 'files': __release_files, 'env': __release_secret_files.env} | to_json }}",
+            }
+        },
+    ]
+    (probe / "tasks/main.yml").write_text(yaml.safe_dump(tasks))
+    settings = {**SETTINGS, "app_source": str(folder / "source"), "ansible_connection": "local"}
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": HOSTS, "vars": settings}}))
+    (folder / "book.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "roles": ["probe"]}]))
+    command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(folder / "book.yml"), "--forks", "4"]
+    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {host: json.loads((folder / f"{host}.json").read_text()) for host in HOSTS}
+
+
+FACTS = {"processor_vcpus": 2, "memtotal_mb": 2000, "python": {"version": {"major": 3, "minor": 11}}}
+
+
+# -- the Procfile ------------------------------------------------------------------------------------------------------
+
+
+def test_a_procfile_is_read_as_other_platforms_read_it():
+    assert list(app_source.commands(PROCFILE)) == ["web", "release", "worker", "send-mail"]
+    assert app_source.commands("a:b\n  c :  d: e \n")["c"] == "d: e"
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "name", "words"),
+    [
+        (None, {"app_processes": {"worker": 1}}, "app_processes", "the source has no Procfile at its top to say how to run worker"),
+        ("web: x", {"app_processes": {"worker": 1}}, "app_processes", "no type of process 'worker'. It has web."),
+        (PROCFILE, {"app_processes": {"wroker": 1}}, "app_processes", "no type of process 'wroker'. Did you mean worker?"),
+        ("", {"app_server": "procfile"}, "app_server", "no type of process 'web'. It has none at all."),
+        ("web: x", {"app_release_command": "procfile"}, "app_release_command", "no type of process 'release'"),
+        ("worker rq worker", {"app_processes": {"worker": 1}}, "app_source", "line 1 of its Procfile, 'worker rq worker', is no process"),
+        ("worker:", {"app_processes": {"worker": 1}}, "app_source", "line 1 of its Procfile, 'worker:', is no process"),
+        ("a: b\na: c", {"app_processes": {"a": 1}}, "app_source", "line 2 of its Procfile describes 'a' a second time"),
+        ("a: echo 'b", {"app_processes": {"a": 1}}, "app_source", "the command of 'a' in its Procfile is none that a shell understands: "),
+    ],
+)
+def test_what_a_procfile_can_not_give_is_told(text, settings, name, words):
+    ((setting, problem),) = app_source.procfile_problems(text, settings)
+    assert setting == name and words in problem
+
+
+def test_a_procfile_that_nobody_asks_is_left_alone():
+    assert not list(app_source.procfile_problems("no Procfile, but prose", {"app_processes": {"worker": 0}, "app_server": "gunicorn"}))
+    assert not list(app_source.procfile_problems(None, {"app_processes": {}, "app_release_command": ""}))
+
+
+# -- the files of a release ------------------------------------------------------------------------------------------------
+
+
+def test_an_app_with_a_web_process_only_is_as_it_always_was(identified):
+    assert set(identified["plain"]["files"]) == {"gunicorn.conf.py", "unit", "start", "flaskhost_app.py", "release-command"}
+    assert identified["plain"]["id"] == identified["plain-with-names"]["id"]
+
+
+def test_each_process_has_a_unit(identified):
+    files = identified["world"]["files"]
+    assert {"worker.1.service", "worker.2.service", "send-mail.1.service"} == {name for name in files if re.search(r"\.\d\.", name)}
+    assert files["release-command"].splitlines()[-1] == "flask db upgrade"
+    names = [identified[host]["id"] for host in ("plain", "world", "three", "later", "own-redis")]
+    assert len({*names}) == 5, "how many there are, and when, is part of what a release is"
+
+
+def test_a_process_has_the_walls_of_the_server(identified):
+    """All that its unit says of its service, but for how it starts, and how long it may take to stop."""
+
+    def lines(name):
+        return {line for line in identified["world"]["files"][name].splitlines() if re.match(r"[A-Z]\w+=", line)}
+
+    own = r"(Description|Type|ExecStart|WorkingDirectory|Environment\w*|Restart\w*|StartLimit\w+|RuntimeDirectory\w*|TimeoutStopSec|WantedBy)="
+    for name in "worker.1.service", "schedule-tidy.service":
+        assert not [line for line in lines("unit") ^ lines(name) if not re.match(own, line)]
+    assert "StateDirectory=shop" in lines("worker.1.service")
+    # this folder goes when the unit stops, and it has the server's socket in it
+    assert "RuntimeDirectory" not in identified["world"]["files"]["worker.1.service"]
+    assert "TimeoutStopSec=300" in lines("worker.1.service")
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
+def test_systemd_understands_them(identified, tmp_path):
+    for name, text in identified["world"]["files"].items():
+        if name == "unit":
+            (tmp_path / "shop@r1.service").write_text(text)
+        elif name.endswith((".service", ".timer")):
+            (tmp_path / (name if name.startswith("schedule") else name.replace(".service", "@r1.service"))).write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())]
+    said = subprocess.run(command, text=True, capture_output=True).stderr
+    assert not [line for line in said.splitlines() if line.startswith(str(tmp_path))], said
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_a_schedule_follows_the_live_release(identified):
+    files = identified["world"]["files"]
+    assert "ExecStart=/srv/shop/live/process schedule:tidy" in files["schedule-tidy.service"]
+    assert "%i" not in files["schedule-tidy.service"] and "[Install]" not in files["schedule-tidy.service"]
+    assert "OnCalendar=*-*-* 04:00\n" in files["schedule-tidy.timer"]
+
+
+# -- what they do ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def release(identified, tmp_path):
+    """A live release on disk, whose programs say how they were called."""
+    folder = tmp_path / "releases/r1"
+    (folder / "app").mkdir(parents=True)
+    (folder / ".venv/bin").mkdir(parents=True)
+    (tmp_path / "live").symlink_to("releases/r1")
+    for name in "flask", "rq", "python":
+        program = folder / f".venv/bin/{name}"
+        program.write_text('#!/bin/sh\nprintf "%s\\n" "$$" "$APP_RELEASE" "$PWD" "$GREETING" "$@"\n')
+        program.chmod(0o755)
+    (folder / "process").write_text(identified["world"]["files"]["process"])
+    (folder / "process").chmod(0o755)
+    return tmp_path
+
+
+def start(release, what):
+    process = subprocess.Popen(
+        [release / "live/process", what], env={"REDIS_URL": "unix:///a b", "HOME": "/h"}, text=True, stdout=subprocess.PIPE
+    )
+    said = process.communicate(timeout=20)[0].splitlines()
+    return process, said
+
+
+def test_a_process_takes_the_place_of_its_shell(release):
+    """systemd's signal has to reach the worker itself, which then ends the job that it is at."""
+    process, (pid, name, folder, greeting, *words) = start(release, "send-mail")
+    assert (process.returncode, int(pid)) == (0, process.pid)
+    assert (name, folder, greeting, words) == ("r1", str(release / "releases/r1/app"), "its", ["mail.py"])
+
+
+def test_a_command_is_read_by_a_shell(release):
+    assert start(release, "worker")[1][4:] == ["worker", "--url", "unix:///a b"]
+    assert start(release, "schedule:tidy")[1][4:] == ["tidy", "a b", "/h"]
+
+
+def test_a_command_that_the_release_has_not_is_told(release):
+    process, _said = start(release, "schedule:other")
+    assert process.returncode == 64
+
+
+def test_a_one_off_command_has_the_walls_of_the_live_release(identified, tmp_path):
+    """What systemd-run is asked for is what the live release's own unit says, in its order."""
+    folder = tmp_path / "releases/r1"
+    folder.mkdir(parents=True)
+    (tmp_path / "live").symlink_to("releases/r1")
+    unit = identified["plain"]["files"]["unit"]
+    (folder / "unit").write_text(unit)
+    script = (PROJECT / "roles/systemd/templates/run.sh.j2").read_text()
+    (tmp_path / "run").write_text(script.replace("{{ systemd_app_root }}", str(tmp_path)).replace("{{ systemd_app }}", "shop"))
+    (tmp_path / "systemd-run").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    (tmp_path / "id").write_text("#!/bin/sh\necho 0\n")
+    for name in "systemd-run", "id":
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    command = ["sh", str(tmp_path / "run"), "flask", "--app", "a b"]
+    words = subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.split("\0")
+    assert words[-5:-1] == ["--", "flask", "--app", "a b"] and "--pipe" in words
+    given = [word.removeprefix("--property=") for word in words if word.startswith("--property=")]
+    service = unit.replace("%i", "r1").partition("[Service]")[2].partition("[Install]")[0].splitlines()
+    left = r"(Type|ExecStart|Restart\w*|KillMode|RuntimeDirectory\w*)="
+    assert given == [line for line in service if re.match(r"[A-Z]\w+=", line) and not re.match(left, line)]
+    assert "User=shop" in given and "EnvironmentFile=/srv/shop/releases/r1/env" in given
+
+
+def test_the_web_line_gets_a_port_and_is_asked_to_finish(identified, tmp_path):
+    """It hears SIGTERM itself, and the proxy before it goes only when it has gone."""
+    files = identified["procfile"]["files"]
+    (tmp_path / "web.sh").write_text(files["web.sh"])
+    (tmp_path / "open.py").touch()
+    server = "trap 'sleep 0.5; echo finished; exit' TERM; echo serves $PORT; while :; do sleep 0.05; done"
+    (tmp_path / "gunicorn").write_text(f"#!/bin/bash\n{server}\n")
+    proxy = 'import sys, time\nif sys.argv[1] == "-c": print(12345)\nelse: time.sleep(30)'
+    (tmp_path / "python").write_text(f"#!{sys.executable}\n{proxy}\n")
+    for name in "gunicorn", "python":
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    with subprocess.Popen(["sh", str(tmp_path / "web.sh")], env=environment, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "serves 12345\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "finished\n"
+        assert process.wait(10) is not None
