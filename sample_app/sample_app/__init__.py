@@ -1,9 +1,10 @@
-"""A guest book: small, but with all that a real app has (factory, settings, blueprint, database, migrations)."""
+"""A guest book: small, but with all that a real app has (factory, settings, blueprint, database, migrations, a queue)."""
 
 from flask import Flask
 from flask_migrate import Migrate
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from .commands import tidy
 from .headers import add_headers
 from .models import db
 from .pages import pages
@@ -21,4 +22,5 @@ def create_app(settings=None):
     migrate.init_app(app, db)
     app.register_blueprint(pages)
     app.after_request(add_headers)
+    app.cli.add_command(tidy)
     return app

@@ -3,6 +3,7 @@ import platform
 
 from flask import Blueprint, abort, current_app, jsonify, redirect, render_template, request, url_for
 
+from . import jobs
 from .models import Entry, db
 
 pages = Blueprint("pages", __name__)
@@ -18,7 +19,8 @@ def index():
         "python": platform.python_version(),
         "you": request.remote_addr,
     }
-    return render_template("index.html", entries=entries, about=about)
+    words = jobs.words([entry.id for entry in entries])
+    return render_template("index.html", entries=entries, about=about, words=words)
 
 
 @pages.post("/entries")
@@ -26,8 +28,10 @@ def write():
     text = request.form.get("text", "").strip()[:200]
     if not text:
         abort(400, "An entry needs a text.")
-    db.session.add(Entry(text=text))
+    entry = Entry(text=text)
+    db.session.add(entry)
     db.session.commit()
+    jobs.enqueue(entry.id)
     return redirect(url_for("pages.index"), code=303)
 
 
@@ -36,6 +40,7 @@ def entries():
     newest = db.session.scalars(db.select(Entry).order_by(Entry.id.desc()).limit(20))
     return jsonify(
         count=db.session.scalar(db.select(db.func.count(Entry.id))),
+        counted=jobs.counted(),
         newest=[{"id": entry.id, "text": entry.text} for entry in newest],
     )
 

@@ -1,18 +1,23 @@
 """What differs between development, staging and production; which one holds, the environment says (APP_STAGE)."""
 
 import os
+import re
 
 
-def default_database():
+def database():
     # systemd gives the app a folder of its own, which outlives releases; on a laptop it is the current one
-    return f"sqlite:///{os.path.abspath(os.environ.get('STATE_DIRECTORY', '.'))}/sample.db"
+    url = os.environ.get("DATABASE_URL") or f"sqlite:///{os.path.abspath(os.environ.get('STATE_DIRECTORY', '.'))}/sample.db"
+    # as platforms write it; SQLAlchemy wants the driver's name too
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
 
 class Settings:
     def __init__(self):
         self.STAGE = type(self).__name__.lower()
         self.SECRET_KEY = self.secret_key()
-        self.SQLALCHEMY_DATABASE_URI = os.environ.get("DATABASE_URL") or default_database()
+        self.SQLALCHEMY_DATABASE_URI = database()
+        # without it, there is no queue, and what a worker would do is done at once
+        self.REDIS_URL = os.environ.get("REDIS_URL", "")
 
     def secret_key(self):
         return os.environ["SECRET_KEY"]

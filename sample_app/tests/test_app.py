@@ -1,4 +1,5 @@
 import pytest
+from sample_app.jobs import count_words
 from sample_app.models import db
 from sample_app.settings import Development, settings_of_this_stage
 
@@ -53,3 +54,49 @@ def test_an_unknown_stage_is_named(monkeypatch):
     monkeypatch.setenv("APP_STAGE", "prod")
     with pytest.raises(RuntimeError, match=r"'prod'.*development, staging, production"):
         settings_of_this_stage()
+
+
+def test_a_platform_s_database_url_is_understood(monkeypatch):
+    for scheme in "postgres", "postgresql":
+        monkeypatch.setenv("DATABASE_URL", f"{scheme}:///sample?host=/run/postgresql")
+        assert Development().SQLALCHEMY_DATABASE_URI == "postgresql+psycopg:///sample?host=/run/postgresql"
+
+
+def test_old_entries_are_forgotten(client):
+    for number in range(5):
+        client.post("/entries", data={"text": f"entry {number}"})
+    done = client.application.test_cli_runner().invoke(args=["tidy", "--keep", "2"])
+    assert done.output == "3 entries are forgotten.\n"
+    assert [entry["text"] for entry in client.get("/entries.json").json["newest"]] == ["entry 4", "entry 3"]
+
+
+def test_a_worker_counts_words_where_there_is_a_queue(client, monkeypatch):
+    asked, known = [], {}
+
+    class Queue:
+        def __init__(self, connection):
+            pass
+
+        def enqueue(self, job, *arguments, **options):
+            asked.append((job, *arguments))
+
+    class Redis:
+        def hset(self, name, key, value):
+            known[key] = value
+
+        def hlen(self, name):
+            return len(known)
+
+        def hmget(self, name, keys):
+            return [known.get(key) for key in keys]
+
+    monkeypatch.setattr("sample_app.jobs.Queue", Queue)
+    monkeypatch.setattr("sample_app.jobs.redis", Redis)
+    monkeypatch.setitem(client.application.config, "REDIS_URL", "unix:///run/redis.sock")
+    client.post("/entries", data={"text": "three short words"})
+    assert asked == [(count_words, 1)]
+    assert client.get("/entries.json").json["counted"] == 0
+    with client.application.app_context():
+        count_words(1)
+    assert client.get("/entries.json").json["counted"] == 1
+    assert "3 words" in client.get("/").text
