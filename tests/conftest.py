@@ -8,7 +8,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def plugin(path):
     """A plugin as a Python module, e.g. plugin("modules/ufw_rules")."""
-    file = PROJECT / f"plugins/{path}.py"
+    return load(PROJECT / f"plugins/{path}.py")
+
+
+def load(file):
     spec = importlib.util.spec_from_file_location(f"{file.parent.name}_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -14,7 +14,7 @@ from conftest import plugin
 
 host, action, module = plugin("filter/host"), plugin("action/host_report"), plugin("modules/host_report")
 DAY = 86400
-LIMITS = {"disk_mb": 500, "inodes_percent": 5, "certificate_days": 14, "clock_seconds": 30}
+LIMITS = {"disk_mb": 500, "inodes_percent": 5, "certificate_days": 14, "clock_seconds": 30, "backup_hours": 26}
 LIVE = "0123456789-01234567"
 DOOR, SSH = {"first": 22, "last": 22, "proto": "tcp"}, {"port": 22, "proto": "tcp", "program": "sshd"}
 
@@ -40,6 +40,7 @@ def report(**changed):
         },
         "services": {"nginx": "active"},
         "failed_units": [],
+        "backup": {},
         "firewall": True,
         "lists": True,
         "opened": [DOOR],
@@ -95,6 +96,50 @@ def certificate(**changed):
     return {"certificate": {**report()["certificate"], **changed}}
 
 
+def backups(hours=3, since=500, **changed):
+    now = 1_000_000_000.0
+    made = {"id": "3f2a91c0", "at": now - hours * 3600} if hours is not None else {"id": "", "at": 0}
+    there = {"since": now - since * 3600, "timer": "active", "result": "success", "words": ""}
+    return {"backup": {**there, "places": {"host": {"url": "/var/backups/shop", **made}}, **changed}}
+
+
+def test_backups_that_are_made_are_told():
+    assert [found for found in findings(backups()) if found["what"] == "backup"] == [
+        {"what": "backup", "state": "ok", "found": "3f2a91c0, 3 hours ago, to /var/backups/shop", "cure": ""}
+    ]
+    assert {found["state"] for found in findings(backups(hours=None, since=1))} == {"ok"}
+
+
+def test_status_tells_of_a_backup_that_was_not_made():
+    found = host.host_status(report(**backups(result="exit-code", words="no space left on device")), releases(), [], LIMITS)
+    assert found["backup"].startswith("ALERT: the last was not made: no space left on device. Mend it")
+    assert "3f2a91c0, 3 hours ago" in found["backup"]
+
+
+def test_notes_of_backups_are_read(tmp_path, monkeypatch):
+    for name, folder in ("SETTINGS", "etc"), ("BACKUPS", "lib"):
+        monkeypatch.setattr(module, name, str(tmp_path / folder))
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "lib/shop").mkdir(parents=True)
+    said = {
+        "--property=Result": "exit-code",
+        "--property=InvocationID": "abc",
+        "_SYSTEMD_INVOCATION_ID=abc": "one\ntwo",
+        "shop-backup.timer": "active",
+    }
+
+    def output(*words):
+        return next(text for word, text in said.items() if word in words)
+
+    assert module.backup("shop", output)["places"] == {}
+    (tmp_path / "etc/backup-shop.json").write_text('{"places": {"host": "/var/backups/shop", "s3": "s3:https://x/y"}}')
+    (tmp_path / "lib/shop/made.json").write_text('{"host": {"id": "3f2a91c0", "at": 7}}')
+    found = module.backup("shop", output)
+    assert (found["timer"], found["result"], found["words"]) == ("active", "exit-code", "one two")
+    assert found["places"]["host"] == {"url": "/var/backups/shop", "id": "3f2a91c0", "at": 7}
+    assert found["places"]["s3"] == {"url": "https://x/y", "id": "", "at": 0}
+
+
 @pytest.mark.parametrize(
     ("changed", "state", "words"),
     [
@@ -116,6 +161,11 @@ def certificate(**changed):
         ({"reboot_for": ["linux-image-amd64"]}, "note", "a reboot is asked for by linux-image-amd64"),
         ({"outdated": ["nginx.service"]}, "note", "what they replaced still runs: nginx.service"),
         ({"failed_units": ["backup.service"]}, "note", "backup.service has failed"),
+        (backups(timer="inactive"), "bad", "none is made"),
+        (backups(places={}), "bad", "none is made"),
+        (backups(result="exit-code", words="here: no space left on device"), "bad", "was not made: here: no space left on device"),
+        (backups(hours=30), "bad", "the last to /var/backups/shop is 30 hours old"),
+        (backups(hours=None, since=30), "bad", "there is none in /var/backups/shop"),
         (certificate(ends=0), "bad", "there is none"),
         (certificate(ends=1_000_000_000.0 + 3 * DAY), "bad", "ends in 3 days"),
         (certificate(ends=999_000_000.0), "bad", "has ended"),
@@ -181,6 +231,7 @@ def test_status_sums_it_up():
         "disk_free_mb": 9000,
         "memory_available_mb": 900,
         "memory_app_mb": 120,
+        "backup": "",
         "certificate_days": 60,
         "certificate": "60 days left",
         "releases": [{"id": LIVE, "state": "live", "built": "2026-11-21T09:59:00Z", "by": "ann@laptop", "version": "v1", "bad": ""}],

@@ -64,6 +64,26 @@ def test_good_settings_pass():
         ({"app_schedule": [{"name": "tidy", "command": "true", "at": "daily"}] * 2}, ["two have the name 'tidy'"]),
         ({"app_schedule": [{"name": "tidy", "command": "echo 'a", "at": "daily"}]}, ["none that a shell understands"]),
         ({"app_services": ["mysql"]}, ["app_services", "postgresql, redis, backup"]),
+        ({"app_services": ["postgresql"], "app_env": {"DATABASE_URL": "sqlite:///x.db"}}, ["postgresql gives the app DATABASE_URL"]),
+        ({"app_services": ["redis"], "app_secrets": {"REDIS_URL": "redis://x"}}, ["redis gives the app REDIS_URL"]),
+        (
+            {"app_services": ["backup"], "app_env": {"DATABASE_URL": "mysql://a:b@h/d"}},
+            ["backup knows PostgreSQL and SQLite, and no mysql"],
+        ),
+        ({"app_env": {"DATABASE_URL": "localhost/shop"}}, ["app_env", "DATABASE_URL leads nowhere: it is no URL. Write postgresql://USER"]),
+        ({"app_env": {"DATABASE_URL": "postgress://h/d"}}, ["it begins with postgress://. Did you mean postgresql://?"]),
+        ({"app_env": {"DATABASE_URL": "postgres://u:p@h"}}, ["it names no database"]),
+        ({"app_env": {"DATABASE_URL": "postgres:///shop"}}, ["it names no host"]),
+        ({"backup_folder": ""}, ["backup_folder is ''", "backups need a place"]),
+        ({"backup_keep_days": 0}, ["keep them for a day at least"]),
+        ({"backup_s3_url": "my-bucket"}, ["the URL of a bucket"]),
+        ({"backup_s3_url": "https://s3.example/b/f"}, ["it needs backup_s3_access_key too"]),
+        (
+            {"backup_s3_url": "https://s3.example/b/f", "backup_s3_access_key": "a", "backup_s3_secret_key": "b"},
+            ["it needs backup_password too, for one that was made on the host would be lost with the host"],
+        ),
+        ({"postgresql_clients": ["everyone"]}, ["'everyone' is no network"]),
+        ({"postgresql_listen": ["10.0.0.5"]}, ["beyond its socket it needs postgresql_clients"]),
         ({"app_server": "procfile"}, ["app_server is 'procfile'", "the source has no Procfile at its top"]),
         ({"app_release_command": "procfile"}, ["app_release_command is 'procfile'", "the source has no Procfile"]),
         ({"app_env": {"BAD-NAME": "1"}}, ["'BAD-NAME' can't be the name"]),
@@ -152,6 +172,14 @@ def test_all_problems_are_told_at_once():
 def test_a_secret_never_shows():
     found = problems(app_secrets={"BAD-NAME": "hunter2", "SECRET_KEY": "YOUR_SECRET_KEY and hunter2"})
     assert found and "hunter2" not in "".join(found)
+
+
+def test_a_wrong_database_url_is_told_without_its_password():
+    (found,) = problems(app_secrets={"DATABASE_URL": "postgresql://ann:hun/ter2@db.example:5432/shop"})
+    assert "DATABASE_URL leads nowhere: what stands for its port is none. In a password, write / as %2F" in found
+    assert "ter2" not in found
+    (found,) = problems(app_env={"DATABASE_URL": "postgresql://ann:hunter2@db.example"})
+    assert "it names no database" in found and "://…@db.example" in found and "hunter2" not in found
 
 
 def test_a_source_that_is_not_there_is_told():

@@ -7,6 +7,7 @@ becomes one line of one message: the variable, its value, what is allowed, and t
 import difflib
 import glob
 import importlib.util
+import ipaddress
 import os
 import re
 
@@ -28,6 +29,7 @@ TAKEN = {
     *("root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "backup", "list", "irc", "nobody"),
     *("user", "getty", "ssh", "sshd", "sudo", "systemd", "dbus", "nginx", "postgres", "postgresql", "redis", "valkey", "ubuntu", "debian"),
 }
+WHY_PASSWORD = ", for one that was made on the host would be lost with the host"
 SINGLE = {
     "web": "app_server runs it, with as many workers as that role's own settings say.",
     "release": "it runs once for each release, by app_release_command: procfile.",
@@ -44,6 +46,7 @@ def load(path):
 
 ufw_rules = load(f"{PROJECT}/plugins/modules/ufw_rules.py")
 networks = load(f"{PROJECT}/plugins/filter/addresses.py").networks
+urls = load(f"{PROJECT}/plugins/filter/urls.py")
 app_source = load(f"{PROJECT}/plugins/action/app_source.py")
 
 
@@ -80,7 +83,8 @@ class Problem:
             return "is not set"
         if self.value is UNREADABLE:
             return "can't be read"
-        return "is wrong" if is_secret(self.name) else f"is {self.value!r}"
+        # a password in a URL is one, wherever the URL is
+        return "is wrong" if is_secret(self.name) else "is " + re.sub(r"://[^/\s]*@", "://…@", repr(self.value))
 
 
 class UnknownName(Problem):
@@ -95,7 +99,7 @@ class UnknownName(Problem):
 
 
 def is_secret(name):
-    return "secret" in name
+    return "secret" in name or name.endswith("_password")
 
 
 def whose(hosts, task_vars):
@@ -264,7 +268,10 @@ def health_path(value, dummy):
 
 def environment(value, dummy):
     bad = [name for name in value if not ENVIRONMENT_NAME.fullmatch(str(name))]
-    return f"'{bad[0]}' can't be the name of an environment variable: letters, digits and underscores only." if bad else None
+    if bad:
+        return f"'{bad[0]}' can't be the name of an environment variable: letters, digits and underscores only."
+    problem = urls.database_problem(str(value["DATABASE_URL"])) if "DATABASE_URL" in value else ""
+    return f"DATABASE_URL leads nowhere: {problem}" if problem else None
 
 
 def static(value, dummy):
@@ -316,6 +323,28 @@ def schedule(value, dummy):
             return f"two have the name '{entry['name']}'."
         if problem := app_source.shell_problem(entry["command"]):
             return f"the command of '{entry['name']}' is none that a shell understands: {problem}."
+    return None
+
+
+def services(value, settings):
+    given = {}
+    for name in "app_env", "app_secrets":
+        given |= settings[name] if isinstance(settings.get(name), dict) else {}
+    for service, name in ("postgresql", "DATABASE_URL"), ("redis", "REDIS_URL"):
+        if service in value and name in given:
+            return f"{service} gives the app {name}, which app_env or app_secrets sets too. Take one of the two out."
+    kind = str(given.get("DATABASE_URL", "")).partition(":")[0].partition("+")[0]
+    if "backup" in value and kind not in ("", "postgres", "postgresql", "sqlite") and settings.get("backup_database_url") != "":
+        return f"backup knows PostgreSQL and SQLite, and no {kind}: set backup_database_url to '', and see to that database otherwise."
+    return None
+
+
+def backup_place(value, settings):
+    if value and not re.fullmatch(r"https?://[^/\s]+/[^/\s].*", str(value)):
+        return "it must be the URL of a bucket, and of a folder in it, such as https://fra1.digitaloceanspaces.com/BUCKET/mysite."
+    missing = [name for name in ("backup_s3_access_key", "backup_s3_secret_key", "backup_password") if not settings.get(name)]
+    if value and missing:
+        return f"it needs {missing[0]} too{WHY_PASSWORD if missing[0] == 'backup_password' else ''}."
     return None
 
 
@@ -382,6 +411,20 @@ RULES = {
     "app_name": app_name,
     "app_processes": processes,
     "app_schedule": schedule,
+    "app_services": services,
+    "backup_folder": needs(
+        lambda value, settings: value or settings.get("backup_s3_url"),
+        "backups need a place: this one, or backup_s3_url.",
+    ),
+    "backup_keep_days": needs(
+        lambda value, dummy: int(value) > 0, "keep them for a day at least; without backup in app_services there are none."
+    ),
+    "backup_s3_url": backup_place,
+    "postgresql_clients": addresses,
+    "postgresql_listen": needs(
+        lambda value, settings: not value or (settings.get("postgresql_clients") and settings.get("postgresql_password")),
+        "beyond its socket it needs postgresql_clients, for whom that is, and postgresql_password, the app's.",
+    ),
     "app_domains": domains,
     "app_module": needs(
         lambda value, dummy: MODULE.fullmatch(str(value)),

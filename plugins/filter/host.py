@@ -1,7 +1,7 @@
 """What a host's report comes to: the filters `findings` and `host_status`.
 
 Both take what `host_report` returns, and: `releases` (what the module of this name has read), `behind` (services that run
-an older configuration than the one on disk), `limits` (`disk_mb`, `inodes_percent`, `certificate_days`, `clock_seconds`).
+an older configuration than the one on disk), `limits` (`disk_mb`, `inodes_percent`, `certificate_days`, `clock_seconds`, `backup_hours`).
 
 `findings` gives a list of {what, state, found, cure}. `state` is "ok", "note" (look at it) or "bad" (the site, or the next
 release, is at risk). `host_status` gives a dictionary; its keys are those of `status` below.
@@ -35,10 +35,15 @@ def host_status(report, releases, behind, limits):
         "disk_free_mb": report["disks"][fullest]["free_mb"],
         "memory_available_mb": report["memory"]["available_mb"],
         "memory_app_mb": releases["memory_mb"],
+        "backup": "; ".join(told(entry) for entry in backup(report, limits)),
         "certificate_days": int((ends - report["time"]) // DAY) if ends else None,
         "certificate": certificate_line(report),
         "releases": [kept(name, live, **releases["releases"][name]) for name in releases["complete"]],
     }
+
+
+def told(entry):
+    return f"ALERT: {entry['found']}. {entry['cure']}" if entry["state"] == "bad" else entry["found"]
 
 
 def kept(name, live, manifest, bad):
@@ -67,6 +72,7 @@ def findings(report, releases, behind, limits):
     if not releases["live"]:
         return [*found, *leftovers(releases, behind), note("site", "nothing is deployed here yet", "Run deploy.yml.")]
     found += [*services(report), *listening(report), *certificate(report, limits), *leftovers(releases, behind), *site(releases)]
+    found += backup(report, limits)
     return [*found, *dns(report), *ports(report)]
 
 
@@ -251,6 +257,28 @@ def site(releases):
     for process in releases["lacking"].get(releases["live"], []):
         if process != "web" and not releases["held_by"]:
             yield bad(f"process {process}", "is not up, or would not be at boot", cure)
+
+
+def backup(report, limits):
+    """That one can't be written is no note: it is noticed when it is too late."""
+    there = report["backup"]
+    if not there:
+        return
+    if not there["places"] or there["timer"] != "active":
+        yield bad("backup", "none is made", "Run provision.yml; if it says this again, see `systemctl status 'APP-backup*'` on the host.")
+        return
+    if there["result"] not in ("success", ""):
+        words = f"the last was not made: {there['words'] or there['result']}"
+        yield bad("backup", words, "Mend it, and run playbooks/backup.yml; `journalctl -u APP-backup` on the host has it all.")
+    for place in there["places"].values():
+        hours = (report["time"] - (place["at"] or there["since"])) / 3600
+        if hours > limits["backup_hours"]:
+            words = f"the last to {place['url']} is {hours:.0f} hours old" if place["at"] else f"there is none in {place['url']}"
+            yield bad("backup", words, "Run playbooks/backup.yml, which says why.")
+        elif place["at"]:
+            yield ok("backup", f"{place['id']}, {hours:.0f} hours ago, to {place['url']}")
+        elif there["result"] == "success":
+            yield ok("backup", f"the first to {place['url']} is yet to come")
 
 
 def dns(report):

@@ -25,6 +25,10 @@ options:
     type: list
     elements: str
     required: true
+  backup:
+    description: The app whose backups to look at; empty for none.
+    type: str
+    default: ''
 """
 
 RETURN = r"""
@@ -48,6 +52,12 @@ opened: {description: "Ports that the firewall lets in: C(first), C(last), C(pro
 listening: {description: "What listens, and not on loopback only: C(port), C(proto), C(program).", type: list, returned: always}
 reboot_for: {description: "Packages whose upgrade asks for a reboot.", type: list, returned: always}
 outdated: {description: "Units that still run what an upgrade has replaced.", type: list, returned: always}
+backup:
+  description:
+    - C(since) when they are to be made, C(timer) and C(result) as systemd says, C(words) of the last that failed; C(places) by name, each with
+      its C(url), and the C(id) of the last that was made there, and C(at) when. Empty if none was asked for.
+  type: dict
+  returned: always
 addresses: {description: The host's own addresses., type: list, returned: always}
 """
 
@@ -63,6 +73,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
+SETTINGS, BACKUPS = "/etc/flaskhost", "/var/lib/flaskhost"
 DPKG_LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock")
 
 
@@ -73,6 +84,7 @@ def main():
             "certificate": {"type": "path", "required": True},
             "domain": {"type": "str", "required": True},
             "services": {"type": "list", "elements": "str", "required": True},
+            "backup": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -98,6 +110,7 @@ def main():
         certificate=certificate(params["certificate"], params["domain"], output),
         services={name: output("systemctl", "is-active", name) or "unknown" for name in params["services"]},
         failed_units=[line.split()[0] for line in output("systemctl", "--failed", "--no-legend", "--plain").splitlines()],
+        backup=backup(params["backup"], output) if params["backup"] else {},
         firewall=output("ufw", "status").startswith("Status: active"),
         lists=bool(output("nft", "list", "table", "inet", "flaskhost")),
         opened=opened(output("ufw", "show", "added")),
@@ -106,6 +119,30 @@ def main():
         outdated=re.findall(r"^NEEDRESTART-SVC: (\S+)", output("needrestart", "-b", "-l", "-r", "l"), re.MULTILINE),
         addresses=re.findall(r"inet6? ([0-9a-f.:]+)", output("ip", "-oneline", "address", "show", "scope", "global")),
     )
+
+
+def backup(app, output):
+    """Nothing is asked of the places themselves: each backup leaves a note."""
+    settings, made = f"{SETTINGS}/backup-{app}.json", read_json(f"{BACKUPS}/{app}/made.json")
+    places = read_json(settings).get("places", {})
+    unit = f"{app}-backup.service"
+    result, run = (output("systemctl", "show", "--value", f"--property={name}", unit) for name in ("Result", "InvocationID"))
+    words = output("journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_INVOCATION_ID={run}") if result != "success" else ""
+    return {
+        "since": os.stat(settings).st_mtime if places else 0,
+        "timer": output("systemctl", "is-active", f"{app}-backup.timer"),
+        "result": result,
+        "words": " ".join(words.split())[-400:],
+        "places": {name: {"url": url.removeprefix("s3:"), **made.get(name, {"id": "", "at": 0})} for name, url in places.items()},
+    }
+
+
+def read_json(path):
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return {}
 
 
 def disk(path):

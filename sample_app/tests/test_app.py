@@ -9,6 +9,7 @@ from sample_app import create_app
 @pytest.fixture
 def client(tmp_path, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/test.db")
+    monkeypatch.delenv("REDIS_URL", raising=False)
     app = create_app(Development())
     with app.app_context():
         db.create_all()
