@@ -29,12 +29,13 @@ LAB := molecule/lab/lab
 LAB_FOLDER := $(or $(FLASKHOST_LAB),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flaskhost-lab)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo deploy release rollback certificate status doctor secrets test lint unit molecule test-faults test-servers test-acme test-kills audit bench docs clean
+.PHONY: help demo develop deploy release rollback certificate run backup restore status doctor secrets test lint unit molecule test-faults test-servers test-acme test-app test-kills audit bench docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  deploy, release, rollback, certificate, status, doctor and secrets take STAGE=staging or any folder of inventories/; it is $(STAGE) if not given."
+	@echo "  deploy, release, rollback, certificate, run, backup, restore, status, doctor and secrets take STAGE=staging or any folder of inventories/;"
+	@echo "  it is $(STAGE) if not given."
 
 demo: .venv/ready ## a host of your own in a container, with the sample app deployed to it over ssh
 	@$(LAB) setup debian13
@@ -47,6 +48,10 @@ demo: .venv/ready ## a host of your own in a container, with the sample app depl
 	@echo "  Look around on the host:                  ssh -p 2222 -i ~/.cache/flaskhost-lab/id_ed25519 root@localhost"
 	@echo "  Remove all of it:                         make clean"
 
+develop: .venv/ready ## the app on this machine, in the stage development; CMD=... for another process of it
+	@ansible-playbook -i inventories/development playbooks/develop.yml
+	@UV=$(abspath $(UV)) ~/.cache/flaskhost/develop
+
 deploy: .venv/ready ## check, provision, release
 	@ansible-playbook -i inventories/$(STAGE) deploy.yml
 
@@ -58,6 +63,15 @@ rollback: .venv/ready ## make the former release live again
 
 certificate: .venv/ready ## ask Let's Encrypt for a certificate if one is due, and see that nginx serves it
 	@ansible-playbook -i inventories/$(STAGE) playbooks/certificate.yml
+
+run: .venv/ready ## a command in the live release: make run CMD='flask --app mysite db current'
+	@ansible-playbook -i inventories/$(STAGE) playbooks/run.yml
+
+backup: .venv/ready ## back up the app's database and files now
+	@ansible-playbook -i inventories/$(STAGE) playbooks/backup.yml
+
+restore: .venv/ready ## bring a backup back: make restore NAME=latest; without a name, tell which there are
+	@ansible-playbook -i inventories/$(STAGE) playbooks/restore.yml
 
 status: .venv/ready ## what is live, since when, who shipped it
 	@ansible-playbook -i inventories/$(STAGE) playbooks/status.yml
@@ -94,6 +108,10 @@ molecule: .venv/ready ## the roles on bare hosts in containers; samples of what 
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
+
+test-app: .venv/ready ## an app with all that it can have: database, queue, workers, schedule, backups, two stages (about half an hour)
+	@$(LAB) setup $(OLDER) $(NEWER)
+	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
 
 test-faults: .venv/ready ## all that can go wrong, under load (about half an hour)
 	@$(LAB) setup $(NEWER)

@@ -9,7 +9,7 @@ default branch), `base` (folders from which a relative source is looked for, in 
 archives), `needs` (settings whose types of process the source's Procfile must have: `app_processes`, `app_server`,
 `app_release_command`; without it, nothing is asked of the Procfile).
 
-Returns: `version` (short commit, or hash of the content), `commit` (empty for a folder), `archive` (a tar.gz on the
+Returns: `version` (short commit, or hash of the content), `commit` (empty for a folder), `folder` (of a folder, where it is), `archive` (a tar.gz on the
 controller), `files` (all paths in it), `dependency_file` (the first of DEPENDENCY_FILES that is there, else empty),
 `dependencies` (a digest: the same for two sources that need the same venv) and `procfile` (its text; None if there is none),
 of which `commands` are those by type (with `needs`).
@@ -197,7 +197,7 @@ def from_folder(args, cache):
     if not os.path.exists(archive):
         write_archive(archive, members)
     os.utime(archive)
-    return {"version": version, "commit": "", "archive": archive, "files": sorted(paths)}
+    return {"version": version, "commit": "", "archive": archive, "files": sorted(paths), "folder": folder}
 
 
 def find_folder(args):

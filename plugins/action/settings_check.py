@@ -7,7 +7,6 @@ becomes one line of one message: the variable, its value, what is allowed, and t
 import difflib
 import glob
 import importlib.util
-import ipaddress
 import os
 import re
 

@@ -1,0 +1,91 @@
+"""Say a word if the stage before this one never had a version: `stage_before`, an action on the controller.
+
+Its hosts are asked, for they are the only ones who know: a record on this controller would say nothing of what a colleague, or
+CI, has shipped. It never fails: whoever can't reach staging may still need to mend production.
+
+Options: `stage` (the inventory, a folder beside this one), `version` (as app_source names it).
+
+Returns: `word` (empty if there is nothing to say).
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+from ansible import constants
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
+PLACEHOLDER = re.compile(r"\bYOUR_[A-Z_]+\b")
+SECONDS = 60
+
+
+class ActionModule(ActionBase):
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        stage, version = self._task.args["stage"], self._task.args["version"]
+        inventory = os.path.normpath(os.path.join(str(task_vars["inventory_dir"]), "..", stage))
+        word = say(stage, version, inventory)
+        if word:
+            Display().warning(word)
+        return dict(result, changed=False, word=word)
+
+
+def say(stage, version, inventory):
+    if not os.path.exists(inventory):
+        return f"release_after_stage is '{stage}', and there is no inventory {os.path.relpath(inventory)}."
+    if is_untouched(inventory):
+        return ""
+    try:
+        asked = ask(inventory)
+    except subprocess.TimeoutExpired:
+        return f"Whether {stage} ever had version {version} can't be told: it gave no answer within {SECONDS} seconds."
+    history = [line for line in map(parsed, asked.stdout.splitlines()) if "id" in line]
+    if any(line["id"].startswith(f"{version}-") for line in history):
+        return ""
+    if asked.returncode and not history:
+        words = re.search(r'"msg": "(.+)"', asked.stdout)
+        return f"Whether {stage} ever had version {version} can't be told: {(words[1] if words else asked.stdout + asked.stderr).strip()[:300]}"
+    return f"{stage} never had version {version}: it comes here untried. To try it there: make deploy STAGE={stage}"
+
+
+def is_untouched(inventory):
+    """Nobody has said yet where that stage is."""
+    for folder, _folders, names in os.walk(inventory):
+        for name in names:
+            with open(os.path.join(folder, name), errors="replace") as file:
+                if name.startswith("hosts") and PLACEHOLDER.search(file.read()):
+                    return True
+    return False
+
+
+def ask(inventory):
+    words = ["app_servers", "--inventory", inventory, "--playbook-dir", f"{PROJECT}/playbooks", "--become"]
+    command = [
+        sys.executable,
+        "-m",
+        "ansible",
+        "adhoc",
+        *words,
+        "--module-name",
+        "ansible.builtin.raw",
+        "--args",
+        "cat {{ app_root }}/history || true",
+    ]
+    plain = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+    environment = {**os.environ, **plain, "ANSIBLE_CONFIG": constants.CONFIG_FILE or ""}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+
+
+def parsed(line):
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,158 @@
+"""Development, staging, production: where a stage's secrets come from, and what is said of a version that skips one."""
+
+import json
+import os
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from ansible.errors import AnsibleError
+from ansible.parsing.dataloader import DataLoader
+from conftest import PROJECT, plugin
+
+dotenv, stage_before = plugin("lookup/dotenv"), plugin("action/stage_before")
+
+
+def values(path):
+    return dotenv.LookupModule(loader=DataLoader()).run([str(path)])[0]
+
+
+def test_a_dotenv_file_is_read_as_flask_reads_it(tmp_path):
+    (tmp_path / ".env").write_text(
+        "# secrets\nA=1\nexport B=\"two 'words'\" # c\nC='it {{ is }} $5'\nEMPTY=\nNOTHING\nURL=postgres://u:p@h/d?x=1\n"
+    )
+    wanted = {"A": "1", "B": "two 'words'", "C": "it {{ is }} $5", "EMPTY": "", "URL": "postgres://u:p@h/d?x=1"}
+    assert values(tmp_path / ".env") == wanted
+
+
+def test_an_encrypted_dotenv_file_is_read_too(tmp_path):
+    (tmp_path / "password").write_text("open sesame")
+    (tmp_path / ".env").write_text("SECRET_KEY=5f3c9a\n")
+    (tmp_path / "hosts.yml").write_text(
+        yaml.safe_dump({"all": {"hosts": {"x": {"app_secrets": "{{ lookup('dotenv', inventory_dir ~ '/.env') }}"}}}})
+    )
+    vault = ["--vault-password-file", str(tmp_path / "password")]
+    subprocess.run(["ansible-vault", "encrypt", *vault, tmp_path / ".env"], check=True, capture_output=True, cwd=PROJECT)
+    assert "5f3c9a" not in (tmp_path / ".env").read_text()
+    command = ["ansible", "x", "-i", str(tmp_path), *vault, "-m", "ansible.builtin.debug", "-a", "var=app_secrets.SECRET_KEY"]
+    assert "5f3c9a" in subprocess.run(command, check=True, text=True, capture_output=True, cwd=PROJECT).stdout
+
+
+def test_a_dotenv_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(AnsibleError, match=r"\.env is not there; write it, a line each"):
+        values(tmp_path / ".env")
+
+
+# -- a version that staging never had --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def staging(tmp_path):
+    """An inventory whose host is this machine, and had two versions."""
+    folder = tmp_path / "inventories/staging"
+    folder.mkdir(parents=True)
+    hosts = {"staging": {"ansible_connection": "local", "ansible_become": False, "app_root": str(tmp_path)}}
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": hosts}}))
+    lines = [{"id": "3f2a91c0de-7b1d22aa", "by": "ann@laptop"}, {"id": "5e5e5e5e5e-00000000", "by": "ci"}]
+    (tmp_path / "history").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    monkeypatch.setattr(stage_before.constants, "CONFIG_FILE", str(PROJECT / "ansible.cfg"))
+    monkeypatch.chdir(PROJECT)
+
+
+def test_nothing_is_said_of_a_version_that_staging_had(staging):
+    assert stage_before.say("staging", "3f2a91c0de", str(staging)) == ""
+
+
+def test_a_word_is_said_of_one_that_it_never_had(staging):
+    """The same settings of another version are another version; the start of its name is not its name."""
+    for version in "7b1d22aa00", "3f2a91c0d":
+        said = stage_before.say("staging", version, str(staging))
+        assert said == f"staging never had version {version}: it comes here untried. To try it there: make deploy STAGE=staging"
+
+
+def test_a_stage_that_can_not_be_asked_is_no_reason_to_fail(staging, tmp_path):
+    hosts = {"staging": {"ansible_host": "127.0.0.1", "ansible_port": 9, "app_root": "/srv/x"}}
+    (staging / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": hosts}}))
+    said = stage_before.say("staging", "3f2a91c0de", str(staging))
+    assert "Whether staging ever had version 3f2a91c0de can't be told: " in said and "Connection refused" in said
+    assert "there is no inventory" in stage_before.say("stageing", "3f2a91c0de", str(tmp_path / "stageing"))
+
+
+def test_a_stage_where_nothing_was_ever_live_never_had_any(staging, tmp_path):
+    (tmp_path / "history").unlink()
+    assert "staging never had version" in stage_before.say("staging", "3f2a91c0de", str(staging))
+
+
+def test_a_stage_that_nobody_has_set_up_is_not_asked(staging, monkeypatch):
+    (staging / "hosts.yml").write_text("app_servers: {hosts: {staging: {ansible_host: YOUR_SERVER_ADDRESS}}}\n")
+    monkeypatch.setattr(stage_before, "ask", lambda inventory: pytest.fail("it was asked"))
+    assert stage_before.say("staging", "3f2a91c0de", str(staging)) == ""
+
+
+def test_an_answer_that_never_comes_is_not_waited_for(staging, monkeypatch):
+    def ask(inventory):
+        raise subprocess.TimeoutExpired("ansible", 60)
+
+    monkeypatch.setattr(stage_before, "ask", ask)
+    assert "it gave no answer within 60 seconds" in stage_before.say("staging", "3f2a91c0de", str(staging))
+
+
+def test_a_line_that_a_crash_has_cut_short_is_passed_over(staging, monkeypatch):
+    lines = '{"id": "3f2a91c0de-7b1d22aa"}\n{"id": "5e5\n7\n'
+    monkeypatch.setattr(stage_before, "ask", lambda inventory: SimpleNamespace(stdout=lines, stderr="", returncode=0))
+    assert stage_before.say("staging", "3f2a91c0de", str(staging)) == ""
+
+
+# -- the inventories -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["development", "staging", "production"])
+def test_each_stage_tells_the_app_which_it_is(stage):
+    command = ["ansible-inventory", "-i", f"inventories/{stage}", "--playbook-dir", "playbooks", "--host", stage]
+    found = json.loads(subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, check=True).stdout)
+    assert found["app_env"]["APP_STAGE"] == stage
+    assert found.get("release_after_stage", "") == ("staging" if stage == "production" else "")
+
+
+def test_a_laptop_is_never_provisioned():
+    command = ["ansible-playbook", "-i", "inventories/development", "deploy.yml", "--list-hosts"]
+    said = subprocess.run(
+        command, cwd=PROJECT, text=True, capture_output=True, check=True, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}
+    ).stdout
+    assert "hosts (0)" in said and "hosts (1)" not in said
+
+
+def test_the_app_starts_on_a_laptop_with_its_stage_s_environment(tmp_path):
+    """With whatever the source says it depends on; its release command first."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "requirements.txt").write_text("Flask\n")
+    (tmp_path / "uv").write_text('#!/bin/sh\nshift 2\necho "with $*"\nwhile [ "$1" != bash ]; do shift; done\nPATH=$BIN:$PATH exec "$@"\n')
+    (tmp_path / "flask").write_text('#!/bin/sh\necho "flask $* in $PWD, $APP_STAGE, $KEY, $STATE_DIRECTORY"\n')
+    for name in "uv", "flask":
+        (tmp_path / name).chmod(0o755)
+    variables = {
+        "app_source": str(source),
+        "app_module": 'shop:create_app("x")',
+        "app_release_command": "flask db upgrade",
+        "app_secrets": {"KEY": "it's $5"},
+    }
+    environment = {**os.environ, "HOME": str(tmp_path), "BIN": str(tmp_path), "UV": str(tmp_path / "uv"), "CMD": ""}
+    command = ["ansible-playbook", "-i", "inventories/development", "playbooks/develop.yml", "--extra-vars", json.dumps(variables)]
+    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, env=environment)
+    assert done.returncode == 0 and "it's $5" not in done.stdout, done.stdout + done.stderr
+    script = tmp_path / ".cache/flaskhost/develop"
+    assert script.stat().st_mode & 0o777 == 0o700
+    said = subprocess.run([script], text=True, capture_output=True, check=True, env=environment).stdout.splitlines()
+    rest = f"in {source}, development, it's $5, {tmp_path}/.cache/flaskhost/develop-sample"
+    assert said[0] == "with --no-project --with-requirements requirements.txt bash -c flask db upgrade"
+    assert said[1] == f"flask db upgrade {rest}"
+    assert said[3] == f'flask --app shop:create_app("x") run --debug {rest}'
+    said = subprocess.run([script], text=True, capture_output=True, check=True, env={**environment, "CMD": "flask routes"}).stdout
+    assert said.splitlines()[1] == f"flask routes {rest}"
