@@ -37,7 +37,7 @@ WORLD = {
     "app_release_command": "procfile",
     "app_processes": {"worker": 2, "send-mail": 1, "sleeper": 0},
     "app_schedule": [{"name": "tidy", "command": "flask tidy 'a b'; echo $HOME", "at": "*-*-* 04:00"}],
-    "app_services": [],
+    "app_services": ["postgresql", "redis", "backup"],
 }
 HOSTS = {
     "plain": {},
@@ -45,7 +45,7 @@ HOSTS = {
     "world": WORLD,
     "three": {**WORLD, "app_processes": {"worker": 3}},
     "later": {**WORLD, "app_schedule": [{"name": "tidy", "command": "true", "at": "*-*-* 05:00"}]},
-    "own-redis": {**WORLD, "app_secrets": {"REDIS_URL": "redis://elsewhere/1"}},
+    "less": {**WORLD, "app_services": ["redis"]},
     "procfile": {"app_server": "procfile"},
 }
 
@@ -131,7 +131,7 @@ def test_each_process_has_a_unit(identified):
     files = identified["world"]["files"]
     assert {"worker.1.service", "worker.2.service", "send-mail.1.service"} == {name for name in files if re.search(r"\.\d\.", name)}
     assert files["release-command"].splitlines()[-1] == "flask db upgrade"
-    names = [identified[host]["id"] for host in ("plain", "world", "three", "later", "own-redis")]
+    names = [identified[host]["id"] for host in ("plain", "world", "three", "later", "less")]
     assert len({*names}) == 5, "how many there are, and when, is part of what a release is"
 
 
@@ -168,6 +168,17 @@ def test_a_schedule_follows_the_live_release(identified):
     assert "ExecStart=/srv/shop/live/process schedule:tidy" in files["schedule-tidy.service"]
     assert "%i" not in files["schedule-tidy.service"] and "[Install]" not in files["schedule-tidy.service"]
     assert "OnCalendar=*-*-* 04:00\n" in files["schedule-tidy.timer"]
+
+
+def test_what_the_app_uses_is_in_its_environment_and_starts_before_it(identified):
+    world, less, plain = identified["world"], identified["less"], identified["plain"]
+    assert 'DATABASE_URL="postgresql:///shop?host=/run/postgresql"' in world["env"]
+    assert 'REDIS_URL="unix:///run/redis-shop/redis.sock"' in world["env"] and 'GREETING="hello"' in world["env"]
+    assert "DATABASE_URL" not in less["env"] and "REDIS_URL" not in plain["env"]
+    # so that a worker's last job still has its database when the host goes down
+    after = "After=network-online.target postgresql.service redis-server@shop.service\n"
+    assert after in world["files"]["unit"] and after in world["files"]["worker.1.service"]
+    assert "After=network-online.target\n" in plain["files"]["unit"]
 
 
 # -- what they do ----------------------------------------------------------------------------------------------------------

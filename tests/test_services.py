@@ -1,0 +1,235 @@
+"""What an app uses on its host: what each role installs, lets in, hands over and writes."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+import yaml
+from conftest import PROJECT
+
+SETTINGS = {
+    "app_name": "shop",
+    "app_root": "/srv/shop",
+    "app_env": {},
+    "app_secrets": {},
+    "ansible_connection": "local",
+    "ufw_packages": ["ufw"],
+    "nginx_packages": ["nginx"],
+    "python_venv_packages": ["python3"],
+    "python_venv_extra_packages": [],
+    "memory": 2000,
+}
+HOSTS = {
+    "none": {},
+    "everything": {"app_services": ["postgresql", "redis", "backup"], "app_secrets": {"KEY": "x"}},
+    "small": {"app_services": ["postgresql", "redis"], "memory": 460, "redis_settings": {"timeout": 7}},
+    "shared": {
+        "app_services": ["postgresql"],
+        "postgresql_listen": ["10.0.0.5", "::1"],
+        "postgresql_clients": ["10.0.0.0/24", "10.1.0.0/24"],
+        "postgresql_password": "x",
+        "postgresql_settings": {"log_min_duration_statement": "1s", "search_path": "it's"},
+    },
+    "elsewhere": {
+        "app_services": ["backup"],
+        "app_secrets": {"DATABASE_URL": "postgresql://u:hunter2@db.example/shop"},
+        "backup_s3_url": "https://s3.example/bucket/shop",
+        "backup_s3_access_key": "a",
+        "backup_s3_secret_key": "b",
+        "backup_password": "c",
+    },
+    "sqlite": {"app_services": ["backup"], "backup_folder": "", "backup_s3_url": "https://s3.example/bucket/shop"},
+}
+WRITTEN = {
+    "redis": ["redis.conf", "unit.conf"],
+    "postgresql": ["postgresql.conf", "pg_hba.conf"],
+    "backup": ["backup.service", "backup.timer"],
+}
+
+
+@pytest.fixture(scope="session")
+def told(tmp_path_factory):
+    """What provision.yml makes of each host's settings, and the files that the roles would write."""
+    folder = tmp_path_factory.mktemp("services")
+    provision = yaml.safe_load((PROJECT / "playbooks/provision.yml").read_text())[0]
+    ask = next(task for task in provision["pre_tasks"] if "uses" in task["name"])
+    for role, names in WRITTEN.items():
+        probe = folder / "roles" / f"probe_{role}"
+        (probe / "tasks").mkdir(parents=True)
+        for part in ("defaults", "templates", "vars"):
+            if (PROJECT / "roles" / role / part).exists():
+                (probe / part).symlink_to(PROJECT / "roles" / role / part)
+        content = {name: f"{{{{ lookup('ansible.builtin.template', '{name}.j2') }}}}" for name in names}
+        if role == "backup":
+            content["settings"] = "{{ __backup_settings }}"
+        task = {"ansible.builtin.set_fact": {"written": "{{ written | default({}) | combine(content) }}"}, "vars": {"content": content}}
+        (probe / "tasks/main.yml").write_text(yaml.safe_dump([task]))
+    tasks = [
+        {"ansible.builtin.set_fact": {"ansible_facts": {"processor_vcpus": 2, "memtotal_mb": "{{ memory | int }}"}}},
+        ask,
+        {"ansible.builtin.include_role": {"name": "probe_{{ item }}"}, "loop": "{{ app_services | default([]) }}"},
+        {
+            "ansible.builtin.copy": {
+                "dest": f"{folder}/{{{{ inventory_hostname }}}}.json",
+                "mode": "0600",
+                "content": "{{ {'packages': base_packages_of_other_roles, 'firewall': ufw_rules_of_other_roles, 'written': written | default({})} | to_json }}",
+            }
+        },
+    ]
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": HOSTS, "vars": SETTINGS}}))
+    play = {"hosts": "all", "gather_facts": False, "vars": provision["vars"] | {"release_server": {}}, "tasks": tasks}
+    (folder / "book.yml").write_text(yaml.safe_dump([play]))
+    command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(folder / "book.yml"), "--forks", "4"]
+    environment = {**os.environ, "ANSIBLE_ROLES_PATH": f"{PROJECT}/roles:{folder}/roles"}
+    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {host: json.loads((folder / f"{host}.json").read_text()) for host in HOSTS}
+
+
+def test_what_they_need_is_installed_by_one_call_of_apt(told):
+    plain = ["ufw", "nginx", "python3"]
+    assert told["none"]["packages"] == plain
+    assert told["everything"]["packages"] == [*plain, "postgresql", "python3-psycopg2", "redis-server", "restic"]
+    # to dump a database that is elsewhere, its client
+    assert told["elsewhere"]["packages"] == [*plain, "restic", "postgresql-client"]
+    assert told["sqlite"]["packages"] == [*plain, "restic"]
+
+
+def test_nobody_is_let_in_but_where_it_was_asked_for(told):
+    assert [told[host]["firewall"] for host in ("none", "everything", "elsewhere")] == [[], [], []]
+    assert told["shared"]["firewall"] == [{"from": "10.0.0.0/24", "port": 5432}, {"from": "10.1.0.0/24", "port": 5432}]
+
+
+def settings(text):
+    return dict(line.split(" = ", 1) for line in text.splitlines() if " = " in line)
+
+
+def test_postgresql_listens_on_its_socket_alone_and_knows_who_asks(told):
+    written = told["everything"]["written"]
+    assert settings(written["postgresql.conf"])["listen_addresses"] == "''"
+    rules = [line.split() for line in written["pg_hba.conf"].splitlines() if not line.startswith("#")]
+    assert rules == [["local", "all", "postgres", "peer"], ["local", "sameuser", "all", "peer"]]
+
+
+def test_postgresql_is_open_to_whom_it_was_said(told):
+    written = told["shared"]["written"]
+    assert settings(written["postgresql.conf"])["listen_addresses"] == "'10.0.0.5, ::1'"
+    assert settings(written["postgresql.conf"])["search_path"] == "'it''s'"
+    rules = [line.split() for line in written["pg_hba.conf"].splitlines() if line.startswith("host")]
+    assert rules == [["hostssl", "sameuser", "all", f"10.{n}.0.0/24", "scram-sha-256"] for n in (0, 1)]
+
+
+def test_postgresql_is_tuned_to_the_host_s_memory(told):
+    large, small = settings(told["everything"]["written"]["postgresql.conf"]), settings(told["small"]["written"]["postgresql.conf"])
+    assert (large["shared_buffers"], large["effective_cache_size"], large["work_mem"]) == ("250MB", "750MB", "4MB")
+    assert (small["shared_buffers"], small["effective_cache_size"], small["maintenance_work_mem"]) == ("57MB", "172MB", "16MB")
+
+
+@pytest.mark.skipif(not shutil.which("pg_lsclusters") or os.geteuid(), reason="this machine has no PostgreSQL, or isn't root's here")
+@pytest.mark.parametrize("host", ["everything", "small", "shared"])
+def test_postgresql_understands_its_settings(told, host, tmp_path):
+    version = max(os.listdir("/usr/lib/postgresql"), key=int)
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    (tmp_path / "postgresql.conf").write_text(told[host]["written"]["postgresql.conf"] + f"data_directory = '{tmp_path}'\n")
+    command = ["runuser", "-u", "postgres", "--", f"/usr/lib/postgresql/{version}/bin/postgres"]
+    done = subprocess.run(
+        [*command, f"--config-file={tmp_path}/postgresql.conf", "-C", "work_mem"], text=True, capture_output=True, cwd="/"
+    )
+    # it gets as far as the folder of the data, which is not there
+    assert "contains errors" not in done.stderr and "unrecognized" not in done.stderr, done.stderr
+
+
+def test_redis_has_no_port_and_forgets_nothing(told):
+    lines = told["everything"]["written"]["redis.conf"].splitlines()
+    assert {"port 0", "maxmemory 200mb", "maxmemory-policy noeviction", "appendonly yes", "dir /var/lib/redis/shop"} <= {*lines}
+    assert "unixsocket /run/redis-shop/redis.sock" in lines
+    assert {"maxmemory 46mb", "timeout 7"} <= {*told["small"]["written"]["redis.conf"].splitlines()}
+
+
+def test_redis_s_socket_is_the_app_s_group_s(told):
+    unit = told["everything"]["written"]["unit.conf"]
+    assert "RuntimeDirectoryMode=2750" in unit and "ExecStartPost=+/bin/chgrp --recursive shop /run/redis-shop" in unit
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="this machine has no Redis")
+@pytest.mark.parametrize("host", ["everything", "small"])
+def test_redis_understands_its_settings(told, host, tmp_path):
+    text = told[host]["written"]["redis.conf"].replace("/var/lib/redis/shop", str(tmp_path)).replace("/run/redis-shop", str(tmp_path))
+    (tmp_path / "redis.conf").write_text(text)
+    with subprocess.Popen(["redis-server", tmp_path / "redis.conf"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            end = time.monotonic() + 20
+            while not (tmp_path / "redis.sock").exists() and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.05)
+            assert process.poll() is None, process.stdout.read()
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(tmp_path / "redis.sock"))
+                client.sendall(b"PING\r\n")
+                assert client.recv(16) == b"+PONG\r\n"
+        finally:
+            process.terminate()
+
+
+def test_a_backup_goes_where_it_should_with_the_keys_it_needs(told):
+    here, both, away = (told[host]["written"]["settings"] for host in ("everything", "elsewhere", "sqlite"))
+    assert here["places"] == {"host": "/var/backups/shop"} and here["environment"] == {}
+    assert here["database"] == "postgresql:///shop?host=/run/postgresql"
+    assert both["places"] == {"host": "/var/backups/shop", "s3": "s3:https://s3.example/bucket/shop"}
+    assert both["environment"] == {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    assert both["database"] == "postgresql://u:hunter2@db.example/shop" and both["password"] == "c"
+    assert away["places"] == {"s3": "s3:https://s3.example/bucket/shop"} and away["database"] == ""
+    for host in "everything", "elsewhere", "sqlite":
+        assert not {"hunter2", "AWS_"} & {*told[host]["written"]["backup.service"].split()}
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
+def test_systemd_understands_the_backup_s_units(told, tmp_path):
+    for host in "everything", "sqlite":
+        for kind in "service", "timer":
+            (tmp_path / f"shop-backup.{kind}").write_text(told[host]["written"][f"backup.{kind}"])
+        said = subprocess.run(["systemd-analyze", "verify", "--man=no", *tmp_path.iterdir()], text=True, capture_output=True).stderr
+        assert not [line for line in said.splitlines() if line.startswith(str(tmp_path))], said
+
+
+# -- preflight, on the host ---------------------------------------------------------------------------------------------
+
+
+def preflight(tmp_path, **variables):
+    facts = {"distribution": "Debian", "distribution_version": "13", "distribution_major_version": "13"}
+    tasks = [
+        {"ansible.builtin.set_fact": {"ansible_facts": facts}},
+        {"ansible.builtin.include_role": {"name": "preflight", "tasks_from": "host"}},
+    ]
+    (tmp_path / "book.yml").write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+    settings = {"app_env": {}, "app_secrets": {}, **variables}
+    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", str(tmp_path / "book.yml"), "--extra-vars", json.dumps(settings)]
+    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
+    return done.returncode, " ".join(done.stdout.replace("''", "'").split())
+
+
+def test_a_database_that_can_not_be_reached_is_told_before_anything_is_changed(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    code, said = preflight(tmp_path, app_secrets={"DATABASE_URL": f"postgresql://u:hunter2@127.0.0.1:{port}/d"})
+    assert code != 0 and "hunter2" not in said
+    assert f"DATABASE_URL: localhost can't reach the database at 127.0.0.1:{port}: connection refused. See that its name" in said
+    assert "Nothing was changed." in said
+
+
+def test_an_app_with_nothing_beside_its_server_is_asked_nothing_more(tmp_path):
+    code, said = preflight(tmp_path)
+    assert code == 0 and "ok=4" in said and "skipped=1" in said, said
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
+def test_a_time_that_is_none_is_told_before_anything_is_changed(tmp_path):
+    good = {"name": "good", "command": "true", "at": "Mon *-*-* 04:00"}
+    assert preflight(tmp_path, app_schedule=[good])[0] == 0
+    code, said = preflight(tmp_path, app_schedule=[good, {"name": "tidy", "command": "true", "at": "every day"}])
+    assert code != 0
+    assert "app_schedule: 'tidy' is due at 'every day', which systemd on localhost doesn't understand. Write times such as" in said
