@@ -13,7 +13,7 @@ import testinfra
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOMAIN = "flaskhost.test"
-# for each site: its scenario, its host, that host's address on the lab's network and published port of https
+# for each site: its inventory, its host, that host's address on the lab's network and published port of https
 SITES = {
     "older": ("default", "older", "10.207.0.12", 44312),
     "newer": ("default", "newer", "10.207.0.13", 44313),
@@ -21,6 +21,8 @@ SITES = {
     "acme-older": ("acme", "acme-older", "10.207.5.12", 44352),
     "acme-newer": ("acme", "acme-newer", "10.207.5.13", 44353),
     "judged": ("audit", "audit", "10.207.6.13", 44363),
+    "staging": ("app/staging/hosts", "app-staging", "10.207.7.12", 44372),
+    "production": ("app/production/hosts", "app-production", "10.207.7.13", 44373),
 }
 SERVERS = ("gunicorn", "uwsgi", "waitress", "granian", "mod_wsgi", "uvicorn")
 for server in SERVERS:
@@ -41,7 +43,7 @@ class Site:
 
     def __init__(self, name, app="sample", domain=DOMAIN):
         self.name, self.app, self.domain = name, app, domain
-        self.scenario, self.machine, self.address, self.port = SITES[name]
+        self.inventory, self.machine, self.address, self.port = SITES[name]
         self.host = testinfra.get_host(f"podman://flaskhost-{self.machine}")
         self.root = f"/srv/{app}"
         self.environment = {}  # of ansible-playbook
@@ -118,7 +120,7 @@ class Run:
 
 
 def start(site, playbook, options=(), variables=None):
-    inventory = PROJECT / f"molecule/inventory/{site.scenario}.yml"
+    inventory = PROJECT / f"molecule/inventory/{site.inventory}.yml"
     command = ["ansible-playbook", "-i", str(inventory), "--limit", site.name, *options, str(PROJECT / playbook)]
     command += ["--extra-vars", json.dumps(variables)] if variables else []
     return subprocess.Popen(

@@ -29,6 +29,7 @@ RETURN = r"""
 why: {description: Why it can't be reached; empty if it can., type: str, returned: always}
 """
 
+import contextlib
 import socket
 import struct
 
@@ -56,8 +57,10 @@ def why(host, port, kind="", seconds=5):
         with socket.create_connection((host, port), seconds) as connection:
             if kind == "postgresql":
                 connection.sendall(SSL_REQUEST)
-                if connection.recv(1) not in (b"S", b"N"):
-                    return "what answers there is no PostgreSQL"
+                with contextlib.suppress(ConnectionResetError):
+                    if connection.recv(1) in (b"S", b"N"):
+                        return ""
+                return "what answers there is no PostgreSQL"
         return ""
     except socket.gaierror:
         return "no address is known for this name"

@@ -1,0 +1,73 @@
+"""Two stages of one app: staging has SQLite, production PostgreSQL; both have a queue, workers, a schedule and backups."""
+
+import json
+import time
+
+import pytest
+from sites import Site, copy_of_sample_app
+
+
+def deployed(name):
+    """From bare to live, as a person does it; `first` is that run, `first_live` what it made live."""
+    site = Site(name)
+    would = site.play("deploy.yml", "--check")
+    assert would.ok, would.output
+    assert not site.host.file("/srv/sample").exists, "nothing was done"
+    site.first = site.play("deploy.yml")
+    assert site.first.ok, site.first.output
+    site.first_live = site.live()
+    again = site.play("deploy.yml")
+    assert again.ok and again.changed == 0, again.output
+    return site
+
+
+@pytest.fixture(scope="session")
+def staging():
+    return deployed("staging")
+
+
+@pytest.fixture(scope="session")
+def production(staging):
+    return deployed("production")
+
+
+@pytest.fixture(params=["staging", "production"])
+def site(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return copy_of_sample_app(tmp_path / "source")
+
+
+def change(source):
+    """So that it is a release of its own."""
+    page = source / "sample_app/templates/index.html"
+    page.write_text(page.read_text() + f"<!-- {time.time_ns()} -->\n")
+
+
+def workers(site, states="active"):
+    """Units of further processes."""
+    command = f"systemctl list-units --plain --no-legend --state={states} 'sample-*@*' | cut -d' ' -f1"
+    return site.host.check_output(command).split()
+
+
+def python(site, code):
+    """What a script prints that runs in the live release."""
+    return site.host.check_output("/srv/sample/run python -c %s", code).strip()
+
+
+def counts(site):
+    """Entries, and how many of them a worker has seen to."""
+    found = json.loads(site.get("/entries.json")[1])
+    return found["count"], found["counted"]
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"not within {seconds} seconds")

@@ -1,0 +1,153 @@
+"""What is backed up comes back; a backup that can't be written is told of."""
+
+import json
+
+import pytest
+from conftest import counts, python, wait_until, workers
+
+FILES = "cd /var/lib/sample && find . -type f ! -name '*.db*' -exec sha256sum {} + | sort; stat -c '%n %U %a' uploads/*"
+APP = "from sample_app import create_app; from sample_app.models import *; a = create_app(); a.app_context().push(); "
+ALL = "[(e.id, e.text, e.written) for e in db.session.query(Entry).order_by(Entry.id)]"
+ROWS = f"{APP}import hashlib; print(hashlib.sha256(repr({ALL}).encode()).hexdigest())"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def s3(production):
+    """An S3 on production's own host: moto's."""
+    host = production.host
+    host.check_output(
+        "[ -x /opt/moto/bin/moto_server ] || { /opt/uv/*/bin/uv venv --quiet --python /usr/bin/python3 /opt/moto && "
+        "UV_SYSTEM_CERTS=1 VIRTUAL_ENV=/opt/moto /opt/uv/*/bin/uv pip install --quiet 'moto[s3,server]'; }"
+    )
+    host.check_output(
+        "systemctl is-active --quiet moto || systemd-run --unit=moto --collect /opt/moto/bin/moto_server --host 127.0.0.1 --port 5997"
+    )
+    wait_until(lambda: host.run("curl --silent --fail --request PUT http://127.0.0.1:5997/backups").rc == 0)
+    return host
+
+
+def backups(site):
+    return json.loads(site.host.check_output("/usr/local/lib/flaskhost/backup.py sample list"))
+
+
+def destroy(site):
+    drop = "drop table entry", "drop table alembic_version", "create table rubbish (id int)"
+    python(site, APP + "".join(f'db.session.execute(db.text("{line}")); ' for line in drop) + "db.session.commit()")
+    site.host.check_output("rm -rf /var/lib/sample/uploads /var/lib/sample/*.db*")
+    assert site.get("/healthz")[0] != 200
+
+
+def test_every_row_and_file_comes_back(site):
+    for number in range(20):
+        site.write(f"entry {number}")
+    site.host.check_output("install -d -o sample -g sample-web -m 0700 /var/lib/sample/uploads")
+    site.host.check_output("runuser -u sample -- sh -c 'head -c 3000000 /dev/urandom >/var/lib/sample/uploads/\"a picture.png\"'")
+    run = site.play("playbooks/backup.yml")
+    assert run.ok and run.tells("was written to /var/backups/sample"), run.output
+    wanted = python(site, ROWS), site.host.check_output(FILES), counts(site)[0]
+    destroy(site)
+    run = site.play("playbooks/restore.yml", backup_name="latest")
+    assert run.ok and run.tells("is in place", "What stood in its place is kept in /var/lib/flaskhost/sample/before"), run.output
+    assert (python(site, ROWS), site.host.check_output(FILES), counts(site)[0]) == wanted
+    assert site.get("/")[0] == 200
+    assert len(workers(site)) == 2
+    site.write("after it was restored")
+    assert "sample-schedule-tidy.timer" in site.host.check_output("systemctl list-timers --no-legend 'sample-*'")
+    assert not site.host.file("/srv/sample/lock").exists
+    again = site.play("deploy.yml")
+    assert again.ok and again.changed == 0, again.output
+
+
+def test_a_named_one_comes_back(site):
+    before = counts(site)[0]
+    assert site.play("playbooks/backup.yml").ok
+    wanted = backups(site)[-1]["id"]
+    site.write("after the backup")
+    assert site.play("playbooks/backup.yml").ok
+    run = site.play("playbooks/restore.yml")
+    assert not run.ok and run.tells("Name the backup: make restore NAME=", wanted, "Nothing was changed"), run.output
+    run = site.play("playbooks/restore.yml", backup_name="00000000")
+    assert not run.ok and run.tells("There is no backup '00000000'. There are:", wanted), run.output
+    assert site.get("/healthz")[0] == 200 and counts(site)[0] == before + 1
+    assert site.play("playbooks/restore.yml", backup_name=wanted).ok
+    assert counts(site)[0] == before
+
+
+def test_secrets_of_backups_are_root_s(site):
+    for path in "/etc/flaskhost", "/var/backups/sample":
+        assert site.host.file(path).mode == 0o700 and site.host.file(path).user == "root"
+    assert site.host.file("/etc/flaskhost/backup-sample.json").mode == 0o600
+    for secret in "only-for-the-lab", "something":
+        assert site.host.run(f"journalctl --no-pager | grep -F '\"{secret}\"'").rc != 0
+
+
+def test_a_backup_elsewhere_outlives_the_host_s_own(production):
+    production.write("it is elsewhere too")
+    assert production.play("playbooks/backup.yml").ok
+    count = counts(production)[0]
+    production.host.check_output("rm -rf /var/backups/sample/*")
+    destroy(production)
+    run = production.play("playbooks/restore.yml", backup_name="latest")
+    assert run.ok and counts(production)[0] == count, run.output
+    assert {backup["place"] for backup in backups(production)} == {"s3"}
+
+
+def test_what_is_too_old_is_forgotten_and_the_last_is_kept(site):
+    settings = json.loads(site.host.check_output("cat /etc/flaskhost/backup-sample.json"))
+    password = settings["password"] or site.host.check_output("cat /etc/flaskhost/backup-sample.key")
+    assert site.play("playbooks/backup.yml").ok
+    restic = f"RESTIC_PASSWORD='{password}' restic --quiet --repo /var/backups/sample"
+    site.host.check_output(f"{restic} backup --time '2020-01-01 00:00:00' --host sample --tag sample /etc/hostname")
+    assert backups(site)[0]["time"].startswith("2020-01-01")
+    assert site.play("playbooks/backup.yml").ok
+    assert not backups(site)[0]["time"].startswith("2020")
+
+
+@pytest.fixture
+def full(site):
+    """No room where backups go."""
+    site.host.check_output("mount -t tmpfs -o size=64k tmpfs /var/backups/sample")
+    yield
+    site.host.check_output("umount /var/backups/sample")
+    site.host.run("systemctl reset-failed sample-backup.service")
+    assert site.play("playbooks/backup.yml").ok
+
+
+def test_a_backup_that_can_not_be_written_is_told_of(site, full):
+    run = site.play("playbooks/backup.yml")
+    assert not run.ok and run.tells("no space left on device", "The backup was not made, or not everywhere"), run.output
+    assert site.play("playbooks/status.yml").tells("backup ALERT: the last was not made:", "no space left on device")
+    run = site.play("playbooks/doctor.yml", app_domains=["localhost"])
+    assert not run.ok and run.tells("BAD backup", "no space left on device"), run.output
+    assert site.get("/healthz")[0] == 200
+
+
+def test_a_place_that_does_not_answer_is_told_of_and_the_other_gets_its_backup(production, s3):
+    s3.check_output("systemctl stop moto")
+    try:
+        run = production.play("playbooks/backup.yml")
+        assert not run.ok and run.tells(
+            "was written to /var/backups/sample", "http://127.0.0.1:5997/backups/sample", "connection refused"
+        ), run.output
+        assert production.play("playbooks/status.yml").tells("ALERT: the last was not made: ")
+    finally:
+        s3.check_output("systemd-run --unit=moto --collect /opt/moto/bin/moto_server --host 127.0.0.1 --port 5997")
+        wait_until(lambda: s3.run("curl --silent --fail --request PUT http://127.0.0.1:5997/backups").rc == 0)
+    # moto forgets all when it ends; the next backup begins anew there
+    run = production.play("playbooks/backup.yml")
+    assert run.ok and run.tells("was written to http://127.0.0.1:5997/backups/sample"), run.output
+    assert production.play("playbooks/status.yml").tells("hours ago, to http://127.0.0.1:5997/backups/sample")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        ("systemctl disable --now sample-backup.timer", "none is made"),
+        ('sed -i \'s/"at": [0-9.]*/"at": 1000000/g\' /var/lib/flaskhost/sample/made.json', "the last to /var/backups/sample is"),
+    ],
+)
+def test_nights_without_a_backup_are_told_of(site, harm, words):
+    site.host.check_output(harm)
+    assert site.play("playbooks/status.yml").tells("ALERT", words)
+    assert site.play("deploy.yml").ok and site.play("playbooks/backup.yml").ok
+    assert "ALERT" not in site.play("playbooks/status.yml").output
