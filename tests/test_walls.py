@@ -17,6 +17,8 @@ APP = {
     "app_root": "/srv/shop",
     "app_health_path": "/healthz",
     "app_static": {"/assets/": "shop/assets"},
+    # the unit of the server itself
+    "process": "",
 }
 # settings of an owner who has some, beside those of one who has none
 OWN = {
