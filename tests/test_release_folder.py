@@ -1,7 +1,8 @@
-"""What nginx serves is packed once, when the release is built."""
+"""What nginx serves is packed once, when the release is built; what the app writes to is linked to where it outlives releases."""
 
 import gzip
 import os
+from pathlib import Path
 
 import pytest
 from conftest import plugin
@@ -15,7 +16,7 @@ def release(tmp_path):
     for name in ("new", "old"):
         (tmp_path / f"releases/{name}/app/static").mkdir(parents=True)
     (tmp_path / "live").symlink_to("releases/old")
-    return module.Release({"root": str(tmp_path), "id": "new", "static": {"/static/": "static"}})
+    return module.Release({"root": str(tmp_path), "id": "new", "static": {"/static/": "static"}, "shared": ["instance", "a/b"], "state": "/var/lib/shop"})
 
 
 @pytest.fixture
@@ -84,3 +85,11 @@ def test_what_brotli_says_of_a_full_disk_is_told(release, static, brotli):
     (static / "site.css").write_text(CSS)
     with pytest.raises(OSError, match=r"brotli can't pack .*site.css: No space left on device"):
         release.pack()
+
+
+def test_what_the_app_writes_to_is_kept_outside_of_releases(release, tmp_path):
+    app = tmp_path / "releases/new/app"
+    (app / "instance").mkdir()
+    (app / "instance/left.db").touch()
+    release.share()
+    assert (app / "instance").readlink() == Path("/var/lib/shop/instance") and (app / "a/b").readlink() == Path("/var/lib/shop/a/b")

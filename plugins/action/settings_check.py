@@ -282,6 +282,16 @@ def static(value, dummy):
     return None
 
 
+def shared(value, settings):
+    for folder in value:
+        if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", str(folder)):
+            return f"'{folder}' must be a folder within the source, such as instance."
+        served = [url for url, static_folder in (settings.get("app_static") or {}).items() if str(static_folder).strip("/") == folder]
+        if served:
+            return f"nginx can't read what the app writes to '{folder}': have the app answer {served[0]}, and take it out of app_static."
+    return None
+
+
 def server(value, dummy):
     """A server's role is one that says how to serve (`release_server`)."""
     known = []
@@ -433,6 +443,7 @@ RULES = {
     "app_env": environment,
     "app_secrets": environment,
     "app_server": server,
+    "app_shared": shared,
     "app_static": static,
     "app_root": needs(lambda value, dummy: re.fullmatch(r"(/[\w.-]+)+", str(value)), "it must be an absolute path, such as /srv/mysite."),
     "ssh_port": port,

@@ -52,6 +52,15 @@ options:
       packed (C(.gz), and C(.br) where brotli is installed), for browsers that take it.
     type: dict
     default: {}
+  shared:
+    description: Folders of the source that the app writes to; each becomes a link to the folder of that name in O(state).
+    type: list
+    elements: str
+    default: []
+  state:
+    description: The folder of the app's data.
+    type: path
+    default: ''
   group:
     description: Group who may read the release.
     type: str
@@ -99,6 +108,8 @@ def main():
             "venv": {"type": "str", "required": True},
             "socket": {"type": "path", "required": True},
             "static": {"type": "dict", "default": {}},
+            "shared": {"type": "list", "elements": "str", "default": []},
+            "state": {"type": "path", "default": ""},
             "group": {"type": "str", "required": True},
             "manifest": {"type": "dict", "default": {}},
         },
@@ -141,6 +152,7 @@ class Release:
             # 'data' refuses members and links that would leave the folder
             options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             tar.extractall(self.code, **options)
+        self.share()
         compileall.compile_dir(self.code, quiet=2, ddir=None)
         self.pack()
         self.give_to_root(group)
@@ -159,6 +171,16 @@ class Release:
         if os.path.exists(self.bad_note):
             os.unlink(self.bad_note)
         return {"venv_complete": os.path.exists(os.path.join(venv, "complete"))}
+
+    def share(self):
+        for folder in self.params["shared"]:
+            link = os.path.join(self.code, os.path.normpath(folder))
+            if os.path.isdir(link) and not os.path.islink(link):
+                shutil.rmtree(link)
+            elif os.path.lexists(link):
+                os.unlink(link)
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            os.symlink(os.path.join(self.params["state"], os.path.normpath(folder)), link)
 
     def pack(self):
         """Once here as well as can be, instead of for each visitor in a hurry; what the live release has packed already is taken over."""

@@ -1,11 +1,13 @@
-"""What browsers may do with the pages: load what is the app's own, and no more."""
+"""What browsers may do with the pages: load what is the app's own, and its pictures from where they are."""
+
+from .pictures import origin
 
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; "
         "connect-src 'self'; "
         "font-src 'self'; "
-        "img-src 'self' data:; "
+        "img-src {pictures}; "
         "script-src 'self'; "
         "style-src 'self'; "
         "base-uri 'none'; "
@@ -19,6 +21,7 @@ HEADERS = {
 
 
 def add_headers(response):
+    pictures = " ".join(filter(None, ["'self'", origin()]))
     for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
+        response.headers.setdefault(name, value.replace("{pictures}", pictures))
     return response

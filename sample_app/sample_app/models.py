@@ -10,6 +10,7 @@ db = SQLAlchemy()
 class Entry(db.Model):
     id = db.Column(db.Integer, primary_key=True)
     text = db.Column(db.String(200), nullable=False)
+    picture = db.Column(db.String(40))
     written = db.Column(db.DateTime, nullable=False, default=lambda: datetime.now(timezone.utc))
 
 

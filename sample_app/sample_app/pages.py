@@ -3,7 +3,7 @@ import platform
 
 from flask import Blueprint, abort, current_app, jsonify, redirect, render_template, request, url_for
 
-from . import jobs
+from . import jobs, pictures
 from .models import Entry, db
 
 pages = Blueprint("pages", __name__)
@@ -29,10 +29,20 @@ def write():
     if not text:
         abort(400, "An entry needs a text.")
     entry = Entry(text=text)
+    if request.files.get("picture"):
+        try:
+            entry.picture = pictures.save(request.files["picture"])
+        except pictures.NoPicture as error:
+            abort(400, str(error))
     db.session.add(entry)
     db.session.commit()
     jobs.enqueue(entry.id)
     return redirect(url_for("pages.index"), code=303)
+
+
+@pages.get("/pictures/<name>")
+def picture(name):
+    return pictures.answer(name)
 
 
 @pages.get("/entries.json")

@@ -4,9 +4,13 @@ import os
 import re
 
 
-def database():
+def state():
     # systemd gives the app a folder of its own, which outlives releases; on a laptop it is the current one
-    url = os.environ.get("DATABASE_URL") or f"sqlite:///{os.path.abspath(os.environ.get('STATE_DIRECTORY', '.'))}/sample.db"
+    return os.path.abspath(os.environ.get("STATE_DIRECTORY", "."))
+
+
+def database():
+    url = os.environ.get("DATABASE_URL") or f"sqlite:///{state()}/sample.db"
     # as platforms write it; SQLAlchemy wants the driver's name too
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
@@ -18,6 +22,9 @@ class Settings:
         self.SQLALCHEMY_DATABASE_URI = database()
         # without it, there is no queue, and what a worker would do is done at once
         self.REDIS_URL = os.environ.get("REDIS_URL", "")
+        # without it, pictures are in a folder
+        self.S3_BUCKET = os.environ.get("S3_BUCKET", "")
+        self.PICTURES = f"{state()}/pictures"
 
     def secret_key(self):
         return os.environ["SECRET_KEY"]

@@ -1,0 +1,88 @@
+"""Pictures that visitors leave: in the app's own folder, or in the bucket that S3_BUCKET names.
+
+Such a bucket is private. The app reads and writes it by a key of its own, which boto3 finds in the environment (AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_S3 for another place than Amazon's); a browser gets an address that
+is signed, and good for a few minutes.
+"""
+
+import uuid
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from flask import current_app, redirect, send_from_directory
+
+# what the first bytes say counts, whatever a browser calls the file
+KINDS = {b"\x89PNG\r\n\x1a\n": ("png", "image/png"), b"\xff\xd8\xff": ("jpg", "image/jpeg"), b"GIF8": ("gif", "image/gif")}
+SECONDS = 300
+
+
+class NoPicture(ValueError):
+    pass
+
+
+def save(file):
+    """Keep it, by a new name that says nothing of its old one."""
+    start = file.stream.read(8)
+    file.stream.seek(0)
+    kind = next((kind for first, kind in KINDS.items() if start.startswith(first)), None)
+    if not kind:
+        raise NoPicture(f"{file.filename} is neither a PNG nor a JPEG nor a GIF.")
+    ending, mime = kind
+    name = f"{uuid.uuid4().hex}.{ending}"
+    place().save(file.stream, name, mime)
+    return name
+
+
+def answer(name):
+    return place().answer(name)
+
+
+def origin():
+    """From where a browser gets them, if not from here."""
+    return place().origin()
+
+
+def place():
+    bucket = current_app.config["S3_BUCKET"]
+    return Bucket(bucket) if bucket else Folder(Path(current_app.config["PICTURES"]))
+
+
+class Folder:
+    def __init__(self, path):
+        self.path = path
+
+    def save(self, stream, name, mime):
+        self.path.mkdir(exist_ok=True)
+        with open(self.path / name, "wb") as copy:
+            while part := stream.read(65536):
+                copy.write(part)
+
+    def answer(self, name):
+        return send_from_directory(self.path, name, max_age=86400)
+
+    def origin(self):
+        return ""
+
+
+class Bucket:
+    def __init__(self, name):
+        self.name = name
+
+    def client(self):
+        # a process that has no bucket does without its 30 MB
+        import boto3
+
+        return current_app.extensions.setdefault("s3", boto3.client("s3"))
+
+    def save(self, stream, name, mime):
+        self.client().upload_fileobj(stream, self.name, name, ExtraArgs={"ContentType": mime})
+
+    def answer(self, name):
+        return redirect(self.address(name))
+
+    def address(self, name):
+        return self.client().generate_presigned_url("get_object", Params={"Bucket": self.name, "Key": name}, ExpiresIn=SECONDS)
+
+    def origin(self):
+        parts = urlsplit(self.address("any"))
+        return f"{parts.scheme}://{parts.netloc}"

@@ -1,0 +1,185 @@
+"""A bucket for uploads: private, and opened by a key that opens nothing else. moto is Amazon here, with its rights enforced."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import boto3
+import pytest
+import yaml
+from botocore.exceptions import ClientError
+from conftest import PROJECT
+from test_services import preflight
+
+BUCKET = "shop-production-uploads"
+PASSWORD = "of the stage's secrets"
+
+
+@pytest.fixture(scope="module")
+def amazon():
+    """Its address."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with subprocess.Popen([sys.executable, "-m", "moto.server", "--port", str(port)], stderr=subprocess.DEVNULL) as server:
+        url = f"http://127.0.0.1:{port}"
+        for _attempt in range(100):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{url}/moto-api/")
+                break
+            time.sleep(0.1)
+        yield url
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def owner(amazon):
+    """Who may do all. From here on, whoever asks must have a key, and may do what its user may."""
+    iam = client("iam", amazon, {"AWS_ACCESS_KEY_ID": "first", "AWS_SECRET_ACCESS_KEY": "first"})
+    iam.create_user(UserName="owner")
+    everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    iam.put_user_policy(UserName="owner", PolicyName="all", PolicyDocument=json.dumps(everything))
+    key = iam.create_access_key(UserName="owner")["AccessKey"]
+    urllib.request.urlopen(urllib.request.Request(f"{amazon}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}))
+    return {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+
+
+def client(service, url, key):
+    return boto3.client(
+        service,
+        endpoint_url=url,
+        region_name="eu-central-1",
+        aws_access_key_id=key["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=key["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inventories") / "production"
+    (folder / "group_vars/all").mkdir(parents=True)
+    (folder / "password").write_text(f"{PASSWORD}\n")
+    settings = {
+        "app_name": "shop",
+        "app_domains": ["shop.example", "www.shop.example"],
+        "app_env": {"S3_BUCKET": BUCKET, "AWS_DEFAULT_REGION": "eu-central-1"},
+    }
+    (folder / "hosts.yml").write_text("app_servers:\n  hosts: { shop: }\n")
+    (folder / "group_vars/app_servers.yml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def play(stage, amazon, owner):
+    def play(*options, **variables):
+        environment = {**os.environ, **owner, "AWS_ENDPOINT_URL": amazon, "ANSIBLE_NOCOLOR": "1"}
+        environment["ANSIBLE_VAULT_PASSWORD_FILE"] = str(stage / "password")
+        command = ["ansible-playbook", "-i", str(stage), "playbooks/s3_bucket.yml", "--extra-vars", json.dumps(variables), *options]
+        done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, env=environment)
+        return done.returncode, " ".join(done.stdout.replace("''", "'").split())
+
+    return play
+
+
+@pytest.fixture(scope="module")
+def made(play):
+    code, said = play()
+    assert code == 0, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def key(made, stage):
+    """What the app gets."""
+    view = ["ansible-vault", "view", "--vault-password-file", str(stage / "password"), str(stage / "group_vars/all/bucket_key.yml")]
+    return yaml.safe_load(subprocess.run(view, check=True, text=True, capture_output=True).stdout)["vault_bucket_key"]
+
+
+def test_the_bucket_is_private_and_known_to_the_site_s_pages(made, amazon, owner):
+    s3 = client("s3", amazon, owner)
+    assert all(s3.get_public_access_block(Bucket=BUCKET)["PublicAccessBlockConfiguration"].values())
+    assert s3.get_bucket_ownership_controls(Bucket=BUCKET)["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    (statement,) = json.loads(s3.get_bucket_policy(Bucket=BUCKET)["Policy"])["Statement"]
+    assert statement["Effect"] == "Deny" and statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    (rule,) = s3.get_bucket_cors(Bucket=BUCKET)["CORSRules"]
+    assert rule["AllowedOrigins"] == ["https://shop.example", "https://www.shop.example"]
+
+
+def test_the_app_s_key_opens_this_bucket_and_nothing_else(key, amazon, owner):
+    client("s3", amazon, owner).create_bucket(Bucket="another", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    policy = json.loads(
+        json.dumps(client("iam", amazon, owner).get_user_policy(UserName="shop-production", PolicyName=BUCKET)["PolicyDocument"])
+    )
+    assert {statement["Effect"] for statement in policy["Statement"]} == {"Allow"}
+    assert all(str(statement["Resource"]).startswith(f"arn:aws:s3:::{BUCKET}") for statement in policy["Statement"])
+    assert not [action for statement in policy["Statement"] for action in statement["Action"] if "*" in action]
+    s3 = client("s3", amazon, key)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        s3.put_object(Bucket="another", Key="x", Body=b"x")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        client("iam", amazon, key).list_users()
+    s3.list_objects_v2(Bucket=BUCKET)
+
+
+def test_the_key_is_told_to_nobody(made, key, stage):
+    assert key["AWS_SECRET_ACCESS_KEY"] not in made
+    kept = stage / "group_vars/all/bucket_key.yml"
+    assert kept.read_text().startswith("$ANSIBLE_VAULT;") and kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_run_changes_nothing(key, play, stage):
+    before = (stage / "group_vars/all/bucket_key.yml").read_text()
+    code, said = play()
+    assert code == 0 and "changed=0" in said, said
+    assert (stage / "group_vars/all/bucket_key.yml").read_text() == before
+
+
+def test_a_key_that_is_lost_is_made_anew(key, play, stage, amazon, owner):
+    (stage / "group_vars/all/bucket_key.yml").unlink()
+    code, said = play()
+    assert code == 0 and "changed=2" in said, said
+    assert len(client("iam", amazon, owner).list_access_keys(UserName="shop-production")["AccessKeyMetadata"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"s3_bucket_name": ""}, "s3_bucket_name is '', which can't be a bucket's name"),
+        ({"s3_bucket_name": "My_Uploads"}, "s3_bucket_name is 'My_Uploads'"),
+        ({"s3_bucket_endpoint_url": "http://127.0.0.1:9"}, "can't be made at http://127.0.0.1:9"),
+    ],
+)
+def test_what_is_wrong_is_named(play, variables, words):
+    code, said = play(**variables)
+    assert code != 0 and words in said, said
+
+
+def test_without_a_password_no_key_is_made(play, monkeypatch, stage):
+    """There would be nowhere to keep it."""
+    (stage / "password").rename(stage / "hidden")
+    try:
+        (stage / "password").write_text("")
+        code, said = play()
+    finally:
+        (stage / "hidden").replace(stage / "password")
+    assert code != 0, said
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"S3_BUCKET": "nobody-has-this"}, "the app can't use the bucket 'nobody-has-this'"),
+        ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, "at http://127.0.0.1:9"),
+    ],
+)
+def test_a_bucket_that_can_not_be_used_is_told_before_anything_is_changed(tmp_path, amazon, owner, made, other, words):
+    settings = {"S3_BUCKET": BUCKET, "AWS_ENDPOINT_URL_S3": amazon, "AWS_DEFAULT_REGION": "eu-central-1"}
+    code, said = preflight(tmp_path, app_env=settings, app_secrets=owner)
+    assert code == 0, said
+    code, said = preflight(tmp_path, app_env={**settings, **other}, app_secrets=owner)
+    assert code != 0 and words in said and "Nothing was changed." in said, said
+    assert owner["AWS_SECRET_ACCESS_KEY"] not in said
