@@ -22,6 +22,7 @@ DOMAIN = re.compile(r"(?=.{1,253}$)(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)
 NAME = re.compile(r"[a-z][a-z0-9_]{0,27}")
 IDENTIFIERS = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 MODULE = re.compile(rf"{IDENTIFIERS}:{IDENTIFIERS}(\(.*\))?")
+IMAGE = re.compile(r"[\w.-]+(:\d+)?(/[\w.-]+)+(:[\w.-]+|@sha256:[0-9a-f]{64})")
 PROCESS_TYPE = re.compile(r"[A-Za-z0-9_-]+")
 # users and units of the distributions, which an app of that name would take over
 TAKEN = {
@@ -228,7 +229,11 @@ def source_problems(settings, source):
         return
     if "files" not in source:
         return
-    if not source.get("dependency_file"):
+    if settings.get("app_runtime") == "container":
+        file = settings.get("container_file", "Dockerfile")
+        if not settings.get("app_image") and file not in source["files"]:
+            yield Problem("app_runtime", "container", f"the source has no {file} to build an image of. Add one, or name an image to pull in app_image.")
+    elif not source.get("dependency_file"):
         yield Problem(
             "app_source",
             settings.get("app_source"),
@@ -297,7 +302,8 @@ def server(value, dummy):
     known = []
     for path in sorted(glob.glob(f"{PROJECT}/roles/*/tasks/main.yml")):
         with open(path) as handle:
-            if "release_server:" in handle.read():
+            # an image brings its own; app_runtime chooses that
+            if "release_server:" in handle.read() and "/container/" not in path:
                 known.append(path.split("/")[-3])
     return None if value in known else f"it must be the role of a WSGI server: {', '.join(known)}."
 
@@ -445,6 +451,10 @@ RULES = {
     "app_server": server,
     "app_shared": shared,
     "app_static": static,
+    "app_image": needs(
+        lambda value, settings: not value or (settings.get("app_runtime") == "container" and IMAGE.fullmatch(str(value))),
+        "it is REGISTRY/NAME:TAG (or @sha256:…), such as ghcr.io/you/mysite:1.4, and goes with app_runtime: container.",
+    ),
     "app_root": needs(lambda value, dummy: re.fullmatch(r"(/[\w.-]+)+", str(value)), "it must be an absolute path, such as /srv/mysite."),
     "ssh_port": port,
     "tls_source": certificate_source,

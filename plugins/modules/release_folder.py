@@ -206,6 +206,9 @@ class Release:
 
     def distrust(self, venv):
         """What a bad release depends on may be what is bad about it: unless another release uses it, make it anew."""
+        # an image is known by what is in it
+        if os.path.exists(os.path.join(venv, "image")):
+            return
         for name in os.listdir(os.path.join(self.root, "releases")):
             link = os.path.join(self.root, "releases", name, ".venv")
             if name != self.id and os.path.islink(link) and os.readlink(link) == venv:

@@ -473,7 +473,9 @@ class Instance:
     def memory_mb(self, name):
         """What its processes take; what they share is counted once."""
         groups = [process["ControlGroup"] for process in self.show(self.releases.units(name).values())] if name else []
-        pids = [pid for group in groups if group for pid in read(f"/sys/fs/cgroup{group}/cgroup.procs").split()]
+        # of a container's, they are in groups below
+        tops = [f"/sys/fs/cgroup{group}" for group in groups if group]
+        pids = [pid for top in tops for folder, _below, _files in os.walk(top) for pid in read(f"{folder}/cgroup.procs").split()]
         rollups = [read(f"/proc/{pid}/smaps_rollup") for pid in pids]
         return sum(int(found[1]) for found in (re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE) for text in rollups) if found) // 1024
 

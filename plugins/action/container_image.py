@@ -1,0 +1,155 @@
+"""Have an app's image on a host: `container_image`, an action on the controller.
+
+An image is built once on the controller, by podman, and brought to each host that lacks it, where podman keeps it under its name. Of
+its layers only those are brought that the host hasn't got: most releases bring the app's code and nothing else.
+
+`ROOT/venvs/KEY/` tells of the image as of a venv: `image.json` is its configuration, `workdir` where it has its code, `image` its id,
+and `complete` says that it is whole. Images whose folder is gone are removed.
+
+Options: `root` (the app's folder), `group` (who may read in there), `key`, `image` (the name it gets on the host), `pulled` (the id of an
+image that the host has pulled; empty to build one), `archive` (the packed source, on the controller), `file` (the Dockerfile),
+`build_args`, `build_options`, `cache` (folder for what is on its way).
+"""
+
+import contextlib
+import fcntl
+import gzip
+import os
+import shlex
+import subprocess
+import tarfile
+import tempfile
+
+from ansible.plugins.action import ActionBase
+
+KEPT_ON_CONTROLLER = 3
+# what a host has: whether the image is whole, or there at least; and all layers of all images
+LOOK = """
+if podman image exists {image}; then
+    [ ! -e {venv}/complete ] || {{ echo complete; exit; }}
+    echo there
+fi
+podman image ls --quiet --no-trunc | sort -u |
+    xargs --no-run-if-empty podman image inspect --format '{{{{range .RootFS.Layers}}}}{{{{.}}}} {{{{end}}}}'
+"""
+LOAD = """
+set -e
+folder=$(mktemp -d /var/tmp/flaskhost-image.XXXXXX)
+trap 'rm -rf "$folder"' EXIT
+tar --extract --gzip --file {packed} --directory "$folder"
+podman load --quiet --input "$folder" >/dev/null
+podman image exists {image}
+"""
+# then what no release needs any more goes
+MARK = """
+set -e
+{tag}
+umask 027
+mkdir -p {venv}
+podman image inspect --format '{{{{json .Config}}}}' {image} > {venv}/image.json
+podman image inspect --format '{{{{or .Config.WorkingDir "/"}}}}' {image} > {venv}/workdir
+podman image inspect --format '{{{{.Id}}}}' {image} > {venv}/image
+touch {venv}/complete
+chgrp -R {group} {venv}
+podman image ls --format '{{{{.Tag}}}}' --filter reference={repository} | while read -r tag; do
+    [ "$tag" = pulled ] || [ -e {root}/venvs/"$tag" ] || podman image rm {repository}:"$tag" >/dev/null || true
+done
+podman image prune --force >/dev/null
+"""
+
+
+class ImageError(Exception):
+    """Its text is for the owner."""
+
+
+class ActionModule(ActionBase):
+    TRANSFERS_FILES = True
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        args = self._task.args
+        words = {name: shlex.quote(args[name]) for name in ("root", "group", "image")}
+        words["venv"] = shlex.quote(f"{args['root']}/venvs/{args['key']}")
+        words["repository"] = shlex.quote(args["image"].rpartition(":")[0])
+        try:
+            found = self.on_host(LOOK.format(**words)).split()
+            if "complete" in found:
+                return dict(result, changed=False)
+            if not args["pulled"] and "there" not in found:
+                self.bring(args, words, {*found})
+            tag = f"podman tag {shlex.quote(args['pulled'])} {words['image']}" if args["pulled"] else ""
+            self.on_host(MARK.format(tag=tag, **words))
+        except ImageError as error:
+            return dict(result, failed=True, msg=str(error))
+        finally:
+            self._remove_tmp_path(self._connection._shell.tmpdir)
+        return dict(result, changed=True)
+
+    def on_host(self, script):
+        done = self._low_level_execute_command(f"sh -c {shlex.quote(script)}")
+        if done["rc"] != 0:
+            raise ImageError(f"the image could not be had on the host: {(done['stderr'] or done['stdout']).strip()}")
+        return done["stdout"]
+
+    def bring(self, args, words, there):
+        cache = os.path.expanduser(args["cache"])
+        os.makedirs(cache, mode=0o700, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            packed = os.path.join(folder, "image.tar.gz")
+            # hosts are handled in parallel; the image is built once
+            with locked(os.path.join(cache, "lock")):
+                build(args, os.path.join(folder, "source"))
+                pack(save(args["image"], folder), packed, there)
+            remote = self._connection._shell.join_path(self._make_tmp_path(), "image.tar.gz")
+            self._transfer_file(packed, remote)
+            self.on_host(LOAD.format(packed=shlex.quote(remote), **words))
+
+
+@contextlib.contextmanager
+def locked(path):
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def build(args, source):
+    try:
+        if subprocess.run(["podman", "image", "exists", args["image"]]).returncode == 0:
+            return
+    except FileNotFoundError:
+        raise ImageError(
+            "app_runtime: podman is not installed on this controller, and has to build the image. Install it, or name an image to pull in app_image."
+        ) from None
+    with tarfile.open(args["archive"]) as tar:
+        tar.extractall(source, filter="data")
+    values = [f"--build-arg={name}={value}" for name, value in args["build_args"].items()]
+    command = ["podman", "build", *values, *args["build_options"], f"--tag={args['image']}", f"--file={source}/{args['file']}", source]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        last = "\n".join(done.stdout.strip().splitlines()[-20:])
+        raise ImageError(f"{args['file']}: the image could not be built on this controller; podman says:\n{last}")
+    forget(args["image"].rpartition(":")[0])
+
+
+def forget(repository):
+    """The app's former images, but for the newest, whose layers make the next build quick."""
+    listing = ["podman", "image", "ls", f"--filter=reference={repository}", "--sort=created", "--format={{.Repository}}:{{.Tag}}"]
+    for image in subprocess.run(listing, capture_output=True, text=True).stdout.split()[KEPT_ON_CONTROLLER:]:
+        subprocess.run(["podman", "image", "rm", image], capture_output=True)
+
+
+def save(image, folder):
+    """As an OCI layout, whose layers are not packed: so a layer's digest is the one by which a host knows it."""
+    path = os.path.join(folder, "image.tar")
+    done = subprocess.run(["podman", "save", "--format=oci-archive", "--uncompressed", f"--output={path}", image], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ImageError(f"the image could not be saved on this controller: {done.stderr.strip()}")
+    return path
+
+
+def pack(layout, packed, there):
+    """All but the layers that the host has."""
+    with tarfile.open(layout) as source, gzip.open(packed, "wb", compresslevel=1) as target, tarfile.open(fileobj=target, mode="w|") as tar:
+        for member in source.getmembers():
+            if f"sha256:{os.path.basename(member.name)}" not in there:
+                tar.addfile(member, source.extractfile(member) if member.isfile() else None)

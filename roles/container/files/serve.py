@@ -1,0 +1,67 @@
+# Managed by Flaskhost. Runs the image's own command. One that serves on the socket $SOCKET is reached there; one that serves on
+# the port $PORT, as platforms ask of it, gets a proxy before it.
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+
+BACKLOG = 1024
+
+
+async def main():
+    with open(sys.argv[1]) as handle:
+        image = json.load(handle)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = (image.get("Entrypoint") or []) + (image.get("Cmd") or [])
+    if not command:
+        sys.exit("the image has no command (CMD, ENTRYPOINT)")
+    app = await asyncio.create_subprocess_exec(*command, env=dict(os.environ, PORT=str(port)))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, app.send_signal, number)
+    proxy = asyncio.ensure_future(open_socket(os.environ["SOCKET"], port))
+    code = await app.wait()
+    proxy.cancel()
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+async def open_socket(path, port):
+    while not os.path.exists(path):
+        try:
+            writer = (await asyncio.open_connection("127.0.0.1", port))[1]
+        except OSError:
+            await asyncio.sleep(0.1)
+            continue
+        writer.close()
+        await asyncio.start_unix_server(lambda *streams: relay(*streams, port), path, backlog=BACKLOG)
+
+
+async def relay(reader, writer, port):
+    try:
+        app_reader, app_writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        writer.close()
+        return
+    await asyncio.gather(pour(reader, app_writer), pour(app_reader, writer))
+    app_writer.close()
+    writer.close()
+
+
+async def pour(source, target):
+    try:
+        while True:
+            data = await source.read(65536)
+            if not data:
+                break
+            target.write(data)
+            await target.drain()
+        target.write_eof()
+    except OSError:
+        # whoever listened has gone
+        target.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
