@@ -47,6 +47,8 @@ HOSTS = {
     "later": {**WORLD, "app_schedule": [{"name": "tidy", "command": "true", "at": "*-*-* 05:00"}]},
     "less": {**WORLD, "app_services": ["redis"]},
     "procfile": {"app_server": "procfile"},
+    "container": {**WORLD, "app_runtime": "container", "app_shared": ["instance"], "container_options": ["--dns=none"]},
+    "container-of-another-file": {**WORLD, "app_runtime": "container", "container_file": "Containerfile"},
 }
 
 
@@ -179,6 +181,49 @@ def test_what_the_app_uses_is_in_its_environment_and_starts_before_it(identified
     after = "After=network-online.target postgresql.service redis-server@shop.service\n"
     assert after in world["files"]["unit"] and after in world["files"]["worker.1.service"]
     assert "After=network-online.target\n" in plain["files"]["unit"]
+
+
+# -- in a container ----------------------------------------------------------------------------------------------------
+
+
+def test_a_container_has_a_source_for_quadlet_instead(identified):
+    files = identified["container"]["files"]
+    assert {name for name in files if "\n[Container]\n" in files[name]} == {
+        *("unit", "worker.1.service", "worker.2.service", "send-mail.1.service", "schedule-tidy.service")
+    }
+    assert {"serve.py", "in-image", "start", "process", "release-command"} <= {*files}
+    assert "ContainerName=shop-web-%i\n" in files["unit"]
+    assert "ContainerName=shop-worker.${number}-%i\n" in files["worker.2.service"]
+    # not systemd's, but podman's walls: systemd would put them around podman, which makes them
+    assert "ProtectSystem" not in files["unit"] and "\nUser=" not in files["unit"] and "StateDirectory=" not in files["unit"]
+    assert 'exec "$(command -v bash || echo sh)" -c "$1"' in files["process"] and ".venv" not in files["process"]
+
+
+def test_all_containers_of_a_release_have_the_same_walls(identified):
+    files = identified["container"]["files"]
+
+    def options(name):
+        return set(re.findall(r'^PodmanArgs="(.*)"$', files[name], re.MULTILINE))
+
+    units = [name for name in files if name == "unit" or name.endswith(".service")]
+    assert len(units) == 5 and all(options(name) == options("unit") for name in units)
+    assert {"--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--user=${user}", "--dns=none"} <= options("unit")
+    assert set(re.findall(r'^    "(.*)" \\$', files["in-image"], re.MULTILINE)) == options("unit")
+
+
+def test_a_container_gets_what_its_app_uses_and_no_value_is_in_its_unit(identified):
+    unit = identified["container"]["files"]["unit"]
+    for name in "GREETING", "SECRET_KEY", "DATABASE_URL", "REDIS_URL":
+        assert f'PodmanArgs="--env={name}"' in unit
+    for folder in "/run/postgresql", "/run/redis-shop", "/var/lib/shop":
+        assert f'PodmanArgs="--volume={folder}:{folder}"' in unit
+    assert 'PodmanArgs="--volume=/var/lib/shop/instance:${workdir}/instance"' in unit
+    assert "5f3c9a" not in unit and "EnvironmentFile=/srv/shop/releases/%i/env" in unit
+
+
+def test_another_dockerfile_is_another_release(identified):
+    image = re.search(r"^Image=localhost/flaskhost/shop:(\w{12})$", identified["container"]["files"]["unit"], re.MULTILINE)
+    assert image and image[0] not in identified["container-of-another-file"]["files"]["unit"]
 
 
 # -- what they do ----------------------------------------------------------------------------------------------------------

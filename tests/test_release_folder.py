@@ -16,7 +16,9 @@ def release(tmp_path):
     for name in ("new", "old"):
         (tmp_path / f"releases/{name}/app/static").mkdir(parents=True)
     (tmp_path / "live").symlink_to("releases/old")
-    return module.Release({"root": str(tmp_path), "id": "new", "static": {"/static/": "static"}, "shared": ["instance", "a/b"], "state": "/var/lib/shop"})
+    return module.Release(
+        {"root": str(tmp_path), "id": "new", "static": {"/static/": "static"}, "shared": ["instance", "a/b"], "state": "/var/lib/shop"}
+    )
 
 
 @pytest.fixture

@@ -141,7 +141,9 @@ def forget(repository):
 def save(image, folder):
     """As an OCI layout, whose layers are not packed: so a layer's digest is the one by which a host knows it."""
     path = os.path.join(folder, "image.tar")
-    done = subprocess.run(["podman", "save", "--format=oci-archive", "--uncompressed", f"--output={path}", image], capture_output=True, text=True)
+    done = subprocess.run(
+        ["podman", "save", "--format=oci-archive", "--uncompressed", f"--output={path}", image], capture_output=True, text=True
+    )
     if done.returncode != 0:
         raise ImageError(f"the image could not be saved on this controller: {done.stderr.strip()}")
     return path

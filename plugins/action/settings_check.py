@@ -232,7 +232,11 @@ def source_problems(settings, source):
     if settings.get("app_runtime") == "container":
         file = settings.get("container_file", "Dockerfile")
         if not settings.get("app_image") and file not in source["files"]:
-            yield Problem("app_runtime", "container", f"the source has no {file} to build an image of. Add one, or name an image to pull in app_image.")
+            yield Problem(
+                "app_runtime",
+                "container",
+                f"the source has no {file} to build an image of. Add one, or name an image to pull in app_image.",
+            )
     elif not source.get("dependency_file"):
         yield Problem(
             "app_source",

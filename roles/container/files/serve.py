@@ -10,21 +10,25 @@ import sys
 BACKLOG = 1024
 
 
-async def main():
+def main():
     with open(sys.argv[1]) as handle:
         image = json.load(handle)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     command = (image.get("Entrypoint") or []) + (image.get("Cmd") or [])
     if not command:
         sys.exit("the image has no command (CMD, ENTRYPOINT)")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    sys.exit(asyncio.run(serve(command, port)))
+
+
+async def serve(command, port):
     app = await asyncio.create_subprocess_exec(*command, env=dict(os.environ, PORT=str(port)))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, app.send_signal, number)
     proxy = asyncio.ensure_future(open_socket(os.environ["SOCKET"], port))
     code = await app.wait()
     proxy.cancel()
-    sys.exit(code if code >= 0 else 128 - code)
+    return code if code >= 0 else 128 - code
 
 
 async def open_socket(path, port):
@@ -64,4 +68,4 @@ async def pour(source, target):
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

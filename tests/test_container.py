@@ -1,0 +1,145 @@
+"""An app's image: how it is brought to a host, what quadlet is told of it, and how its command is reached."""
+
+import gzip
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+
+import pytest
+from conftest import PROJECT, plugin
+
+container_image = plugin("action/container_image")
+quadlet_units = plugin("modules/quadlet_units")
+
+# -- the image ---------------------------------------------------------------------------------------------------------
+
+
+def names_packed(tmp_path, members, there):
+    layout, packed = tmp_path / "image.tar", tmp_path / "image.tar.gz"
+    with tarfile.open(layout, "w") as tar:
+        for name in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            tar.addfile(info, io.BytesIO(name.encode()))
+    container_image.pack(str(layout), str(packed), there)
+    with gzip.open(packed) as source, tarfile.open(fileobj=source) as tar:
+        return {member.name: tar.extractfile(member).read().decode() for member in tar.getmembers()}
+
+
+def test_layers_that_the_host_has_stay_here(tmp_path):
+    members = ["oci-layout", "index.json", "blobs/sha256/aaa", "blobs/sha256/bbb"]
+    packed = names_packed(tmp_path, members, {"there", "sha256:aaa"})
+    assert packed == {name: name for name in members if not name.endswith("aaa")}
+
+
+def test_an_image_that_can_not_be_built_says_why(tmp_path, monkeypatch):
+    (tmp_path / "podman").write_text('#!/bin/sh\n[ "$1" = build ] || exit 1\necho STEP 2/2: RUN false\necho it went wrong\nexit 1\n')
+    (tmp_path / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with tarfile.open(tmp_path / "source.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("Dockerfile"))
+    args = {"image": "i:1", "archive": tmp_path / "source.tar.gz", "file": "Dockerfile", "build_args": {}, "build_options": []}
+    with pytest.raises(container_image.ImageError, match=r"(?s)Dockerfile: .*it went wrong"):
+        container_image.build(args, str(tmp_path / "source"))
+
+
+def test_a_controller_without_podman_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(container_image.ImageError, match=r"^app_runtime: podman is not installed on this controller"):
+        container_image.build({"image": "i:1"}, str(tmp_path))
+
+
+# -- the units ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_only_the_host_knows_is_filled_in():
+    known = {"user": "7:8", "number": "2"}
+    assert quadlet_units.fill("--user=${user} shop.${number} ${HOME} $user", known) == "--user=7:8 shop.2 ${HOME} $user"
+
+
+# -- its command -------------------------------------------------------------------------------------------------------
+
+ON_PORT = """
+import http.server, os, signal, sys
+class Page(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Page).serve_forever()
+"""
+ON_SOCKET = """
+import os, socket
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(os.environ["SOCKET"])
+listener.listen()
+while True:
+    listener.accept()[0].sendall(b"mine")
+"""
+
+
+@pytest.fixture
+def serve(tmp_path):
+    started = []
+
+    def start(entrypoint, command):
+        (tmp_path / "image.json").write_text(json.dumps({"Entrypoint": entrypoint, "Cmd": command}))
+        words = [sys.executable, PROJECT / "roles/container/files/serve.py", tmp_path / "image.json"]
+        process = subprocess.Popen(words, env=dict(os.environ, SOCKET=str(tmp_path / "wsgi.sock")), stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        end = time.monotonic() + 10
+        while not (tmp_path / "wsgi.sock").exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def connect(tmp_path):
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(10)
+    client.connect(str(tmp_path / "wsgi.sock"))
+    return client
+
+
+def test_a_command_that_serves_on_a_port_is_reached_by_the_socket(serve, tmp_path):
+    process = serve([sys.executable], ["-c", ON_PORT])
+    body = os.urandom(300_000)
+    with connect(tmp_path) as client:
+        # a connection is kept, as nginx keeps it
+        for _ in range(2):
+            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            answer = client.makefile("rb")
+            headers = b"".join(iter(answer.readline, b"\r\n"))
+            assert b" 200 " in headers and answer.read(len(body)) == body
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 7, "it gets the signal, and how it ends is told"
+
+
+def test_a_command_that_opens_the_socket_has_it_to_itself(serve, tmp_path):
+    serve(None, [sys.executable, "-c", ON_SOCKET])
+    with connect(tmp_path) as client:
+        assert client.recv(10) == b"mine"
+
+
+def test_an_image_without_a_command_is_refused(serve):
+    process = serve(None, None)
+    assert process.wait(10) == 1 and "the image has no command" in process.stderr.read()
+
+
+def test_one_that_is_killed_is_told_of(serve):
+    process = serve(None, [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    assert process.wait(10) == 137
