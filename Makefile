@@ -29,7 +29,7 @@ LAB := molecule/lab/lab
 LAB_FOLDER := $(or $(FLASKHOST_LAB),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flaskhost-lab)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo develop deploy release rollback certificate run backup restore status doctor secrets test lint unit molecule test-faults test-servers test-acme test-app test-kills audit bench docs clean
+.PHONY: help demo develop deploy release rollback certificate run backup restore status doctor secrets test lint unit molecule test-faults test-containers test-servers test-acme test-app test-kills audit bench docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,10 @@ test-app: .venv/ready ## an app with all that it can have: database, queue, work
 test-faults: .venv/ready ## all that can go wrong, under load (about half an hour)
 	@$(LAB) setup $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
+
+test-containers: .venv/ready ## the same with the app in a container, and what only a container can do (about half an hour)
+	@$(LAB) setup $(NEWER) python
+	@FLASKHOST_RUNTIME=container FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 
 test-servers: .venv/ready ## every server on both hosts, and the way from one to another (about 20 minutes)
 	@$(LAB) setup $(OLDER) $(NEWER)

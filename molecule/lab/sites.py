@@ -13,6 +13,9 @@ import testinfra
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOMAIN = "flaskhost.test"
+# what apps run from in this run of the tests, and the step of a release that makes it
+IN_CONTAINERS = os.environ.get("FLASKHOST_RUNTIME") == "container"
+BUILD = "Have the image on the host" if IN_CONTAINERS else "Build the venv"
 # for each site: its inventory, its host, that host's address on the lab's network and published port of https
 SITES = {
     "older": ("default", "older", "10.207.0.12", 44312),

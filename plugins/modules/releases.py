@@ -163,6 +163,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
+IMAGES = "/var/lib/containers/storage"
 SYSTEM_UNITS = "/etc/systemd/system"
 UP = "--state=active,activating,reloading"
 PAUSE = 0.05
@@ -399,6 +400,9 @@ class Instance:
     def check_units(self, units, restarts):
         for unit, now, before in zip(units, self.show(units), restarts, strict=True):
             who = "the app" if unit == self.unit else self.releases.process_of(unit)
+            if now["Result"] == "exit-code" and int(now["ExecMainStatus"] or 0) > 128:
+                # a shell, or a container, says so that a signal ended what it ran
+                now |= {"Result": "signal", "ExecMainStatus": int(now["ExecMainStatus"]) - 128}
             ended = now["ActiveState"] in ("failed", "inactive") and not now["Job"]
             if ended or now["SubState"].startswith("auto-restart") or now["NRestarts"] > before:
                 raise Unfit(DEATHS.get(now["Result"], "{who} exited").format(who=who, signal=now["ExecMainStatus"]))
@@ -586,7 +590,7 @@ class Releases:
         for name in listing(self.path("releases")):
             folder = self.path("releases", name)
             manifest = read_json(os.path.join(folder, "manifest.json"))
-            if not os.path.exists(os.path.join(folder, ".venv", "complete")):
+            if not is_whole(os.path.join(folder, ".venv")):
                 manifest = {}
             found[name] = {"manifest": manifest, "bad": read(self.path("bad", name)).strip()}
         return found
@@ -745,6 +749,12 @@ class Releases:
 
     def path(self, *names):
         return os.path.join(self.root, *names)
+
+
+def is_whole(venv):
+    """Whether what a release runs from is there; of an image, podman's storage has a folder."""
+    image = read(os.path.join(venv, "image")).strip()
+    return os.path.exists(os.path.join(venv, "complete")) and (not image or glob.glob(f"{IMAGES}/*-images/{image}") != [])
 
 
 def wait_for_turn(root):

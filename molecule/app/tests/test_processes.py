@@ -19,7 +19,7 @@ from rq.job import Job
 print(Job.fetch("slow", connection=Redis.from_url(os.environ["REDIS_URL"])).get_status().value)
 """
 MIGRATION = """revision = "c1"
-down_revision = "f47e856b86de"
+down_revision = "2c1e5d7a9b40"
 
 import sqlalchemy as sa
 from alembic import op
@@ -110,7 +110,7 @@ def test_a_schema_changes_under_load_and_no_request_and_no_job_is_lost(site, sou
     assert back.ok and site.live() == left, back.output
     site.write("with the newer schema")
     wait_until(lambda: len({*counts(site)}) == 1)
-    undo = "alter table entry drop column length", "update alembic_version set version_num = 'f47e856b86de'"
+    undo = "alter table entry drop column length", "update alembic_version set version_num = '2c1e5d7a9b40'"
     python(site, APP + "".join(f'db.session.execute(db.text("{line}")); ' for line in undo) + "db.session.commit()")
 
 
@@ -204,7 +204,7 @@ def test_the_schedule_goes_and_comes_with_the_release(production, source):
 
 def test_a_one_off_command_runs_as_the_app(site):
     run = site.play("playbooks/run.yml", release_run="flask --app sample_app db current && id -un && echo $APP_STAGE")
-    assert run.ok and run.tells("f47e856b86de (head)", "- sample", f"- {site.name}"), run.output
+    assert run.ok and run.tells("2c1e5d7a9b40 (head)", "- sample", f"- {site.name}"), run.output
     run = site.play("playbooks/run.yml", release_run="touch /srv/sample/x; echo it says no >&2; exit 3")
     assert not run.ok and run.tells("Read-only file system", "it says no", f"The command ended with 3 on {site.name}"), run.output
     run = site.play("playbooks/run.yml", release_run=" ")

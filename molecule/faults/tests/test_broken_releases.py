@@ -25,18 +25,21 @@ def test_an_import_that_is_nowhere(fault):
     fault.is_refused("ModuleNotFoundError: No module named 'nothing_of_this_name'", "dependencies", app_release_command="")
 
 
+@pytest.mark.venv
 def test_a_dependency_that_was_forgotten(fault):
     """A package is used that the app's requirements don't name."""
     fault.edit("requirements.txt", new="Flask\n")
     fault.is_refused("No module named 'flask_migrate'")
 
 
+@pytest.mark.venv
 def test_a_requirement_that_can_not_be_met(fault):
     """The requirements ask for a version that doesn't exist."""
     fault.append("requirements.txt", "Flask>=99\n")
     fault.is_refused("Build the venv", "flask>=99", "your requirements are unsatisfiable", "Mend the app's dependencies")
 
 
+@pytest.mark.venv
 def test_a_package_that_can_not_be_built(fault):
     """A package's own build fails."""
     fault.edit("broken-package/setup.py", new="raise SystemExit('this package needs a compiler that is not here')\n")
@@ -44,6 +47,7 @@ def test_a_package_that_can_not_be_built(fault):
     fault.is_refused("Build the venv", "this package needs a compiler that is not here")
 
 
+@pytest.mark.venv
 def test_a_package_index_that_does_not_answer(fault):
     """The package index is down."""
     fault.append("requirements.txt", "# another venv\n")
@@ -103,6 +107,7 @@ def test_a_health_page_that_is_too_slow(fault):
     fault.is_refused("/healthz gave no answer within 1 second", release_health_answer_seconds=1, release_health_timeout_seconds=5)
 
 
+@pytest.mark.venv
 def test_a_factory_that_is_not_there(fault):
     """app_module names a function that the module hasn't got."""
     fault.append(PAGES, "\n# another release\n")
@@ -121,7 +126,7 @@ def test_a_migration_that_fails_halfway(fault):
     fault.edit(
         "migrations/versions/a1_halfway.py",
         new=f"""revision = "a1"
-down_revision = "f47e856b86de"
+down_revision = "2c1e5d7a9b40"
 
 import sqlalchemy as sa
 from alembic import op
@@ -135,6 +140,7 @@ def upgrade():
     fault.is_refused("Run the release command", "no such table: nowhere", "See that app_release_command migrates it")
 
 
+@pytest.mark.venv
 def test_a_memory_limit_that_is_too_low(fault):
     """The app gets less memory than it needs."""
     fault.change()
@@ -155,6 +161,7 @@ def test_a_line_of_the_unit_that_systemd_does_not_know(fault):
     fault.is_refused("systemd does not understand", "Unknown key 'MemoryMaxx'", systemd_service_lines=["MemoryMaxx=512M"])
 
 
+@pytest.mark.venv
 def test_a_python_that_is_too_old(fault):
     """The app asks for a newer Python than the distribution has."""
     fault.edit("requirements.txt", new="")

@@ -29,7 +29,7 @@ FULL = "The disk is full, or has no inodes left"
 
 @pytest.mark.sample
 @under_load
-@pytest.mark.parametrize("folder", ["venvs", "releases"])
+@pytest.mark.parametrize("folder", [pytest.param("venvs", marks=pytest.mark.venv), "releases"])
 def test_a_disk_that_is_full(fault, folder):
     """The disk is full during the build: the half that was built is removed, so that what serves has room; the run says what to do."""
     fault.change("requirements.txt")
@@ -39,6 +39,7 @@ def test_a_disk_that_is_full(fault, folder):
         assert int(fault.site.host.check_output(f"df --output=avail --block-size=1 /srv/sample/{folder} | tail -n 1")) > room // 2
 
 
+@pytest.mark.venv
 @under_load
 def test_a_disk_without_inodes(fault):
     """The disk has no inodes left: the same."""
@@ -47,6 +48,7 @@ def test_a_disk_without_inodes(fault):
         fault.is_refused("No space left on device", FULL)
 
 
+@pytest.mark.venv
 @under_load
 def test_no_room_on_var(fault):
     """/var is full, where packages are cached: the same."""
@@ -86,6 +88,7 @@ def test_memory_that_is_exhausted(fault):
         host.check_output("umount /proc/meminfo")
 
 
+@pytest.mark.venv
 def test_apt_is_busy_and_a_package_is_missing(fault):
     """A package has been removed, and another program holds apt's lock for a minute: the run waits for it, and installs the package."""
     host = fault.site.host

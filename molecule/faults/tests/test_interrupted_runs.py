@@ -2,7 +2,7 @@
 
 import pytest
 from kill_at_every_task import Release, attempt, play
-from sites import during, kill
+from sites import BUILD, during, kill
 
 pytestmark = pytest.mark.usefixtures("load")
 
@@ -38,7 +38,7 @@ SLOW_START = "\nimport time\ntime.sleep(3)\n"
 @pytest.mark.parametrize(
     ("step", "slowly"),
     [
-        ("Build the venv", {}),
+        (BUILD, {}),
         ("Run the release command", {"app_release_command": "sleep 3; flask --app sample_app db upgrade"}),
         ("Start the release and wait", {}),
         pytest.param("Make the release live, and watch", {"release_watch_seconds": 4}, marks=pytest.mark.sample),
@@ -76,14 +76,14 @@ def test_two_runs_at_once(fault):
 def test_a_lock_whose_holder_died(fault):
     """The run that holds the lock has died: the next takes it over, with a word about it, and does what is left to do."""
     release = fault.change("requirements.txt")
-    during(fault.site, "Build the venv", kill, **release)
+    during(fault.site, BUILD, kill, **release)
     run = fault.site.play("playbooks/release.yml", **release)
     assert run.ok and run.tells("The lock was still held by", str(fault.source), "whose run has died. It was taken over"), run.output
 
 
 def test_what_a_dead_run_left_is_told(fault):
     """A run died: status and doctor say so, and what to do."""
-    during(fault.site, "Build the venv", kill, **fault.change("requirements.txt"))
+    during(fault.site, BUILD, kill, **fault.change("requirements.txt"))
     run = fault.site.play("playbooks/doctor.yml", app_domains=["localhost"])
     assert run.ok and run.tells("the lock of", str(fault.source), "A run ended midway. Run deploy.yml"), run.output
     assert fault.site.play("playbooks/status.yml").tells("the lock of", str(fault.source))

@@ -92,13 +92,13 @@ def test_a_schema_that_the_former_release_can_not_use(fault):
         assert fault.site.live() == live and fault.site.get("/")[0] == 200
     finally:
         # what a migration can't undo, a person has to
-        undo = "alter table renamed rename to entry; update alembic_version set version_num = 'f47e856b86de'"
+        undo = "alter table renamed rename to entry; update alembic_version set version_num = '2c1e5d7a9b40'"
         script = f"import sqlite3; sqlite3.connect('/var/lib/sample/sample.db').executescript(\"{undo}\")"
         fault.site.host.check_output("python3 -c %s", script)
 
 
 MIGRATION = """revision = "b1"
-down_revision = "f47e856b86de"
+down_revision = "2c1e5d7a9b40"
 
 from alembic import op
 

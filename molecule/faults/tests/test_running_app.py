@@ -44,6 +44,7 @@ def is_well(site):
     return site.get("/healthz")[0] == 200
 
 
+@pytest.mark.venv
 @pytest.mark.sample
 def test_workers_that_are_killed(site, few_failures):
     """All workers are killed: they are replaced at once; only requests that they were working on are lost."""
@@ -68,6 +69,7 @@ def test_an_nginx_that_is_killed(site):
     assert seconds_until(lambda: is_well(site)) < 10
 
 
+@pytest.mark.venv
 def test_a_worker_that_leaks(fault, load):
     """A worker's memory grows: gunicorn_max_requests replaces it now and then, and no request is lost."""
     fault.edit("sample_app/pages.py", "def index():\n", "def index():\n    LEAK.append(bytearray(100_000))\n")
@@ -78,6 +80,7 @@ def test_a_worker_that_leaks(fault, load):
     assert seconds_until(lambda: not workers(fault.site) & before, 60) > 0
 
 
+@pytest.mark.venv
 def test_a_worker_that_hangs(fault):
     """A worker hangs: it is replaced after gunicorn_timeout_seconds, and meanwhile the others serve."""
     run = fault.site.release(fault.source, gunicorn_timeout_seconds=3, gunicorn_workers=3)
