@@ -110,6 +110,33 @@ def test_a_url_is_known_by_its_commit(folder, cache):
     assert "pkg/__init__.py" in members(found) and "pkg/__init__.py" in found["files"]
 
 
+def test_of_a_source_a_folder_may_be_the_app(folder, cache):
+    git(folder, "init")
+    git(folder, "add", ".")
+    git(folder, "commit", "-m", "first")
+    (folder / "pkg/run.sh").write_text("")
+    (folder / "pkg/run.sh").chmod(0o755)
+    git(folder, "add", ".")
+    git(folder, "commit", "-m", "second")
+    url = app_source.from_git({"source": f"file://{folder}", "folder": "pkg"}, cache)
+    whole = app_source.from_git({"source": f"file://{folder}"}, cache)
+    assert sorted(url["files"]) == ["__init__.py", "run.sh", "static/style.css"] and "pkg/run.sh" in whole["files"]
+    assert {"__init__.py", "run.sh", "static/style.css"} <= {*members(url)} and members(url)["run.sh"].mode & 0o100
+    assert members(url)["run.sh"].mtime == members(whole)["pkg/run.sh"].mtime, "the commit's, so that it is the same from any controller"
+    own = app_source.from_folder({"source": str(folder), "folder": "pkg"}, cache)
+    assert own["files"] == sorted(url["files"]) and own["folder"] == str(folder / "pkg")
+
+
+@pytest.mark.parametrize("kind", ["from_folder", "from_git"])
+def test_a_folder_that_the_source_has_not_is_told(folder, cache, kind):
+    git(folder, "init")
+    git(folder, "add", ".")
+    git(folder, "commit", "-m", "first")
+    source = f"file://{folder}" if kind == "from_git" else str(folder)
+    with pytest.raises(app_source.SourceError, match=rf"^app_folder: {source} has no folder 'nowhere'\.$"):
+        getattr(app_source, kind)({"source": source, "folder": "nowhere"}, cache)
+
+
 def test_a_branch_that_moves_during_a_run_stays_one_commit_for_all_hosts(folder, cache, monkeypatch):
     git(folder, "init", "-q")
     git(folder, "add", "-A")

@@ -128,6 +128,7 @@ def test_good_settings_pass():
         ({"app_runtime": "container", "app_image": "mysite"}, ["app_image is 'mysite'", "it is REGISTRY/NAME:TAG"]),
         ({"app_runtime": "container", "container_file": "Nofile"}, ["app_runtime is 'container'", "the source has no Nofile to build"]),
         ({"app_server": "container"}, ["app_server is 'container'", "the role of a WSGI server: granian, gunicorn"]),
+        ({"app_folder": "../elsewhere"}, ["app_folder is '../elsewhere'", "a folder within the source"]),
         ({"app_colour": "red"}, ["app_colour: there is no setting of this name. docs/variables.md"]),
         ({"gunicorn_treads": 4}, ["gunicorn_treads: there is no setting of this name. Did you mean gunicorn_threads?"]),
         ({"ansible_host": "YOUR_SERVER_ADDRESS"}, ["ansible_host", "is a placeholder", "inventories/production/hosts.yml, line"]),

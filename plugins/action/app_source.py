@@ -5,11 +5,11 @@ version. In a git work tree, files that git ignores are left out. Within one run
 give the same commit on every host, even if the branch moves meanwhile.
 
 Options: `source` (a folder on the controller, or a git URL), `version` (branch, tag or commit of a URL; empty is the
-default branch), `base` (folders from which a relative source is looked for, in order), `cache` (folder for clones and
+default branch), `folder` (of the source, the folder that holds the app; empty for all of it), `base` (folders from which a relative source is looked for, in order), `cache` (folder for clones and
 archives), `needs` (settings whose types of process the source's Procfile must have: `app_processes`, `app_server`,
 `app_release_command`; without it, nothing is asked of the Procfile).
 
-Returns: `version` (short commit, or hash of the content), `commit` (empty for a folder), `folder` (of a folder, where it is), `archive` (a tar.gz on the
+Returns: `version` (short commit, or hash of the content), `commit` (empty for a folder), `folder` (of a source that is a folder, where the app is), `archive` (a tar.gz on the
 controller), `files` (all paths in it), `dependency_file` (the first of DEPENDENCY_FILES that is there, else empty),
 `dependencies` (a digest: the same for two sources that need the same venv) and `procfile` (its text; None if there is none),
 of which `commands` are those by type (with `needs`).
@@ -187,6 +187,10 @@ class Dependencies:
 
 def from_folder(args, cache):
     folder = find_folder(args)
+    if args.get("folder"):
+        folder = os.path.join(folder, args["folder"])
+        if not os.path.isdir(folder):
+            raise no_such_folder(args)
     paths = [path for path in list_files(folder) if not excluded(path)]
     members = [(path, *read_member(os.path.join(folder, path))) for path in sorted(paths)]
     digest = hashlib.sha256()
@@ -198,6 +202,10 @@ def from_folder(args, cache):
         write_archive(archive, members)
     os.utime(archive)
     return {"version": version, "commit": "", "archive": archive, "files": sorted(paths), "folder": folder}
+
+
+def no_such_folder(args):
+    return SourceError(f"app_folder: {args['source']} has no folder '{args['folder']}'.")
 
 
 def find_folder(args):
@@ -267,14 +275,31 @@ def from_git(args, cache):
     clone = os.path.join(cache, "git-" + hashlib.sha256(url.encode()).hexdigest()[:16])
     commit = commit_of_this_run(url, wanted, clone)
     short = commit[:10]
-    archive = os.path.join(cache, f"{short}.tar.gz")
+    folder = os.path.normpath(args["folder"]) if args.get("folder") else ""
+    try:
+        files = git(url, clone, "ls-tree", "-r", "-z", "--name-only", f"{commit}:{folder}").split("\0")
+    except SourceError:
+        raise no_such_folder(args) from None
+    archive = os.path.join(cache, f"{short}{folder and '-' + folder.replace('/', '-')}.tar.gz")
     if not os.path.exists(archive):
         temporary = f"{archive}.{os.getpid()}"
-        git(url, clone, "archive", "--format=tar.gz", "--output", temporary, commit)
+        git(url, clone, "archive", "--format=tar.gz", "--output", temporary, commit, *([folder] if folder else []))
+        if folder:
+            lift(temporary, folder)
         os.rename(temporary, archive)
     os.utime(archive)
-    files = git(url, clone, "ls-tree", "-r", "-z", "--name-only", commit).split("\0")
     return {"version": short, "commit": commit, "archive": archive, "files": [path for path in files if path]}
+
+
+def lift(archive, folder):
+    """What lies in a folder of it, at the archive's top."""
+    lifted = f"{archive}.lifted"
+    with tarfile.open(archive) as source, tarfile.open(lifted, "w:gz", compresslevel=6) as tar:
+        for member in source.getmembers():
+            if member.name.startswith(f"{folder}/"):
+                member.name = member.name.removeprefix(f"{folder}/")
+                tar.addfile(member, source.extractfile(member) if member.isfile() else None)
+    os.rename(lifted, archive)
 
 
 def commit_of_this_run(url, wanted, clone):

@@ -455,6 +455,10 @@ RULES = {
     "app_server": server,
     "app_shared": shared,
     "app_static": static,
+    "app_folder": needs(
+        lambda value, dummy: not value or re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", str(value)),
+        "it is a folder within the source, such as backend or examples/tutorial, or empty.",
+    ),
     "app_image": needs(
         lambda value, settings: not value or (settings.get("app_runtime") == "container" and IMAGE.fullmatch(str(value))),
         "it is REGISTRY/NAME:TAG (or @sha256:…), such as ghcr.io/you/mysite:1.4, and goes with app_runtime: container.",
