@@ -127,6 +127,10 @@ def test_good_settings_pass():
         ({"app_image": "ghcr.io/you/mysite:1"}, ["app_image is 'ghcr.io/you/mysite:1'", "goes with app_runtime: container"]),
         ({"app_runtime": "container", "app_image": "mysite"}, ["app_image is 'mysite'", "it is REGISTRY/NAME:TAG"]),
         ({"app_runtime": "container", "container_file": "Nofile"}, ["app_runtime is 'container'", "the source has no Nofile to build"]),
+        (
+            {"app_runtime": "container", "app_image": "a/b:1", "app_build_command": "npm ci"},
+            ["app_build_command is 'npm ci'", "as a RUN line"],
+        ),
         ({"app_server": "container"}, ["app_server is 'container'", "the role of a WSGI server: granian, gunicorn"]),
         ({"app_folder": "../elsewhere"}, ["app_folder is '../elsewhere'", "a folder within the source"]),
         ({"app_colour": "red"}, ["app_colour: there is no setting of this name. docs/variables.md"]),

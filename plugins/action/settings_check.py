@@ -455,6 +455,10 @@ RULES = {
     "app_server": server,
     "app_shared": shared,
     "app_static": static,
+    "app_build_command": needs(
+        lambda value, settings: not value or settings.get("app_runtime") != "container",
+        "an image is built by its Dockerfile: put it in there as a RUN line.",
+    ),
     "app_folder": needs(
         lambda value, dummy: not value or re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", str(value)),
         "it is a folder within the source, such as backend or examples/tutorial, or empty.",

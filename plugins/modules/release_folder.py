@@ -21,6 +21,17 @@ options:
     description: The release.
     type: str
     required: true
+  phase:
+    description:
+      - V(finished) does it all.
+      - V(unpacked) ends with the source, which is O(user)'s to build in; V(sealed) goes on from there, and takes it from them.
+    type: str
+    choices: [finished, unpacked, sealed]
+    default: finished
+  user:
+    description: The app's user; needed for V(unpacked).
+    type: str
+    default: ''
   archive:
     description: The packed source, on the controller.
     type: path
@@ -82,6 +93,7 @@ import grp
 import gzip
 import json
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -101,6 +113,8 @@ def main():
         argument_spec={
             "root": {"type": "path", "required": True},
             "id": {"type": "str", "required": True},
+            "phase": {"type": "str", "choices": ["finished", "unpacked", "sealed"], "default": "finished"},
+            "user": {"type": "str", "default": ""},
             "archive": {"type": "path", "required": True},
             "files": {"type": "dict", "default": {}},
             "secret_files": {"type": "dict", "default": {}, "no_log": True},
@@ -137,12 +151,19 @@ class Release:
         self.bad_note = os.path.join(self.root, "bad", self.id)
 
     def lay_out(self):
+        venv = os.path.join(self.root, "venvs", self.params["venv"])
+        group = grp.getgrnam(self.params["group"]).gr_gid
+        if self.params["phase"] != "sealed":
+            self.unpack(venv, group)
+        if self.params["phase"] != "unpacked":
+            self.seal(group)
+        return {"venv_complete": os.path.exists(os.path.join(venv, "complete"))}
+
+    def unpack(self, venv, group):
         params = self.params
-        venv = os.path.join(self.root, "venvs", params["venv"])
         if os.path.exists(self.bad_note):
             self.distrust(venv)
         self.remove()
-        group = grp.getgrnam(params["group"]).gr_gid
         # whoever may not read a finished release must not read one in the making
         os.makedirs(self.code, mode=0o700)
         # nginx passes through, the app may look: Python finds modules only in folders that it can list
@@ -153,15 +174,22 @@ class Release:
             options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             tar.extractall(self.code, **options)
         self.share()
+        for name, content in params["secret_files"].items():
+            self.write(name, content, 0o600, 0)
+        os.symlink(venv, os.path.join(self.folder, ".venv"))
+        if params["phase"] == "unpacked":
+            user = pwd.getpwnam(params["user"]).pw_uid
+            for path in walk(self.code):
+                os.lchown(path, user, group)
+
+    def seal(self, group):
+        params = self.params
         compileall.compile_dir(self.code, quiet=2, ddir=None)
         self.pack()
         self.give_to_root(group)
         for name, content in params["files"].items():
             self.write(name, content, 0o750 if name in params["programs"] else 0o640, group)
-        for name, content in params["secret_files"].items():
-            self.write(name, content, 0o600, 0)
         os.symlink(params["socket"], os.path.join(self.folder, "wsgi.sock"))
-        os.symlink(venv, os.path.join(self.folder, ".venv"))
         for url, folder in params["static"].items():
             link = os.path.join(self.folder, "public", url.strip("/"))
             os.makedirs(os.path.dirname(link), exist_ok=True)
@@ -170,7 +198,6 @@ class Release:
         self.replace(os.path.join(self.folder, "manifest.json"), json.dumps(manifest, indent=2) + "\n", 0o640, group)
         if os.path.exists(self.bad_note):
             os.unlink(self.bad_note)
-        return {"venv_complete": os.path.exists(os.path.join(venv, "complete"))}
 
     def share(self):
         for folder in self.params["shared"]:
