@@ -29,7 +29,7 @@ LAB := molecule/lab/lab
 LAB_FOLDER := $(or $(FLASKHOST_LAB),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flaskhost-lab)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo develop deploy release rollback certificate run backup restore status doctor secrets test lint unit molecule test-faults test-containers test-servers test-acme test-app test-kills audit bench docs clean
+.PHONY: help demo develop deploy release rollback certificate run backup restore status doctor secrets test lint unit molecule test-faults test-containers test-servers test-acme test-app test-recipes test-kills audit bench docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,6 +112,10 @@ molecule: .venv/ready ## the roles on bare hosts in containers; samples of what 
 test-app: .venv/ready ## an app with all that it can have: database, queue, workers, schedule, backups, two stages (about half an hour)
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
+
+test-recipes: .venv/ready ## the public apps of docs/recipes.md, from GitHub (about a quarter of an hour)
+	@$(LAB) setup $(OLDER) $(NEWER)
+	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test recipes
 
 test-faults: .venv/ready ## all that can go wrong, under load (about half an hour)
 	@$(LAB) setup $(NEWER)

@@ -1,0 +1,76 @@
+"""docs/recipes.md, as it stands: each app is deployed from nothing, answers, and is released again without a change.
+
+RECIPES_FROM says where its repositories are looked for instead of on GitHub, e.g. file:///mirror/{owner}/{name}
+"""
+
+import os
+import re
+
+import pytest
+import yaml
+from sites import PROJECT, Site
+
+TEXT = (PROJECT / "docs/recipes.md").read_text()
+RECIPES = {
+    settings["app_name"]: settings for settings in map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE))
+}
+# on which host, which page says what
+PAGES = {
+    "flaskr": ("newer", "/auth/login", "Log In"),
+    "microblog": ("older", "/auth/login?language=es", "Microblog"),
+    "httpbin": ("older", "/brotli", "brotli"),
+    "sockets": ("newer", "/", "Flask-SocketIO Test"),
+    "pybdsite": ("newer", "/", "Python"),
+}
+
+
+def test_every_recipe_is_tried():
+    assert set(RECIPES) == set(PAGES)
+
+
+@pytest.fixture(params=PAGES)
+def recipe(request):
+    settings = dict(RECIPES[request.param])
+    machine = PAGES[request.param][0]
+    place = os.environ.get("RECIPES_FROM", "https://github.com/{owner}/{name}")
+    owner, name = settings["app_source"].split("/")[-2:]
+    settings |= {"app_source": place.format(owner=owner, name=name), "app_domains": [f"{request.param}.test"]}
+    return Site(f"recipes-{machine}", app=request.param, domain=f"{request.param}.test"), settings
+
+
+def test_a_recipe(recipe):
+    site, settings = recipe
+    run = site.play("deploy.yml", **settings)
+    assert run.ok, run.output
+    _machine, page, words = PAGES[site.app]
+    status, body = site.get(page)
+    assert status == 200 and words in body, body
+    again = site.play("deploy.yml", **settings)
+    assert again.ok and again.changed == 0, again.output
+    SAID.get(site.app, lambda _site: None)(site)
+
+
+def says_what_it_keeps(site):
+    """The tutorial's users are there after another release."""
+    form = ["--data", "username=ann&password=hunter2"]
+    assert site.get("/auth/register", *form)[0] == 302
+    assert site.play("playbooks/rollback.yml").ok is False, "there is none to go back to"
+    assert site.get("/auth/login", *form)[0] == 302
+    assert site.host.file("/var/lib/flaskr/instance/flaskr.sqlite").user == "flaskr"
+
+
+def speaks_spanish_and_works(site):
+    """Its translations were compiled, and its worker waits for jobs."""
+    assert "Iniciar" in site.get("/auth/login", "--header", "Accept-Language: es")[1]
+    assert site.host.check_output("systemctl is-active 'microblog-worker.1@*'") == "active"
+    assert "Listening on microblog-tasks" in site.host.check_output("journalctl -t microblog --no-pager --output=cat")
+
+
+def has_a_websocket(site):
+    """Through nginx: the handshake is answered."""
+    words = ["--http1.1", "--max-time", "3", "--include", "--header", "Connection: Upgrade", "--header", "Upgrade: websocket"]
+    words += ["--header", "Sec-WebSocket-Version: 13", "--header", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+    assert "101 Switching Protocols" in site.get("/socket.io/?EIO=4&transport=websocket", *words)[1]
+
+
+SAID = {"flaskr": says_what_it_keeps, "microblog": speaks_spanish_and_works, "sockets": has_a_websocket}
