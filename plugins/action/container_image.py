@@ -37,13 +37,14 @@ set -e
 folder=$(mktemp -d /var/tmp/flaskhost-image.XXXXXX)
 trap 'rm -rf "$folder"' EXIT
 tar --extract --gzip --file {packed} --directory "$folder"
-podman load --quiet --input "$folder" >/dev/null
-podman image exists {image}
+podman tag "$(podman load --quiet --input "$folder" | sed -n 's/^Loaded image: //p')" {image}
 """
 # then what no release needs any more goes
 MARK = """
 set -e
 {tag}
+mkdir -p {root}/venvs
+chmod 0711 {root}/venvs
 umask 027
 mkdir -p {venv}
 podman image inspect --format '{{{{json .Config}}}}' {image} > {venv}/image.json

@@ -515,6 +515,8 @@ class Instance:
 
     def last_words(self):
         units = [f"--unit={unit}" for unit in self.units.values()]
+        # of a container, podman itself has much to say
+        units += [f"--identifier={who}" for who in (self.app, "systemd") if os.path.exists(self.releases.path("releases", self.id, "in-image"))]
         command = ["journalctl", *units, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
         return without_farewell(self.module.run_command(command)[1].strip().splitlines())
 
