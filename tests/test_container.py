@@ -92,8 +92,8 @@ while True:
 def serve(tmp_path):
     started = []
 
-    def start(entrypoint, command):
-        (tmp_path / "image.json").write_text(json.dumps({"Entrypoint": entrypoint, "Cmd": command}))
+    def start(entrypoint, command, **more):
+        (tmp_path / "image.json").write_text(json.dumps({"Entrypoint": entrypoint, "Cmd": command, **more}))
         words = [sys.executable, PROJECT / "roles/container/files/serve.py", tmp_path / "image.json"]
         process = subprocess.Popen(words, env=dict(os.environ, SOCKET=str(tmp_path / "wsgi.sock")), stderr=subprocess.PIPE, text=True)
         started.append(process)
@@ -127,6 +127,32 @@ def test_a_command_that_serves_on_a_port_is_reached_by_the_socket(serve, tmp_pat
             assert b" 200 " in headers and answer.read(len(body)) == body
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 7, "it gets the signal, and how it ends is told"
+
+
+SLOW = (
+    ON_PORT.replace("        self.send_response(200)\n", "        import time; time.sleep(1)\n        self.send_response(200)\n")
+    .replace("sys.exit(7)", "__import__('threading').Thread(target=server.shutdown).start()")
+    .replace("http.server.Threading", "server = http.server.Threading")
+    .replace(", Page).serve_forever()", ", Page)\nserver.serve_forever()\nserver.server_close()")
+)
+
+
+def test_an_answer_on_its_way_arrives(serve, tmp_path):
+    """The command ends when it has answered; what it said has still to pass the proxy."""
+    process = serve([sys.executable], ["-c", SLOW])
+    body = os.urandom(3_000_000)
+    with connect(tmp_path) as client:
+        client.sendall(b"POST / HTTP/1.0\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        answer = client.makefile("rb").read()
+    assert answer.endswith(body) and process.wait(10) == 0
+
+
+def test_an_image_s_own_signal_ends_its_command(serve, tmp_path):
+    process = serve([sys.executable], ["-c", ON_PORT.replace("signal.SIGTERM", "signal.SIGQUIT")], StopSignal="SIGQUIT")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 7
 
 
 def test_a_command_that_opens_the_socket_has_it_to_itself(serve, tmp_path):

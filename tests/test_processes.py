@@ -174,7 +174,7 @@ def test_a_schedule_follows_the_live_release(identified):
 
 def test_what_the_app_uses_is_in_its_environment_and_starts_before_it(identified):
     world, less, plain = identified["world"], identified["less"], identified["plain"]
-    assert 'DATABASE_URL="postgresql:///shop?host=/run/postgresql"' in world["env"]
+    assert 'DATABASE_URL="postgresql://shop@/shop?host=/run/postgresql"' in world["env"]
     assert 'REDIS_URL="unix:///run/redis-shop/redis.sock"' in world["env"] and 'GREETING="hello"' in world["env"]
     assert "DATABASE_URL" not in less["env"] and "REDIS_URL" not in plain["env"]
     # so that a worker's last job still has its database when the host goes down

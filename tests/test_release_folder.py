@@ -95,3 +95,33 @@ def test_what_the_app_writes_to_is_kept_outside_of_releases(release, tmp_path):
     (app / "instance/left.db").touch()
     release.share()
     assert (app / "instance").readlink() == Path("/var/lib/shop/instance") and (app / "a/b").readlink() == Path("/var/lib/shop/a/b")
+
+
+@pytest.fixture
+def built(release, tmp_path, monkeypatch):
+    """A source that its build command has written to."""
+    monkeypatch.setattr(release, "give_to_root", lambda group: None)
+    app = tmp_path / "releases/new/app"
+    release.params["phase"] = "sealed"
+    (app / "instance").symlink_to("/var/lib/shop/instance")
+    (app / "node_modules/.bin").mkdir(parents=True)
+    (app / "node_modules/.bin/tool").symlink_to("../tool/cli.js")
+    return app
+
+
+def test_what_a_build_command_made_is_taken_over(release, built, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "module.pyc").touch()
+    (built / "__pycache__").symlink_to(elsewhere)
+    (built / "node_modules/__pycache__").mkdir()
+    release.take_over(0)
+    assert not (built / "__pycache__").is_symlink() and not (built / "node_modules/__pycache__").exists()
+    assert (elsewhere / "module.pyc").exists() and (built / "node_modules/.bin/tool").is_symlink()
+
+
+@pytest.mark.parametrize("target", ["/etc", "../../../../etc/passwd", "/var/lib/shop", "../.."])
+def test_a_link_out_of_the_source_is_refused(release, built, target):
+    (built / "static/site.css").symlink_to(target)
+    with pytest.raises(OSError, match=r"a link that leads out of the source: static/site\.css"):
+        release.take_over(0)

@@ -180,7 +180,7 @@ def test_redis_understands_its_settings(told, host, tmp_path):
 def test_a_backup_goes_where_it_should_with_the_keys_it_needs(told):
     here, both, away = (told[host]["written"]["settings"] for host in ("everything", "elsewhere", "sqlite"))
     assert here["places"] == {"host": "/var/backups/shop"} and here["environment"] == {}
-    assert here["database"] == "postgresql:///shop?host=/run/postgresql"
+    assert here["database"] == "postgresql://shop@/shop?host=/run/postgresql"
     assert both["places"] == {"host": "/var/backups/shop", "s3": "s3:https://s3.example/bucket/shop"}
     assert both["environment"] == {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     assert both["database"] == "postgresql://u:hunter2@db.example/shop" and both["password"] == "c"

@@ -9,7 +9,7 @@ default branch), `folder` (of the source, the folder that holds the app; empty f
 archives), `needs` (settings whose types of process the source's Procfile must have: `app_processes`, `app_server`,
 `app_release_command`; without it, nothing is asked of the Procfile).
 
-Returns: `version` (short commit, or hash of the content), `commit` (empty for a folder), `folder` (of a source that is a folder, where the app is), `archive` (a tar.gz on the
+Returns: `version` (short commit, or hash of the content; with `folder`, of what is in there), `commit` (empty for a folder), `folder` (of a source that is a folder, where the app is), `archive` (a tar.gz on the
 controller), `files` (all paths in it), `dependency_file` (the first of DEPENDENCY_FILES that is there, else empty),
 `dependencies` (a digest: the same for two sources that need the same venv) and `procfile` (its text; None if there is none),
 of which `commands` are those by type (with `needs`).
@@ -274,13 +274,14 @@ def from_git(args, cache):
     url, wanted = args["source"], args.get("version") or ""
     clone = os.path.join(cache, "git-" + hashlib.sha256(url.encode()).hexdigest()[:16])
     commit = commit_of_this_run(url, wanted, clone)
-    short = commit[:10]
     folder = os.path.normpath(args["folder"]) if args.get("folder") else ""
     try:
         files = git(url, clone, "ls-tree", "-r", "-z", "--name-only", f"{commit}:{folder}").split("\0")
     except SourceError:
         raise no_such_folder(args) from None
-    archive = os.path.join(cache, f"{short}{folder and '-' + folder.replace('/', '-')}.tar.gz")
+    # a commit that changes nothing in the app's folder is no other version of it
+    version = (git(url, clone, "rev-parse", f"{commit}:{folder}").strip() if folder else commit)[:10]
+    archive = os.path.join(cache, f"{version}.tar.gz")
     if not os.path.exists(archive):
         temporary = f"{archive}.{os.getpid()}"
         git(url, clone, "archive", "--format=tar.gz", "--output", temporary, commit, *([folder] if folder else []))
@@ -288,7 +289,7 @@ def from_git(args, cache):
             lift(temporary, folder)
         os.rename(temporary, archive)
     os.utime(archive)
-    return {"version": short, "commit": commit, "archive": archive, "files": [path for path in files if path]}
+    return {"version": version, "commit": commit, "archive": archive, "files": [path for path in files if path]}
 
 
 def lift(archive, folder):
@@ -298,6 +299,8 @@ def lift(archive, folder):
         for member in source.getmembers():
             if member.name.startswith(f"{folder}/"):
                 member.name = member.name.removeprefix(f"{folder}/")
+                # of a long name, these have the former
+                member.pax_headers = {name: value for name, value in member.pax_headers.items() if name not in ("path", "linkpath")}
                 tar.addfile(member, source.extractfile(member) if member.isfile() else None)
     os.rename(lifted, archive)
 

@@ -4,7 +4,7 @@ An image is built once on the controller, by podman, and brought to each host th
 its layers only those are brought that the host hasn't got: most releases bring the app's code and nothing else.
 
 `ROOT/venvs/KEY/` tells of the image as of a venv: `image.json` is its configuration, `workdir` where it has its code, `image` its id,
-and `complete` says that it is whole. Images whose folder is gone are removed.
+and `complete` says that it is whole.
 
 Options: `root` (the app's folder), `group` (who may read in there), `key`, `image` (the name it gets on the host), `pulled` (the id of an
 image that the host has pulled; empty to build one), `archive` (the packed source, on the controller), `file` (the Dockerfile),
@@ -25,12 +25,13 @@ from ansible.plugins.action import ActionBase
 KEPT_ON_CONTROLLER = 3
 # what a host has: whether the image is whole, or there at least; and all layers of all images
 LOOK = """
+command -v podman >/dev/null || {{ echo podman is not installed there: run deploy.yml, which installs it >&2; exit 1; }}
 if podman image exists {image}; then
     [ ! -e {venv}/complete ] || {{ echo complete; exit; }}
     echo there
 fi
 podman image ls --quiet --no-trunc | sort -u |
-    xargs --no-run-if-empty podman image inspect --format '{{{{range .RootFS.Layers}}}}{{{{.}}}} {{{{end}}}}'
+    xargs --no-run-if-empty podman image inspect --format '{{{{range .RootFS.Layers}}}}{{{{.}}}} {{{{end}}}}' || true
 """
 LOAD = """
 set -e
@@ -39,7 +40,6 @@ trap 'rm -rf "$folder"' EXIT
 tar --extract --gzip --file {packed} --directory "$folder"
 podman tag "$(podman load --quiet --input "$folder" | sed -n 's/^Loaded image: //p')" {image}
 """
-# then what no release needs any more goes
 MARK = """
 set -e
 {tag}
@@ -50,17 +50,17 @@ mkdir -p {venv}
 podman image inspect --format '{{{{json .Config}}}}' {image} > {venv}/image.json
 podman image inspect --format '{{{{or .Config.WorkingDir "/"}}}}' {image} > {venv}/workdir
 podman image inspect --format '{{{{.Id}}}}' {image} > {venv}/image
-touch {venv}/complete
 chgrp -R {group} {venv}
-podman image ls --format '{{{{.Tag}}}}' --filter reference={repository} | while read -r tag; do
-    [ "$tag" = pulled ] || [ -e {root}/venvs/"$tag" ] || podman image rm {repository}:"$tag" >/dev/null || true
-done
-podman image prune --force >/dev/null
+touch {venv}/complete
 """
 
 
 class ImageError(Exception):
     """Its text is for the owner."""
+
+
+class HostError(ImageError):
+    pass
 
 
 class ActionModule(ActionBase):
@@ -71,13 +71,18 @@ class ActionModule(ActionBase):
         args = self._task.args
         words = {name: shlex.quote(args[name]) for name in ("root", "group", "image")}
         words["venv"] = shlex.quote(f"{args['root']}/venvs/{args['key']}")
-        words["repository"] = shlex.quote(args["image"].rpartition(":")[0])
+        if self._task.check_mode:
+            return dict(result, changed=True)
         try:
             found = self.on_host(LOOK.format(**words)).split()
             if "complete" in found:
                 return dict(result, changed=False)
             if not args["pulled"] and "there" not in found:
-                self.bring(args, words, {*found})
+                try:
+                    self.bring(args, words, {*found})
+                except HostError:
+                    # another app's run may have removed what was there
+                    self.bring(args, words, set())
             tag = f"podman tag {shlex.quote(args['pulled'])} {words['image']}" if args["pulled"] else ""
             self.on_host(MARK.format(tag=tag, **words))
         except ImageError as error:
@@ -89,7 +94,7 @@ class ActionModule(ActionBase):
     def on_host(self, script):
         done = self._low_level_execute_command(f"sh -c {shlex.quote(script)}")
         if done["rc"] != 0:
-            raise ImageError(f"the image could not be had on the host: {(done['stderr'] or done['stdout']).strip()}")
+            raise HostError(f"the image could not be had on the host: {(done['stderr'] or done['stdout']).strip()}")
         return done["stdout"]
 
     def bring(self, args, words, there):
@@ -101,7 +106,7 @@ class ActionModule(ActionBase):
             with locked(os.path.join(cache, "lock")):
                 build(args, os.path.join(folder, "source"))
                 pack(save(args["image"], folder), packed, there)
-            remote = self._connection._shell.join_path(self._make_tmp_path(), "image.tar.gz")
+            remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "image.tar.gz")
             self._transfer_file(packed, remote)
             self.on_host(LOAD.format(packed=shlex.quote(remote), **words))
 
@@ -121,21 +126,26 @@ def build(args, source):
         raise ImageError(
             "app_runtime: podman is not installed on this controller, and has to build the image. Install it, or name an image to pull in app_image."
         ) from None
-    with tarfile.open(args["archive"]) as tar:
-        tar.extractall(source, filter="data")
+    try:
+        with tarfile.open(args["archive"]) as tar:
+            tar.extractall(source, filter="data")
+    except tarfile.TarError as error:
+        raise ImageError(f"app_source: it can't be unpacked on this controller: {error}") from None
     values = [f"--build-arg={name}={value}" for name, value in args["build_args"].items()]
     command = ["podman", "build", *values, *args["build_options"], f"--tag={args['image']}", f"--file={source}/{args['file']}", source]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         last = "\n".join(done.stdout.strip().splitlines()[-20:])
         raise ImageError(f"{args['file']}: the image could not be built on this controller; podman says:\n{last}")
-    forget(args["image"].rpartition(":")[0])
+    forget(args["image"])
 
 
-def forget(repository):
-    """The app's former images, but for the newest, whose layers make the next build quick."""
+def forget(newest):
+    """The app's former images, but for some, whose layers make the next build quick."""
+    repository = newest.rpartition(":")[0]
     listing = ["podman", "image", "ls", f"--filter=reference={repository}", "--sort=created", "--format={{.Repository}}:{{.Tag}}"]
-    for image in subprocess.run(listing, capture_output=True, text=True).stdout.split()[KEPT_ON_CONTROLLER:]:
+    images = subprocess.run(listing, capture_output=True, text=True).stdout.split()
+    for image in [image for image in images if image != newest][KEPT_ON_CONTROLLER:]:
         subprocess.run(["podman", "image", "rm", image], capture_output=True)
 
 

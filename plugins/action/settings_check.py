@@ -243,6 +243,9 @@ def source_problems(settings, source):
             settings.get("app_source"),
             "it says nowhere what the app depends on. Add a uv.lock, requirements.txt, pyproject.toml or setup.py at its top.",
         )
+    if settings.get("app_runtime") == "container":
+        # what an image serves, its own command says
+        settings = settings | {"app_module": "", "app_server": "container"}
     modules = {path.removeprefix("src/").split("/")[0].removesuffix(".py") for path in source["files"] if path.endswith(".py")}
     wanted = str(settings.get("app_module", "")).split(":")[0].split(".")[0]
     near = difflib.get_close_matches(wanted, modules, n=1, cutoff=0.7)
@@ -326,7 +329,7 @@ def processes(value, dummy):
             return f"'{kind}' is not counted here: {SINGLE[kind]}"
         if not PROCESS_TYPE.fullmatch(str(kind)):
             return f"'{kind}' is no type of process: letters, digits, - and _ only."
-        if type(count) is not int or not 0 <= count <= 64:
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= 64:
             return f"of '{kind}', say how many run: a whole number from 0 to 64."
     return None
 

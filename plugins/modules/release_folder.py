@@ -184,6 +184,8 @@ class Release:
 
     def seal(self, group):
         params = self.params
+        if params["phase"] == "sealed":
+            self.take_over(group)
         compileall.compile_dir(self.code, quiet=2, ddir=None)
         self.pack()
         self.give_to_root(group)
@@ -198,6 +200,20 @@ class Release:
         self.replace(os.path.join(self.folder, "manifest.json"), json.dumps(manifest, indent=2) + "\n", 0o640, group)
         if os.path.exists(self.bad_note):
             os.unlink(self.bad_note)
+
+    def take_over(self, group):
+        """What its user has built there may be bad: from here on, it is read, and nothing is written through it."""
+        self.give_to_root(group)
+        for path in list(walk(self.code)):
+            if os.path.basename(path) == "__pycache__" and os.path.lexists(path):
+                os.unlink(path) if os.path.islink(path) else shutil.rmtree(path)
+            elif os.path.islink(path) and not self.may_link(path):
+                raise OSError(f"app_build_command left a link that leads out of the source: {os.path.relpath(path, self.code)}")
+
+    def may_link(self, path):
+        target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+        shared = [os.path.join(self.params["state"], os.path.normpath(folder)) for folder in self.params["shared"]]
+        return target.startswith(self.code + os.sep) or target in shared
 
     def share(self):
         for folder in self.params["shared"]:

@@ -400,7 +400,7 @@ class Instance:
     def check_units(self, units, restarts):
         for unit, now, before in zip(units, self.show(units), restarts, strict=True):
             who = "the app" if unit == self.unit else self.releases.process_of(unit)
-            if now["Result"] == "exit-code" and int(now["ExecMainStatus"] or 0) > 128:
+            if now["Result"] == "exit-code" and 128 < int(now["ExecMainStatus"] or 0) <= 192:
                 # a shell, or a container, says so that a signal ended what it ran
                 now |= {"Result": "signal", "ExecMainStatus": int(now["ExecMainStatus"]) - 128}
             ended = now["ActiveState"] in ("failed", "inactive") and not now["Job"]
@@ -516,7 +516,9 @@ class Instance:
     def last_words(self):
         units = [f"--unit={unit}" for unit in self.units.values()]
         # of a container, podman itself has much to say
-        units += [f"--identifier={who}" for who in (self.app, "systemd") if os.path.exists(self.releases.path("releases", self.id, "in-image"))]
+        units += [
+            f"--identifier={who}" for who in (self.app, "systemd") if os.path.exists(self.releases.path("releases", self.id, "in-image"))
+        ]
         command = ["journalctl", *units, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
         return without_farewell(self.module.run_command(command)[1].strip().splitlines())
 
@@ -747,6 +749,19 @@ class Releases:
             if name not in used:
                 shutil.rmtree(self.path("venvs", name), ignore_errors=True)
                 removed.append(f"venv {name}")
+        return removed + self.prune_images()
+
+    def prune_images(self):
+        """Those of the app that have no folder any more; one that is still in use goes the next time."""
+        if not os.path.isdir(IMAGES):
+            return []
+        repository, keys, removed = f"localhost/flaskhost/{self.app}", listing(self.path("venvs")), []
+        tags = self.run_command(["podman", "image", "ls", "--format={{.Tag}}", f"--filter=reference={repository}"])[1].split()
+        in_use = any(os.path.exists(self.path("venvs", key, "image")) for key in keys)
+        for tag in tags:
+            needed = in_use if tag == "pulled" else tag in keys
+            if not needed and self.run_command(["podman", "image", "rm", f"{repository}:{tag}"])[0] == 0:
+                removed.append(f"image {tag}")
         return removed
 
     def path(self, *names):

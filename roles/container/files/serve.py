@@ -18,20 +18,32 @@ def main():
         sys.exit("the image has no command (CMD, ENTRYPOINT)")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    sys.exit(asyncio.run(serve(command, port)))
+    sys.exit(asyncio.run(serve(command, port, stop_signal(image))))
 
 
-async def serve(command, port):
+def stop_signal(image):
+    """What its command takes for the word to end; podman has SIGTERM for all."""
+    name = str(image.get("StopSignal") or "SIGTERM")
+    return signal.Signals(int(name)) if name.isdigit() else signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
+
+
+async def serve(command, port, stop):
     app = await asyncio.create_subprocess_exec(*command, env=dict(os.environ, PORT=str(port)))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, app.send_signal, number)
-    proxy = asyncio.ensure_future(open_socket(os.environ["SOCKET"], port))
-    code = await app.wait()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, app.send_signal, stop)
+    relays = set()
+    ended, proxy = asyncio.ensure_future(app.wait()), asyncio.ensure_future(open_socket(os.environ["SOCKET"], port, relays))
+    await asyncio.wait({ended, proxy}, return_when=asyncio.FIRST_COMPLETED)
+    if proxy.done():
+        proxy.result()  # a socket that can't be opened is told
+    code = await ended
     proxy.cancel()
+    if relays:
+        # the last answers are still on their way
+        await asyncio.wait(relays, timeout=5)
     return code if code >= 0 else 128 - code
 
 
-async def open_socket(path, port):
+async def open_socket(path, port, relays):
     while not os.path.exists(path):
         try:
             writer = (await asyncio.open_connection("127.0.0.1", port))[1]
@@ -39,7 +51,14 @@ async def open_socket(path, port):
             await asyncio.sleep(0.1)
             continue
         writer.close()
-        await asyncio.start_unix_server(lambda *streams: relay(*streams, port), path, backlog=BACKLOG)
+
+        def accept(*streams):
+            task = asyncio.ensure_future(relay(*streams, port))
+            relays.add(task)
+            task.add_done_callback(relays.discard)
+
+        await asyncio.start_unix_server(accept, path, backlog=BACKLOG)
+        return
 
 
 async def relay(reader, writer, port):
