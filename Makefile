@@ -110,7 +110,7 @@ molecule: .venv/ready ## the roles on bare hosts in containers; samples of what 
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
 
 test-app: .venv/ready ## an app with all that it can have: database, queue, workers, schedule, backups, two stages (about half an hour)
-	@$(LAB) setup $(OLDER) $(NEWER)
+	@$(LAB) setup $(OLDER) $(NEWER) python
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
 
 test-recipes: .venv/ready ## the public apps of docs/recipes.md, from GitHub (about a quarter of an hour)

@@ -31,6 +31,24 @@ def production(staging):
     return deployed("production")
 
 
+@pytest.fixture
+def s3(production):
+    """An S3 on production's own host: moto's. A reboot ends it."""
+    production.host.check_output(
+        "[ -x /opt/moto/bin/moto_server ] || { /opt/uv/*/bin/uv venv --quiet --python /usr/bin/python3 /opt/moto && "
+        "UV_SYSTEM_CERTS=1 VIRTUAL_ENV=/opt/moto /opt/uv/*/bin/uv pip install --quiet 'moto[s3,server]'; }"
+    )
+    start_s3(production.host)
+    return production.host
+
+
+def start_s3(host):
+    host.check_output(
+        "systemctl is-active --quiet moto || systemd-run --unit=moto --collect /opt/moto/bin/moto_server --host 0.0.0.0 --port 5997"
+    )
+    wait_until(lambda: host.run("curl --silent --fail --request PUT http://127.0.0.1:5997/backups").rc == 0)
+
+
 @pytest.fixture(params=["staging", "production"])
 def site(request):
     return request.getfixturevalue(request.param)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import counts, python, wait_until, workers
+from conftest import counts, python, start_s3, workers
 
 FILES = "cd /var/lib/sample && find . -type f ! -name '*.db*' -exec sha256sum {} + | sort; stat -c '%n %U %a' uploads/*"
 APP = "from sample_app import create_app; from sample_app.models import *; a = create_app(); a.app_context().push(); "
@@ -11,19 +11,7 @@ ALL = "[(e.id, e.text, e.written) for e in db.session.query(Entry).order_by(Entr
 ROWS = f"{APP}import hashlib; print(hashlib.sha256(repr({ALL}).encode()).hexdigest())"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def s3(production):
-    """An S3 on production's own host: moto's."""
-    host = production.host
-    host.check_output(
-        "[ -x /opt/moto/bin/moto_server ] || { /opt/uv/*/bin/uv venv --quiet --python /usr/bin/python3 /opt/moto && "
-        "UV_SYSTEM_CERTS=1 VIRTUAL_ENV=/opt/moto /opt/uv/*/bin/uv pip install --quiet 'moto[s3,server]'; }"
-    )
-    host.check_output(
-        "systemctl is-active --quiet moto || systemd-run --unit=moto --collect /opt/moto/bin/moto_server --host 127.0.0.1 --port 5997"
-    )
-    wait_until(lambda: host.run("curl --silent --fail --request PUT http://127.0.0.1:5997/backups").rc == 0)
-    return host
+pytestmark = pytest.mark.usefixtures("s3")
 
 
 def backups(site):
@@ -37,6 +25,7 @@ def destroy(site):
     assert site.get("/healthz")[0] != 200
 
 
+@pytest.mark.sample
 def test_every_row_and_file_comes_back(site):
     for number in range(20):
         site.write(f"entry {number}")
@@ -131,8 +120,7 @@ def test_a_place_that_does_not_answer_is_told_of_and_the_other_gets_its_backup(p
         ), run.output
         assert production.play("playbooks/status.yml").tells("ALERT: the last was not made: ")
     finally:
-        s3.check_output("systemd-run --unit=moto --collect /opt/moto/bin/moto_server --host 127.0.0.1 --port 5997")
-        wait_until(lambda: s3.run("curl --silent --fail --request PUT http://127.0.0.1:5997/backups").rc == 0)
+        start_s3(s3)
     # moto forgets all when it ends; the next backup begins anew there
     run = production.play("playbooks/backup.yml")
     assert run.ok and run.tells("was written to http://127.0.0.1:5997/backups/sample"), run.output

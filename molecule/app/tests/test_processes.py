@@ -52,6 +52,7 @@ def expected(site, number=2):
     return [f"sample-worker.{n}@{site.live()}.service" for n in range(1, number + 1)]
 
 
+@pytest.mark.sample
 def test_workers_do_what_visitors_leave_to_them(site):
     assert workers(site) == expected(site)
     count = counts(site)[0]
@@ -82,6 +83,7 @@ def test_database_and_queue_are_the_app_s_alone(site):
             assert site.host.run(f"runuser -u {user} -- psql -c 'select 1' '{what}'").rc != 0, (user, what)
 
 
+@pytest.mark.sample
 def test_a_schema_changes_under_load_and_no_request_and_no_job_is_lost(site, source):
     """The new code asks for a job that the former doesn't know, and writes a column that wasn't there."""
     (source / "migrations/versions/c1_length.py").write_text(MIGRATION)
