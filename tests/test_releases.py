@@ -307,3 +307,102 @@ def test_a_web_process_only_asks_systemd_no_more_than_before(host):
         said += host.systemd.said
     verbs = [re.sub(r" .*", "", words) for words in said]
     assert verbs == ["enable", "start", "disable", "stop"]
+
+
+# -- releases that run from an image ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(host, tmp_path, monkeypatch):
+    """podman, as far as images go: those that it has, by tag; one that is in use stays."""
+    storage, tags, in_use = tmp_path / "storage", {}, set()
+    (storage / "overlay-images").mkdir(parents=True)
+    monkeypatch.setattr(releases, "IMAGES", str(storage))
+
+    def podman(command):
+        words = command[1:]
+        if words[:2] == ["image", "ls"]:
+            assert "--filter=reference=localhost/flaskhost/shop" in words
+            return 0, "".join(f"{tag}\n" for tag in tags), ""
+        assert words[:2] == ["image", "rm"]
+        tag = words[2].removeprefix("localhost/flaskhost/shop:")
+        if tag in in_use:
+            return 2, "", "image is in use by a container"
+        (storage / "overlay-images" / tags.pop(tag)).rmdir()
+        return 0, "", ""
+
+    systemd = host.systemd.run_command
+    host.systemd.run_command = lambda command: podman(command) if command[0] == "podman" else systemd(command)
+
+    def ship(name, key):
+        host.build(name, workers=0)
+        venv = host.root / "venvs" / key
+        venv.mkdir(parents=True, exist_ok=True)
+        (venv / "complete").touch()
+        (venv / "image").write_text(f"id-{key}\n")
+        (storage / "overlay-images" / f"id-{key}").mkdir(exist_ok=True)
+        tags[key] = f"id-{key}"
+        link = host.root / "releases" / name / ".venv"
+        (link / "complete").unlink()
+        link.rmdir()
+        link.symlink_to(venv)
+        for state in "up", "live", "only":
+            host.do(state, name, keep=2)
+
+    return SimpleNamespace(ship=ship, tags=tags, in_use=in_use, storage=storage / "overlay-images")
+
+
+def test_images_go_with_the_last_release_that_runs_from_them(images):
+    for name, key in ("r1", "one"), ("r2", "one"), ("r3", "two"), ("r4", "three"):
+        images.ship(name, key)
+    assert set(images.tags) == {"two", "three"}
+
+
+def test_an_image_that_is_still_in_use_goes_the_next_time(images):
+    images.ship("r1", "one")
+    images.in_use.add("one")
+    for name, key in ("r2", "two"), ("r3", "three"):
+        images.ship(name, key)
+    assert "one" in images.tags
+    images.in_use.clear()
+    images.ship("r4", "four")
+    assert set(images.tags) == {"three", "four"}
+
+
+def test_the_name_of_what_was_pulled_last_stays_while_there_are_images(images, host):
+    images.tags["pulled"] = "id-pulled"
+    (images.storage / "id-pulled").mkdir()
+    images.ship("r1", "one")
+    assert "pulled" in images.tags
+    for name in "r2", "r3", "r4":
+        host.ship(name)
+        host.do("only", name, keep=2)
+    assert not images.tags, "the app runs from venvs again"
+
+
+def test_a_release_whose_image_is_gone_is_none(images, host):
+    images.ship("r1", "one")
+    images.ship("r2", "two")
+    assert releases.Releases(str(host.root), "shop", host.systemd.run_command).former() == "r1"
+    (images.storage / "id-one").rmdir()
+    found = host.do("read")
+    assert found["former"] == "" and found["complete"] == ["r2"] and found["unfinished"] == ["r1"]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [("137", "the app was killed by signal 9"), ("1", "the app exited"), ("255", "the app exited")],
+)
+def test_a_container_that_was_killed_says_so_by_its_status(host, monkeypatch, status, words):
+    host.ship("r1", workers=0)
+    host.build("r2", workers=0)
+    plain = host.systemd.show
+
+    def show(name):
+        dead = f"ActiveState=failed\nSubState=failed\nNRestarts=0\nResult=exit-code\nExecMainStatus={status}"
+        return dead if "r2" in name else plain(name)
+
+    host.systemd.show = show
+    monkeypatch.setattr(releases.Page, "ask", lambda page: "no answer")
+    with pytest.raises(releases.Unfit, match=words):
+        host.do("up", "r2")
