@@ -244,3 +244,13 @@ def test_an_unsupported_distribution_is_refused(tmp_path):
     assert code != 0
     assert "localhost runs Fedora 43, which Flaskhost does not know. Supported are Ubuntu 22.04, 24.04, 26.04; Debian 12, 13." in output
     assert "Nothing was changed." in output
+
+
+def test_an_image_can_only_be_built_where_there_is_podman(monkeypatch):
+    source = {**SOURCE, "files": [*SOURCE["files"], "Dockerfile"]}
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert not problems(source=source, app_runtime="container")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    (found,) = problems(source=source, app_runtime="container")
+    assert "app_runtime is 'container': podman, which builds the image, is not installed on this controller" in found
+    assert not problems(source=source, app_runtime="container", app_image="ghcr.io/you/mysite:1")

@@ -9,6 +9,7 @@ import glob
 import importlib.util
 import os
 import re
+import shutil
 
 import yaml
 from ansible.errors import AnsibleError
@@ -230,13 +231,8 @@ def source_problems(settings, source):
     if "files" not in source:
         return
     if settings.get("app_runtime") == "container":
-        file = settings.get("container_file", "Dockerfile")
-        if not settings.get("app_image") and file not in source["files"]:
-            yield Problem(
-                "app_runtime",
-                "container",
-                f"the source has no {file} to build an image of. Add one, or name an image to pull in app_image.",
-            )
+        if problem := image_problem(settings, source):
+            yield Problem("app_runtime", "container", problem)
     elif not source.get("dependency_file"):
         yield Problem(
             "app_source",
@@ -257,6 +253,19 @@ def source_problems(settings, source):
     for url, folder in (settings.get("app_static") or {}).items():
         if not any(path.startswith(f"{str(folder).strip('/')}/") for path in source["files"]):
             yield Problem("app_static", f"{url}: {folder}", f"the source has no folder '{folder}' with files in it.")
+
+
+def image_problem(settings, source):
+    if settings.get("app_image"):
+        return None
+    file = settings.get("container_file", "Dockerfile")
+    if file not in source["files"]:
+        return f"the source has no {file} to build an image of. Add one, or name an image to pull in app_image."
+    return (
+        None
+        if shutil.which("podman")
+        else "podman, which builds the image, is not installed on this controller. Install it, or name one to pull in app_image."
+    )
 
 
 # -- what a type can't say: each rule gives what is allowed, or nothing if the value is right -----------------------
