@@ -154,6 +154,25 @@ def test_a_link_where_the_app_keeps_its_files(fault):
     host.check_output("rm /var/lib/sample/instance")
 
 
+def test_the_image_elsewhere(fault):
+    """The same image runs without Flaskhost: as a user of its own, on the port that it is given, and ends when it is asked to."""
+    host = fault.site.host
+    image = host.check_output("podman container inspect --format '{{.ImageName}}' $(podman ps --quiet --filter name=sample-web)")
+    options = "--network=host --pids-limit=0 --ulimit=host --env PORT=8123 --env APP_STAGE=production --env SECRET_KEY=x"
+    host.check_output(f"podman run --detach --name elsewhere {options} {image}")
+    try:
+        host.check_output("podman exec elsewhere flask --app sample_app db upgrade")
+        host.check_output(
+            "curl --silent --fail --retry 50 --retry-connrefused --retry-delay 1 --retry-max-time 20 http://127.0.0.1:8123/healthz"
+        )
+        assert host.check_output("podman exec elsewhere id -u") == "1000"
+        assert (
+            host.check_output("podman stop --time 20 elsewhere >/dev/null; podman inspect --format '{{.State.ExitCode}}' elsewhere") == "0"
+        )
+    finally:
+        host.run("podman rm --force elsewhere")
+
+
 def test_images_that_were_removed(fault):
     """Somebody removed images that only kept releases need: going back says that there is nothing to go back to, and the next release that needs
     one brings it anew."""
