@@ -102,12 +102,13 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 	@pytest -q tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
-molecule: .venv/ready ## the roles on bare hosts in containers; samples of what can go wrong, of every server, of certificates
+molecule: .venv/ready ## the roles on bare hosts in containers; samples of what can go wrong, of every server, of certificates, of an app with all that it can have
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
+	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
 
 test-app: .venv/ready ## an app with all that it can have: database, queue, workers, schedule, backups, two stages (about half an hour)
 	@$(LAB) setup $(OLDER) $(NEWER) python

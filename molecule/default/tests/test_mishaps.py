@@ -3,12 +3,21 @@
 import time
 
 import pytest
-from sites import during, kill
+from sites import Site, during, kill
 
 
 @pytest.fixture(scope="module")
 def kept(site):
     """The site as it was; a test that fails must not spoil the next."""
+    yield site
+    run = site.play("deploy.yml")
+    assert run.ok, run.output
+
+
+@pytest.fixture(scope="module")
+def newer():
+    """One host, for what takes long and asks nothing of the distribution."""
+    site = Site("newer")
     yield site
     run = site.play("deploy.yml")
     assert run.ok, run.output
@@ -52,24 +61,24 @@ def test_a_wrong_sshd_option_is_refused_and_logins_go_on(kept):
         "Let other instances finish",
     ],
 )
-def test_a_run_that_was_killed_is_finished_by_the_next(kept, source, point):
+def test_a_run_that_was_killed_is_finished_by_the_next(newer, source, point):
     """Ansible is killed in mid-run, also between a change of nginx's configuration and its reload: the site serves on, and the next
     run finishes what that one began."""
     mark = f"x{time.time_ns()}"
     (source / "requirements.txt").write_text((source / "requirements.txt").read_text() + f"# {mark}\n")
     variables = {"app_source": str(source), "nginx_server_lines": [f"add_header X-Mark {mark};"]}
-    kept.write(f"before the run was killed at {point}")
-    count = kept.entries()
-    assert not during(kept, point, kill, "deploy.yml", **variables)[0]
-    assert kept.get("/healthz")[0] == 200, "what was live serves on"
-    run = kept.play("deploy.yml", **variables)
+    newer.write(f"before the run was killed at {point}")
+    count = newer.entries()
+    assert not during(newer, point, kill, "deploy.yml", **variables)[0]
+    assert newer.get("/healthz")[0] == 200, "what was live serves on"
+    run = newer.play("deploy.yml", **variables)
     assert run.ok, run.output
-    assert f"x-mark: {mark}" in kept.get("/healthz", "--head")[1], "nginx runs what is on the disk"
-    assert mark in kept.host.check_output("cat /srv/sample/live/app/requirements.txt")
-    assert kept.entries() == count
-    assert kept.instances() == [f"sample@{kept.live()}.service"]
-    assert kept.host.check_output("systemctl --failed --no-legend") == ""
-    run = kept.play("deploy.yml", **variables)
+    assert f"x-mark: {mark}" in newer.get("/healthz", "--head")[1], "nginx runs what is on the disk"
+    assert mark in newer.host.check_output("cat /srv/sample/live/app/requirements.txt")
+    assert newer.entries() == count
+    assert newer.instances() == [f"sample@{newer.live()}.service"]
+    assert newer.host.check_output("systemctl --failed --no-legend") == ""
+    run = newer.play("deploy.yml", **variables)
     assert run.ok and run.changed == 0, run.output
 
 
