@@ -72,7 +72,10 @@ class Bucket:
         # a process that has no bucket does without its 30 MB
         import boto3
 
-        return current_app.extensions.setdefault("s3", boto3.client("s3"))
+        if "s3" not in current_app.extensions:
+            # in some regions boto3 still signs in a way that newer places don't know
+            current_app.extensions["s3"] = boto3.client("s3", config=boto3.session.Config(signature_version="s3v4"))
+        return current_app.extensions["s3"]
 
     def save(self, stream, name, mime):
         self.client().upload_fileobj(stream, self.name, name, ExtraArgs={"ContentType": mime})

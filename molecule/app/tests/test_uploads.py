@@ -4,9 +4,9 @@ import re
 import subprocess
 
 import pytest
+from conftest import S3, make_bucket
 
-ENDPOINT = "http://10.207.7.13:5997"
-BUCKET = {"S3_BUCKET": "sample-uploads", "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL_S3": ENDPOINT}
+BUCKET = {"S3_BUCKET": "sample-uploads", "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL_S3": S3}
 KEY = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "something-else-again"}
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 400
 
@@ -23,7 +23,7 @@ def addresses(site):
 
 @pytest.mark.sample
 def test_a_picture_is_in_the_bucket_and_visitors_get_it_from_there(production, s3, picture):
-    s3.check_output(f"curl --silent --fail --request PUT {ENDPOINT}/sample-uploads")
+    assert make_bucket("sample-uploads")
     secrets = {"SECRET_KEY": "only-for-the-lab-s-production", **KEY}
     settings = {"app_env": {"APP_STAGE": "production", **BUCKET}, "app_secrets": secrets}
     run = production.play("deploy.yml", **settings)
@@ -32,9 +32,9 @@ def test_a_picture_is_in_the_bucket_and_visitors_get_it_from_there(production, s
     assert production.get("/entries", "--form", "text=with a picture", "--form", picture)[0] == 303
     status, headers = production.get(addresses(production)[0], "--include")
     address = re.search(r"(?i)^location: (\S+)", headers, re.MULTILINE)[1]
-    assert status == 302 and address.startswith(f"{ENDPOINT}/sample-uploads/") and "X-Amz-Expires=300" in address
+    assert status == 302 and address.startswith(f"{S3}/sample-uploads/") and "X-Amz-Expires=300" in address
     assert subprocess.run(["curl", "--silent", "--fail", address], capture_output=True, check=True).stdout == PICTURE
-    assert f"img-src 'self' {ENDPOINT}" in production.get("/", "--include")[1]
+    assert f"img-src 'self' {S3}" in production.get("/", "--include")[1]
     assert not production.host.file("/var/lib/sample/pictures").exists
 
 
@@ -52,5 +52,5 @@ def test_a_bucket_that_can_not_be_used_is_told_before_anything_is_changed(produc
     settings = {"app_env": {"APP_STAGE": "production", **BUCKET, "S3_BUCKET": "nobody-has-this"}, "app_secrets": {"SECRET_KEY": "x", **KEY}}
     run = production.play("deploy.yml", **settings)
     assert not run.ok and run.changed == 0, run.output
-    assert run.tells(f"S3_BUCKET: the app can't use the bucket 'nobody-has-this' at {ENDPOINT}", "Nothing was changed"), run.output
+    assert run.tells(f"S3_BUCKET: the app can't use the bucket 'nobody-has-this' at {S3}", "Nothing was changed"), run.output
     assert production.live() == live
