@@ -286,12 +286,16 @@ def test_a_one_off_command_has_the_walls_of_the_live_release(identified, tmp_pat
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     command = ["sh", str(tmp_path / "run"), "flask", "--app", "a b"]
     words = subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.split("\0")
-    assert words[-5:-1] == ["--", "flask", "--app", "a b"] and "--pipe" in words
+    assert words[-6:-1] == ["--", "/usr/bin/env", "flask", "--app", "a b"] and "--pipe" in words
     given = [word.removeprefix("--property=") for word in words if word.startswith("--property=")]
     service = unit.replace("%i", "r1").partition("[Service]")[2].partition("[Install]")[0].splitlines()
     left = r"(Type|ExecStart|Restart\w*|KillMode|RuntimeDirectory\w*)="
     assert given == [line for line in service if re.match(r"[A-Z]\w+=", line) and not re.match(left, line)]
     assert "User=shop" in given and "EnvironmentFile=/srv/shop/releases/r1/env" in given
+    # a container has its own programs
+    (folder / "in-image").touch()
+    words = subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.split("\0")
+    assert words[-6:-1] == ["--", str(folder / "in-image"), "flask", "--app", "a b"]
 
 
 def test_the_web_line_gets_a_port_and_is_asked_to_finish(identified, tmp_path):
