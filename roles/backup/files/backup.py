@@ -56,6 +56,8 @@ class Trouble(Exception):
 def main():
     if len(sys.argv) < 3 or sys.argv[2] not in ("now", "list", "fetch", "restore", "unfetch"):
         sys.exit(__doc__)
+    # what is made here says itself who may read it, whatever the session's own says
+    os.umask(0o022)
     try:
         backup = Backup(sys.argv[1])
         # one at a time, until this process ends
