@@ -71,7 +71,19 @@ def speaks_spanish_and_works(site, _settings):
 
 def has_a_websocket(site, _settings):
     """Through nginx: the handshake is answered."""
-    words = ["--http1.1", "--max-time", "3", "--include", "--header", "Connection: Upgrade", "--header", "Upgrade: websocket"]
+    words = [
+        "--http1.1",
+        "--max-time",
+        "3",
+        "--output",
+        "/dev/null",
+        "--dump-header",
+        "-",
+        "--header",
+        "Connection: Upgrade",
+        "--header",
+        "Upgrade: websocket",
+    ]
     words += ["--header", "Sec-WebSocket-Version: 13", "--header", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
     assert "101 Switching Protocols" in site.get("/socket.io/?EIO=4&transport=websocket", *words)[1]
 
