@@ -19,7 +19,7 @@ RECIPES = {
 PAGES = {
     "flaskr": ("newer", "/auth/login", "Log In"),
     "microblog": ("older", "/auth/login?language=es", "Microblog"),
-    "httpbin": ("older", "/brotli", "brotli"),
+    "httpbin": ("older", "/get", "headers"),
     "sockets": ("newer", "/", "Flask-SocketIO Test"),
     "pybdsite": ("newer", "/", "Python"),
 }
