@@ -19,7 +19,8 @@ export SSL_CERT_FILE ?= $(CA_BUNDLE)
 endif
 # a stage's secrets, and the password that opens them, which is each stage's own and not in the project
 VAULT := inventories/$(STAGE)/group_vars/all/vault.yml
-VAULT_PASSWORD := $(or $(ANSIBLE_VAULT_PASSWORD_FILE),$(HOME)/.config/flaskhost/vault-$(STAGE))
+OWN_PASSWORD := $(HOME)/.config/flaskhost/vault-$(STAGE)
+VAULT_PASSWORD := $(or $(wildcard $(OWN_PASSWORD)),$(ANSIBLE_VAULT_PASSWORD_FILE),$(OWN_PASSWORD))
 ifneq ($(wildcard $(VAULT_PASSWORD)),)
 export ANSIBLE_VAULT_PASSWORD_FILE := $(VAULT_PASSWORD)
 endif
@@ -29,13 +30,13 @@ LAB := molecule/lab/lab
 LAB_FOLDER := $(or $(FLASKHOST_LAB),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flaskhost-lab)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo develop deploy release rollback certificate run backup restore status doctor secrets test lint unit molecule test-faults test-containers test-servers test-acme test-app test-recipes test-kills audit bench docs clean
+.PHONY: help demo develop deploy release rollback certificate run backup restore bucket status doctor secrets test lint unit molecule test-faults test-containers test-servers test-acme test-app test-recipes test-kills audit bench docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  deploy, release, rollback, certificate, run, backup, restore, status, doctor and secrets take STAGE=staging or any folder of inventories/;"
-	@echo "  it is $(STAGE) if not given."
+	@echo "  deploy, release, rollback, certificate, run, backup, restore, bucket, status, doctor and secrets take STAGE=staging or any folder of"
+	@echo "  inventories/; it is $(STAGE) if not given. ARGS='...' goes to ansible-playbook: make deploy ARGS='--check --diff'."
 
 demo: .venv/ready ## a host of your own in a container, with the sample app deployed to it over ssh
 	@$(LAB) setup debian13
@@ -53,28 +54,31 @@ develop: .venv/ready ## the app on this machine, in the stage development; CMD=.
 	@UV=$(abspath $(UV)) ~/.cache/flaskhost/develop
 
 deploy: .venv/ready ## check, provision, release
-	@ansible-playbook -i inventories/$(STAGE) deploy.yml
+	@ansible-playbook -i inventories/$(STAGE) deploy.yml $(ARGS)
 
 release: .venv/ready ## ship the app's current version to a host that is provisioned
-	@ansible-playbook -i inventories/$(STAGE) playbooks/release.yml
+	@ansible-playbook -i inventories/$(STAGE) playbooks/release.yml $(ARGS)
 
 rollback: .venv/ready ## make the former release live again
-	@ansible-playbook -i inventories/$(STAGE) playbooks/rollback.yml
+	@ansible-playbook -i inventories/$(STAGE) playbooks/rollback.yml $(ARGS)
 
 certificate: .venv/ready ## ask Let's Encrypt for a certificate if one is due, and see that nginx serves it
-	@ansible-playbook -i inventories/$(STAGE) playbooks/certificate.yml
+	@ansible-playbook -i inventories/$(STAGE) playbooks/certificate.yml $(ARGS)
 
 run: .venv/ready ## a command in the live release: make run CMD='flask --app mysite db current'
-	@ansible-playbook -i inventories/$(STAGE) playbooks/run.yml
+	@ansible-playbook -i inventories/$(STAGE) playbooks/run.yml $(ARGS)
 
 backup: .venv/ready ## back up the app's database and files now
-	@ansible-playbook -i inventories/$(STAGE) playbooks/backup.yml
+	@ansible-playbook -i inventories/$(STAGE) playbooks/backup.yml $(ARGS)
 
 restore: .venv/ready ## bring a backup back: make restore NAME=latest; without a name, tell which there are
-	@ansible-playbook -i inventories/$(STAGE) playbooks/restore.yml
+	@ansible-playbook -i inventories/$(STAGE) playbooks/restore.yml $(ARGS)
+
+bucket: .venv/ready ## a private bucket for the app's uploads, and a key that opens nothing else; with your own AWS key
+	@ansible-playbook -i inventories/$(STAGE) playbooks/s3_bucket.yml $(ARGS)
 
 status: .venv/ready ## what is live, since when, who shipped it
-	@ansible-playbook -i inventories/$(STAGE) playbooks/status.yml
+	@ansible-playbook -i inventories/$(STAGE) playbooks/status.yml $(ARGS)
 
 secrets: .venv/ready ## write a stage's secrets, in a file that only its password opens
 	@[ -e $(VAULT) ] || [ -e $(VAULT).example ] || { \
@@ -87,7 +91,7 @@ secrets: .venv/ready ## write a stage's secrets, in a file that only its passwor
 	@ANSIBLE_VAULT_PASSWORD_FILE=$(VAULT_PASSWORD) ansible-vault edit $(VAULT)
 
 doctor: .venv/ready ## what is wrong with a host, or soon will be, and what to do about it
-	@ansible-playbook -i inventories/$(STAGE) playbooks/doctor.yml
+	@ansible-playbook -i inventories/$(STAGE) playbooks/doctor.yml $(ARGS)
 
 test: lint unit molecule ## all tests (about three quarters of an hour)
 

@@ -76,6 +76,18 @@ def test_a_word_is_said_of_one_that_it_never_had(staging):
         assert said == f"staging never had version {version}: it comes here untried. To try it there: make deploy STAGE=staging"
 
 
+def test_a_stage_whose_secrets_have_a_password_of_their_own_is_asked(staging, tmp_path, monkeypatch):
+    for stage in "staging", "production":
+        (tmp_path / f"vault-{stage}").write_text(stage)
+    (tmp_path / "plain").write_text("vault_app_secrets: {}\n")
+    vault = ["ansible-vault", "encrypt", "--vault-password-file", tmp_path / "vault-staging", "--output"]
+    (staging / "group_vars").mkdir()
+    subprocess.run([*vault, staging / "group_vars/all.yml", tmp_path / "plain"], check=True, capture_output=True, cwd=PROJECT)
+    monkeypatch.setattr(stage_before.constants, "DEFAULT_VAULT_PASSWORD_FILE", str(tmp_path / "vault-production"))
+    monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", str(tmp_path / "vault-production"))
+    assert stage_before.say("staging", "3f2a91c0de", str(staging)) == ""
+
+
 def test_a_stage_that_can_not_be_asked_is_no_reason_to_fail(staging, tmp_path):
     hosts = {"staging": {"ansible_host": "127.0.0.1", "ansible_port": 9, "app_root": "/srv/x"}}
     (staging / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": hosts}}))
@@ -91,12 +103,12 @@ def test_a_stage_where_nothing_was_ever_live_never_had_any(staging, tmp_path):
 
 def test_a_stage_that_nobody_has_set_up_is_not_asked(staging, monkeypatch):
     (staging / "hosts.yml").write_text("app_servers: {hosts: {staging: {ansible_host: YOUR_SERVER_ADDRESS}}}\n")
-    monkeypatch.setattr(stage_before, "ask", lambda inventory: pytest.fail("it was asked"))
+    monkeypatch.setattr(stage_before, "ask", lambda *_: pytest.fail("it was asked"))
     assert stage_before.say("staging", "3f2a91c0de", str(staging)) == ""
 
 
 def test_an_answer_that_never_comes_is_not_waited_for(staging, monkeypatch):
-    def ask(inventory):
+    def ask(*_):
         raise subprocess.TimeoutExpired("ansible", 60)
 
     monkeypatch.setattr(stage_before, "ask", ask)
@@ -105,7 +117,7 @@ def test_an_answer_that_never_comes_is_not_waited_for(staging, monkeypatch):
 
 def test_a_line_that_a_crash_has_cut_short_is_passed_over(staging, monkeypatch):
     lines = '{"id": "3f2a91c0de-7b1d22aa"}\n{"id": "5e5\n7\n'
-    monkeypatch.setattr(stage_before, "ask", lambda inventory: SimpleNamespace(stdout=lines, stderr="", returncode=0))
+    monkeypatch.setattr(stage_before, "ask", lambda *_: SimpleNamespace(stdout=lines, stderr="", returncode=0))
     assert stage_before.say("staging", "3f2a91c0de", str(staging)) == ""
 
 
@@ -141,6 +153,7 @@ def test_the_app_starts_on_a_laptop_with_its_stage_s_environment(tmp_path):
         "app_source": str(source),
         "app_module": 'shop:create_app("x")',
         "app_release_command": "flask db upgrade",
+        "app_extra_requirements": ["click<9"],
         "app_secrets": {"KEY": "it's $5"},
     }
     environment = {**os.environ, "HOME": str(tmp_path), "BIN": str(tmp_path), "UV": str(tmp_path / "uv"), "CMD": ""}
@@ -150,8 +163,8 @@ def test_the_app_starts_on_a_laptop_with_its_stage_s_environment(tmp_path):
     script = tmp_path / ".cache/flaskhost/develop"
     assert script.stat().st_mode & 0o777 == 0o700
     said = subprocess.run([script], text=True, capture_output=True, check=True, env=environment).stdout.splitlines()
-    rest = f"in {source}, development, it's $5, {tmp_path}/.cache/flaskhost/develop-sample"
-    assert said[0] == "with --no-project --with-requirements requirements.txt bash -c flask db upgrade"
+    rest = f"in {source}, development, it's $5, {tmp_path}/.local/share/flaskhost/sample"
+    assert said[0] == "with --no-project --with-requirements requirements.txt --with click<9 bash -c flask db upgrade"
     assert said[1] == f"flask db upgrade {rest}"
     assert said[3] == f'flask --app shop:create_app("x") run --debug {rest}'
     said = subprocess.run([script], text=True, capture_output=True, check=True, env={**environment, "CMD": "flask routes"}).stdout

@@ -43,7 +43,7 @@ def say(stage, version, inventory):
     if is_untouched(inventory):
         return ""
     try:
-        asked = ask(inventory)
+        asked = ask(stage, inventory)
     except subprocess.TimeoutExpired:
         return f"Whether {stage} ever had version {version} can't be told: it gave no answer within {SECONDS} seconds."
     history = [line for line in map(parsed, asked.stdout.splitlines()) if "id" in line]
@@ -65,7 +65,14 @@ def is_untouched(inventory):
     return False
 
 
-def ask(inventory):
+def password_of(stage):
+    """Its secrets open with a password of its own, which `make secrets` keeps beside this stage's."""
+    ours = constants.DEFAULT_VAULT_PASSWORD_FILE
+    theirs = ours and os.path.join(os.path.dirname(ours), f"vault-{stage}")
+    return {"ANSIBLE_VAULT_PASSWORD_FILE": theirs} if theirs and os.path.isfile(theirs) else {}
+
+
+def ask(stage, inventory):
     words = ["app_servers", "--inventory", inventory, "--playbook-dir", f"{PROJECT}/playbooks", "--become"]
     command = [
         sys.executable,
@@ -79,7 +86,7 @@ def ask(inventory):
         "cat {{ app_root }}/history || true",
     ]
     plain = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
-    environment = {**os.environ, **plain, "ANSIBLE_CONFIG": constants.CONFIG_FILE or ""}
+    environment = {**os.environ, **plain, **password_of(stage), "ANSIBLE_CONFIG": constants.CONFIG_FILE or ""}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
 
 
