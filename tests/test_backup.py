@@ -26,20 +26,26 @@ if verb == "init":
     place.mkdir(parents=True); (place / "config").write_text(os.environ["RESTIC_PASSWORD"])
 elif not (place / "config").exists():
     sys.exit("Fatal: unable to open config file. Is there a repository at the following location?")
-elif (place / "config").read_text() != os.environ["RESTIC_PASSWORD"]:
+elif os.environ["RESTIC_PASSWORD"] not in (place / "config").read_text().splitlines():
     sys.exit("Fatal: wrong password or no key found")
 names = sorted(path.name for path in place.iterdir() if path.is_dir())
-if verb == "backup":
+option = lambda key: next(word.partition("=")[2] for word in words if word.startswith(f"--{key}="))
+if verb == "key":
+    with open(place / "config", "a") as config:
+        config.write("\\n" + Path(option("new-password-file")).read_text())
+elif verb == "backup":
     name = f"{len(names):08x}"
     excluded = {word[10:].replace(chr(92), "") for word in words if word.startswith("--exclude=")}
     ignore = lambda folder, entries: [entry for entry in entries if os.path.join(folder, entry) in excluded]
     for path in words:
         if not path.startswith("--"):
             shutil.copytree(path, place / name / path[1:], ignore=ignore, symlinks=True)
-    (place / name / ".time").write_text(time.strftime("%Y-%m-%dT%H:%M:%S.123Z", time.gmtime()))
+    said = {"short_id": name, "time": time.strftime("%Y-%m-%dT%H:%M:%S.123Z", time.gmtime()), "hostname": option("host")}
+    said["paths"] = [word for word in words if not word.startswith("--")]
+    (place / f"{name}.json").write_text(json.dumps(said))
     print(json.dumps({"message_type": "summary", "snapshot_id": name * 8}))
 elif verb == "snapshots":
-    print(json.dumps([{"short_id": name, "time": (place / name / ".time").read_text()} for name in names]))
+    print(json.dumps([json.loads((place / f"{name}.json").read_text()) for name in names]))
 elif verb == "restore":
     shutil.copytree(place / words[0], words[1].removeprefix("--target="), symlinks=True)
 """
@@ -77,6 +83,7 @@ class Host:
 
     def set(self, **settings):
         settings = {
+            "of": "production/web",
             "state": str(self.state),
             "user": getpass.getuser() if os.geteuid() else "root",
             "group": grp.getgrgid(pwd.getpwuid(os.geteuid()).pw_gid).gr_name,
@@ -93,9 +100,12 @@ class Host:
     def do(self, verb, *words):
         getattr(backup.Backup("shop"), verb)(*words)
 
-    def restore(self, name="latest"):
+    def fetch(self, name="latest"):
         self.do("fetch", name)
-        self.do("restore")
+        return (self.folder / "work/shop/fetched/id").read_text()
+
+    def restore(self, name="latest"):
+        self.do("restore", self.fetch(name))
 
     def made(self):
         return json.loads((self.folder / "work/shop/made.json").read_text())
@@ -154,7 +164,7 @@ def test_every_row_and_file_comes_back(host, app):
 @REAL
 def test_a_database_in_use_is_copied_whole_and_only_so(host, app):
     host.do("now")
-    host.do("fetch", "latest")
+    host.fetch()
     fetched = host.folder / "work/shop/fetched"
     assert not list((fetched / "files").rglob("*.db*")), "as a file it may be damaged"
     assert sqlite3.connect(fetched / "dump/sqlite/data/sample *.db").execute("select count(*) from entry").fetchone() == (500,)
@@ -172,8 +182,26 @@ def test_a_backup_is_found_by_its_id_or_its_time(host, capsys):
     assert (host.state / "note").read_text() == "one"
     host.restore(there[-1]["time"][:10])
     assert (host.state / "note").read_text() == "two"
-    with pytest.raises(backup.Trouble, match=rf"no backup '1999'\. There are: {there[0]['id']} \("):
+    with pytest.raises(backup.Trouble, match=rf"no backup '1999' of production/web\. There are: {there[0]['id']} \("):
         host.do("fetch", "1999")
+
+
+@REAL
+def test_what_another_stage_has_made_in_the_same_place_comes_only_by_its_id(host, capsys):
+    (host.state / "note").write_text("production")
+    host.do("now")
+    host.set(of="staging/web")
+    (host.state / "note").write_text("staging")
+    with pytest.raises(backup.Trouble, match=r"no backup 'latest' of staging/web\. There are: \w+ \(.+, of production/web\)"):
+        host.do("fetch", "latest")
+    host.do("now")
+    host.set()
+    host.restore()
+    assert (host.state / "note").read_text() == "production"
+    capsys.readouterr()
+    host.do("list")
+    host.restore(next(one["id"] for one in json.loads(capsys.readouterr().out) if one["of"] == "staging/web"))
+    assert (host.state / "note").read_text() == "staging"
 
 
 def test_a_place_that_can_not_be_written_to_is_told_and_the_other_gets_its_backup(host):
@@ -213,7 +241,7 @@ def test_files_that_can_not_be_put_in_place_leave_all_as_it_was(host, app, monke
     host.do("now")
     (host.state / "note").write_text("later")
     wanted = host.content()
-    host.do("fetch", "latest")
+    name = host.fetch()
     real, moves = shutil.move, []
 
     def move(source, target):
@@ -224,8 +252,126 @@ def test_files_that_can_not_be_put_in_place_leave_all_as_it_was(host, app, monke
 
     monkeypatch.setattr(backup.shutil, "move", move)
     with pytest.raises(OSError, match="No space"):
-        host.do("restore")
+        host.do("restore", name)
+    assert host.content() == wanted and not (host.before / "unfinished").exists()
+
+
+def test_a_database_that_can_not_be_put_in_place_leaves_the_files_as_they_were(host, app, monkeypatch):
+    host.do("now")
+    (host.state / "note").write_text("later")
+    wanted = host.content()
+    name = host.fetch()
+    host.set(database="postgresql://ann@127.0.0.1:1/shop")
+    (host.folder / "work/shop/fetched/dump/database").write_text("no dump")
+    with pytest.raises(backup.Trouble, match="the database could not be restored, and is as it was"):
+        host.do("restore", name)
     assert host.content() == wanted
+
+
+def test_what_a_restore_had_moved_that_was_cut_short_is_never_lost(host, monkeypatch, capsys):
+    (host.state / "note").write_text("one")
+    host.do("now")
+    (host.state / "note").write_text("two")
+    name = host.fetch()
+    real = shutil.move
+
+    def move(source, target):
+        if Path(source).is_relative_to(host.folder / "work"):
+            raise KeyboardInterrupt
+        return real(source, target)
+
+    monkeypatch.setattr(backup.shutil, "move", move)
+    with pytest.raises(KeyboardInterrupt):
+        host.do("restore", name)
+    monkeypatch.setattr(backup.shutil, "move", real)
+    host.restore()
+    assert (host.state / "note").read_text() == "one"
+    aside = next((host.folder / "work/shop").glob("before-*"))
+    assert (aside / "files/note").read_text() == "two" and f"kept in {aside}" in capsys.readouterr().out
+
+
+@REAL
+def test_files_on_another_disk_are_in_the_backup_and_come_back(host, tmp_path):
+    """The app's folder is a link to it."""
+    host.state.rename(tmp_path / "disk")
+    host.state.symlink_to(tmp_path / "disk")
+    (host.state / "note").write_text("one")
+    host.do("now")
+    (host.state / "note").write_text("two")
+    host.restore()
+    assert (host.state / "note").read_text() == "one" and host.state.is_symlink()
+    assert (host.before / "files/note").read_text() == "two"
+
+
+def test_a_disk_among_the_files_stays_where_it_is(host, monkeypatch):
+    (host.state / "uploads").mkdir()
+    (host.state / "uploads/a").write_text("one")
+    host.do("now")
+    (host.state / "uploads/a").write_text("two")
+    disk = (host.state / "uploads").stat().st_ino
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == host.state / "uploads")
+    host.restore()
+    assert (host.state / "uploads/a").read_text() == "one" and (host.before / "files/uploads/a").read_text() == "two"
+    assert (host.state / "uploads").stat().st_ino == disk
+
+
+def test_a_backup_without_the_app_s_files_is_refused(host):
+    host.do("now")
+    for place in "here", "there":
+        for path in (host.folder / place).glob("*/"):
+            shutil.rmtree(path / str(host.state)[1:])
+    with pytest.raises(backup.Trouble, match=r"is not whole: it has no .*state"):
+        host.do("fetch", "latest")
+
+
+def test_another_one_than_was_fetched_is_not_restored(host):
+    host.do("now")
+    host.fetch()
+    with pytest.raises(backup.Trouble, match="Backup 5e5e was not fetched, or another one since"):
+        host.do("restore", "5e5e")
+
+
+@REAL
+@pytest.mark.parametrize("content", [b"SQLite format 3\0 and then nothing of the kind" * 200, b"SQLite format 3\0"])
+def test_what_only_begins_as_a_database_is_in_the_backup_as_it_is(host, app, content, capsys):
+    """A visitor may have uploaded it."""
+    (host.state / "uploads/x.png").write_bytes(content)
+    host.do("now")
+    assert "x.png begins as an SQLite database does, and is damaged, or none" in capsys.readouterr().out
+    app.close()
+    destroy(host)
+    host.restore()
+    assert (host.state / "uploads/x.png").read_bytes() == content and len(host.content()["data/sample *.db"]) == 500
+
+
+def test_nobody_else_can_read_what_was_fetched(host, app):
+    host.do("now")
+    host.fetch()
+    assert {path.stat().st_mode & 0o777 for path in (host.folder / "work/shop/fetched").glob("*/")} == {0o700}
+
+
+@REAL
+def test_backups_that_were_made_without_a_password_open_with_the_owner_s_first(host):
+    (host.state / "note").write_text("one")
+    host.do("now")
+    host.set(password="the owner's")
+    host.do("now")
+    shutil.rmtree(host.folder / "there")
+    (host.state / "note").unlink()
+    host.restore()
+    assert (host.state / "note").read_text() == "one"
+
+
+def test_a_place_where_another_host_is_at_work_is_waited_for(host, monkeypatch):
+    monkeypatch.setattr(backup, "LOCKED_SECONDS", 0)
+    program = host.folder / "bin/restic"
+    program.write_text(
+        "#!/bin/sh\n[ $1 != forget ] || [ -e $0.free ] || { touch $0.free; echo unable to create lock: already locked >&2; exit 1; }\n"
+        + f'exec {sys.executable} {program}.py "$@"\n'
+    )
+    (host.folder / "bin/restic.py").write_text(STAND_IN)
+    host.do("now")
+    assert {*host.made()} == {"host", "s3"} and (host.folder / "bin/restic.free").exists()
 
 
 def test_a_damaged_backup_is_refused_before_the_app_stands_still(host, app, monkeypatch):

@@ -56,7 +56,7 @@ def test_a_named_one_comes_back(site):
     run = site.play("playbooks/restore.yml")
     assert not run.ok and run.tells("Name the backup: make restore NAME=", wanted, "Nothing was changed"), run.output
     run = site.play("playbooks/restore.yml", backup_name="00000000")
-    assert not run.ok and run.tells("There is no backup '00000000'. There are:", wanted), run.output
+    assert not run.ok and run.tells("There is no backup '00000000' of", wanted), run.output
     assert site.get("/healthz")[0] == 200 and counts(site)[0] == before + 1
     assert site.play("playbooks/restore.yml", backup_name=wanted).ok
     assert counts(site)[0] == before
@@ -86,7 +86,7 @@ def test_what_is_too_old_is_forgotten_and_the_last_is_kept(site):
     password = settings["password"] or site.host.check_output("cat /etc/flaskhost/backup-sample.key")
     assert site.play("playbooks/backup.yml").ok
     restic = f"RESTIC_PASSWORD='{password}' restic --quiet --repo /var/backups/sample"
-    site.host.check_output(f"{restic} backup --time '2020-01-01 00:00:00' --host sample --tag sample /etc/hostname")
+    site.host.check_output(f"{restic} backup --time '2020-01-01 00:00:00' --host '{settings['of']}' --tag sample /etc/hostname")
     assert backups(site)[0]["time"].startswith("2020-01-01")
     assert site.play("playbooks/backup.yml").ok
     assert not backups(site)[0]["time"].startswith("2020")
