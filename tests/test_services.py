@@ -36,6 +36,7 @@ HOSTS = {
         "postgresql_password": "x",
         "postgresql_settings": {"log_min_duration_statement": "1s", "search_path": "it's"},
     },
+    "beside": {"ansible_host": "shared", "app_name": "blog"},
     "elsewhere": {
         "app_services": ["backup"],
         "app_secrets": {"DATABASE_URL": "postgresql://u:hunter2@db.example/shop"},
@@ -103,6 +104,8 @@ def test_what_they_need_is_installed_by_one_call_of_apt(told):
 
 def test_nobody_is_let_in_but_where_it_was_asked_for(told):
     assert [told[host]["firewall"] for host in ("none", "everything", "elsewhere")] == [[], [], []]
+    # another app of the same machine leaves it open
+    assert told["beside"]["firewall"] == told["shared"]["firewall"]
     assert told["shared"]["firewall"] == [{"from": "10.0.0.0/24", "port": 5432}, {"from": "10.1.0.0/24", "port": 5432}]
 
 
