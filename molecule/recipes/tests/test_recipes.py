@@ -10,8 +10,7 @@ import pytest
 import yaml
 from sites import PROJECT, Site
 
-# with what an owner puts in place of each placeholder
-TEXT = (PROJECT / "docs/recipes.md").read_text().replace("YOUR_SECRET_KEY", "of a test")
+TEXT = (PROJECT / "docs/recipes.md").read_text()
 RECIPES = {
     settings["app_name"]: settings for settings in map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE))
 }
@@ -59,12 +58,13 @@ def keeps_its_users(site, settings):
     run = site.play("deploy.yml", **settings, app_env={"ANOTHER": "release"})
     assert run.ok and site.live() != first, run.output
     assert site.get("/auth/login", *form)[0] == 302
+    assert site.host.check_output("/srv/flaskr/run printenv STATE_DIRECTORY").strip() == "/var/lib/flaskr"
     assert site.host.file("/var/lib/flaskr/instance/flaskr.sqlite").user == "flaskr"
 
 
 def speaks_spanish_and_works(site, _settings):
     """Its translations were compiled, and its worker waits for jobs."""
-    assert "Iniciar" in site.get("/auth/login", "--header", "Accept-Language: es")[1]
+    assert "Ingresar" in site.get("/auth/login", "--header", "Accept-Language: es")[1]
     assert site.host.check_output("systemctl is-active 'microblog-worker.1@*'") == "active"
     assert "Listening on microblog-tasks" in site.host.check_output("journalctl -t microblog --no-pager --output=cat")
 
