@@ -21,13 +21,17 @@ urls, reach = plugin("filter/urls"), plugin("modules/reach")
         ("sqlite:////var/lib/shop/shop.db", {}),
         ("", {}),
         ("nonsense", {}),
+        # who looks them up otherwise sees whether they are there
+        ("mongodb+srv://u:p@cluster.example/shop", {}),
+        ("postgresql://u:p@h1:5432,h2:5432/shop", {}),
+        ("postgresql://u:p@%2Frun%2Fpostgresql/shop", {}),
     ],
 )
 def test_where_a_url_leads(url, wanted):
     assert urls.database_address(url) == wanted
 
 
-@pytest.mark.parametrize("url", ["sqlite:///x.db", "mongodb+srv://u:p@h/d", "cockroachdb://h/d", "postgresql://?service=shop", "redis://h"])
+@pytest.mark.parametrize("url", ["sqlite:///x.db", "mongodb+srv://u:p@h/d", "postgresql://u:p@h1:5432,h2:5433/d", "postgresql://?service=shop", "redis://h"])
 def test_a_url_that_may_be_right_is_left_alone(url):
     assert urls.database_problem(url) == ""
 

@@ -193,6 +193,8 @@ def test_a_wrong_database_url_is_told_without_its_password():
     assert "ter2" not in found
     (found,) = problems(app_env={"DATABASE_URL": "postgresql://ann:hunter2@db.example"})
     assert "it names no database" in found and "://…@db.example" in found and "hunter2" not in found
+    (found,) = problems(app_env={"DATABASE_URL": "postgresql://ann:hunt/er2@db.example/shop"})
+    assert "%2F" in found and "hunt" not in found and "er2" not in found
 
 
 def test_a_source_that_is_not_there_is_told():

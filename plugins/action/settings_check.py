@@ -85,7 +85,7 @@ class Problem:
         if self.value is UNREADABLE:
             return "can't be read"
         # a password in a URL is one, wherever the URL is
-        return "is wrong" if is_secret(self.name) else "is " + re.sub(r"://[^/\s]*@", "://…@", repr(self.value))
+        return "is wrong" if is_secret(self.name) else "is " + re.sub(r"://\S*@", "://…@", repr(self.value))
 
 
 class UnknownName(Problem):

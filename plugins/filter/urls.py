@@ -18,7 +18,7 @@ def database_address(url):
         return {}
     parts = urlsplit(url)
     kind = scheme(parts)
-    if not parts.hostname or kind not in PORTS:
+    if not parts.hostname or kind not in PORTS or is_by_other_ways(parts):
         return {}
     return {"kind": kind, "host": parts.hostname, "port": parts.port or PORTS[kind]}
 
@@ -27,7 +27,7 @@ def database_problem(url):
     """Why it can be none; empty if it can. It never names any part that may be secret."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - reading it is the check
+        _port = is_by_other_ways(parts) or parts.port  # reading it is the check
     except ValueError:
         return "what stands for its port is none. In a password, write / as %2F, # as %23, ? as %3F, @ as %40 and : as %3A."
     kind = scheme(parts)
@@ -42,6 +42,12 @@ def database_problem(url):
         if not parts.path.strip("/") and not {"dbname", "service"} & {*parse_qs(parts.query)}:
             return "it names no database. Write postgresql://USER:PASSWORD@HOST:5432/DATABASE."
     return ""
+
+
+def is_by_other_ways(parts):
+    """A list of hosts, names that DNS has records of another kind for (mongodb+srv), or a socket's path in the place of a host."""
+    place = parts.netloc.rpartition("@")[2]
+    return "," in place or "%2f" in place.lower() or parts.scheme.endswith("+srv")
 
 
 def scheme(parts):
