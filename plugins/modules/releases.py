@@ -753,7 +753,7 @@ class Releases:
 
     def prune_images(self):
         """Those of the app that have no folder any more; one that is still in use goes the next time."""
-        if not os.path.isdir(IMAGES):
+        if not (os.path.isdir(IMAGES) and shutil.which("podman")):
             return []
         repository, keys, removed = f"localhost/flaskhost/{self.app}", listing(self.path("venvs")), []
         tags = self.run_command(["podman", "image", "ls", "--format={{.Tag}}", f"--filter=reference={repository}"])[1].split()
