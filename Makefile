@@ -93,7 +93,7 @@ secrets: .venv/ready ## write a stage's secrets, in a file that only its passwor
 doctor: .venv/ready ## what is wrong with a host, or soon will be, and what to do about it
 	@ansible-playbook -i inventories/$(STAGE) playbooks/doctor.yml $(ARGS)
 
-test: lint unit molecule ## all tests (about three quarters of an hour)
+test: lint unit molecule ## all tests (about an hour)
 
 lint: .venv/ready ## ansible-lint, yamllint, ruff, and whether the generated docs are up to date
 	@yamllint --strict .

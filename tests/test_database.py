@@ -31,7 +31,9 @@ def test_where_a_url_leads(url, wanted):
     assert urls.database_address(url) == wanted
 
 
-@pytest.mark.parametrize("url", ["sqlite:///x.db", "mongodb+srv://u:p@h/d", "postgresql://u:p@h1:5432,h2:5433/d", "postgresql://?service=shop", "redis://h"])
+@pytest.mark.parametrize(
+    "url", ["sqlite:///x.db", "mongodb+srv://u:p@h/d", "postgresql://u:p@h1:5432,h2:5433/d", "postgresql://?service=shop", "redis://h"]
+)
 def test_a_url_that_may_be_right_is_left_alone(url):
     assert urls.database_problem(url) == ""
 
