@@ -176,7 +176,11 @@ def test_without_a_password_no_key_is_made(play, monkeypatch, stage):
         ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, "at http://127.0.0.1:9"),
     ],
 )
-def test_a_bucket_that_can_not_be_used_is_told_before_anything_is_changed(tmp_path, amazon, owner, made, other, words):
+def test_a_bucket_that_can_not_be_used_is_told_before_anything_is_changed(tmp_path, amazon, owner, made, other, words, monkeypatch):
+    # whoever deploys may have a key of their own
+    (tmp_path / "config").write_text("[profile mine]\naws_access_key_id = x\naws_secret_access_key = y\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
     settings = {"S3_BUCKET": BUCKET, "AWS_ENDPOINT_URL_S3": amazon, "AWS_DEFAULT_REGION": "eu-central-1"}
     code, said = preflight(tmp_path, app_env=settings, app_secrets=owner)
     assert code == 0, said

@@ -30,6 +30,12 @@ roots = ["/etc/nginx", "/etc/ssh", "/etc/ufw", "/etc/systemd", "/etc/apt/apt.con
          "/srv", "/var/www", "/var/cache/sample", "/var/lib/sample", "/opt/uv"]
 own_content = re.compile(r"host_.*_key|/etc/ssl/flaskhost/.*pem$|/history$|manifest\.json$|/var/lib/sample/|\.pyc$")
 skipped = re.compile(r"/var/cache/sample/.|/opt/uv/[^/]*/.|/srv/sample/venvs/[^/]*/.|/srv/sample/bad|/srv/sample/former|\.db-(wal|shm)$")
+# a release, and what it runs from, bear names that follow from their content: of two that differ, the names don't matter
+names = {os.path.basename(os.path.realpath("/srv/sample/live/.venv")): "VENV", os.path.basename(os.path.realpath("/srv/sample/live")): "LIVE"}
+def plain(text):
+    for name, word in names.items():
+        text = text.replace(name, word)
+    return text
 found = {}
 for root in roots:
     for parent, folders, names in [(root, [], [""])] + list(os.walk(root)):
@@ -42,7 +48,7 @@ for root in roots:
             if stat.S_ISLNK(info.st_mode):
                 what.append(os.readlink(path))
             elif stat.S_ISREG(info.st_mode) and not own_content.search(path):
-                what.append(hashlib.sha256(open(path, "rb").read()).hexdigest()[:12])
+                what.append(hashlib.sha256(plain(open(path, errors="surrogateescape").read()).encode(errors="surrogateescape")).hexdigest()[:12])
             found[path] = what
 def run(command):
     return subprocess.run(command, shell=True, capture_output=True, text=True).stdout.splitlines()
@@ -53,7 +59,7 @@ found["units that failed"] = run("systemctl --failed --no-legend --plain")
 found["firewall"] = run("ufw show added; ufw status verbose; nft list chains inet")
 found["kernel"] = run("sysctl --pattern '^net.ipv4.conf.(all|default)|^net.ipv4.icmp' --all")
 found["packages"] = run("dpkg-query -W -f '${Package} ${db:Status-Status}\n'")
-print(json.dumps(found))
+print(plain(json.dumps(found)))
 """
 
 
@@ -71,9 +77,7 @@ class Trial:
 
     def fingerprint(self):
         text = self.site.host.check_output("python3 -c %s", FINGERPRINT)
-        # a release bears the name of its content: of two that differ, the names don't matter
-        live = self.site.live()
-        return json.loads(text.replace(live, "LIVE").replace(live.partition("-")[0], "SOURCE"))
+        return json.loads(text.replace(self.site.live().partition("-")[0], "SOURCE"))
 
 
 class Release(Trial):
@@ -94,7 +98,7 @@ class Release(Trial):
         found = super().fingerprint()
         # each trial has a mark of its own, in these
         marked = ("sites-enabled/sample.conf", "templates/index.html")
-        others = re.compile(r"/releases/(?!LIVE)|/sample@(?!LIVE)")
+        others = re.compile(r"/releases/(?!LIVE)|/sample@(?!LIVE)|/venvs/(?!VENV)")
         kept = {path: what for path, what in found.items() if not others.search(path)}
         kept = {path: what for path, what in kept.items() if not path.endswith(marked)}
         assert f"x-mark: {self.mark}" in self.site.get("/healthz", "--head")[1], "nginx runs an older configuration"

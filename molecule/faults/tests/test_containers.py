@@ -174,8 +174,10 @@ def test_the_image_elsewhere(fault):
 def test_images_that_were_removed(fault):
     """Somebody removed images that only kept releases need: going back says that there is nothing to go back to, and the next release that needs
     one brings it anew."""
-    kept = fault.release_good()
-    assert kept.ok and fault.release_good().ok
+    fault.change()
+    assert fault.site.release(fault.source).ok
+    former = fault.site.live()
+    assert fault.release_good().ok
     host, live = fault.site.host, fault.site.live()
     # former releases end while nobody waits
     host.check_output(
@@ -185,6 +187,5 @@ def test_images_that_were_removed(fault):
     run = fault.site.play("playbooks/rollback.yml")
     assert not run.ok and run.tells("There is no former release to go back to"), run.output
     assert fault.site.live() == live and fault.site.get("/healthz")[0] == 200
-    run = fault.site.release("sample_app")
-    assert run.ok and fault.site.live() == fault.before, run.output
-    fault.before = ""
+    run = fault.site.release(fault.source)
+    assert run.ok and fault.site.live() == former, run.output
