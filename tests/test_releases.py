@@ -306,7 +306,7 @@ def test_a_web_process_only_asks_systemd_no_more_than_before(host):
         host.do(state, "r2")
         said += host.systemd.said
     verbs = [re.sub(r" .*", "", words) for words in said]
-    assert verbs == ["enable", "start", "disable", "stop"]
+    assert verbs == ["reset-failed", "enable", "start", "disable", "stop"]
 
 
 # -- releases that run from an image ---------------------------------------------------------------------------------------

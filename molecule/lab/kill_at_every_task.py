@@ -31,9 +31,9 @@ roots = ["/etc/nginx", "/etc/ssh", "/etc/ufw", "/etc/systemd", "/etc/apt/apt.con
 own_content = re.compile(r"host_.*_key|/etc/ssl/flaskhost/.*pem$|/history$|manifest\.json$|/var/lib/sample/|\.pyc$")
 skipped = re.compile(r"/var/cache/sample/.|/opt/uv/[^/]*/.|/srv/sample/venvs/[^/]*/.|/srv/sample/bad|/srv/sample/former|\.db-(wal|shm)$")
 # a release, and what it runs from, bear names that follow from their content: of two that differ, the names don't matter
-names = {os.path.basename(os.path.realpath("/srv/sample/live/.venv")): "VENV", os.path.basename(os.path.realpath("/srv/sample/live")): "LIVE"}
+bears = {os.path.basename(os.path.realpath("/srv/sample/live/.venv")): "VENV", os.path.basename(os.path.realpath("/srv/sample/live")): "LIVE"}
 def plain(text):
-    for name, word in names.items():
+    for name, word in bears.items():
         text = text.replace(name, word)
     return text
 found = {}

@@ -420,7 +420,12 @@ class Instance:
         if was_there:
             self.systemctl("daemon-reload")
         if written:
+            self.forget_failures(map(os.path.basename, written))
             self.verify(written + [self.releases.path("releases", self.id, name) for name in self.releases.schedule(self.id)], written)
+
+    def forget_failures(self, units):
+        """One that failed when it was last here, and whose file has gone since, is remembered by systemd, which then loads no other."""
+        self.module.run_command(["systemctl", "reset-failed", *units])
 
     def verify(self, paths, written):
         """systemd passes over a line that it doesn't understand, be it the one that was to be the wall."""
@@ -446,6 +451,7 @@ class Instance:
             os.unlink(self.releases.scheduled(name))
         for name in changed:
             write(self.releases.scheduled(name), wanted[name])
+        self.forget_failures(f"{self.app}-{name}" for name in gone + changed)
         self.systemctl("daemon-reload")
         for name in wanted:
             if name.endswith(".timer"):
@@ -512,6 +518,9 @@ class Instance:
         self.dismiss(self.id)
         for words in (("kill", "--signal=KILL"), ("stop",), ("reset-failed",)):
             self.module.run_command(["systemctl", *words, self.unit])
+        if os.path.exists(self.releases.path("releases", self.id, "in-image")):
+            # podman was killed too, before it could forget the container, which would keep its image for ever
+            self.module.run_command(["podman", "rm", "--force", "--ignore", "--time=0", f"{self.app}-web-{self.id}"])
 
     def last_words(self):
         units = [f"--unit={unit}" for unit in self.units.values()]
