@@ -161,7 +161,6 @@ def test_every_row_and_file_comes_back(host, app):
     assert not (host.folder / "work/shop/desk").exists() and not (host.folder / "work/shop/fetched").exists()
 
 
-@REAL
 def test_a_database_in_use_is_copied_whole_and_only_so(host, app):
     host.do("now")
     host.fetch()
@@ -290,7 +289,6 @@ def test_what_a_restore_had_moved_that_was_cut_short_is_never_lost(host, monkeyp
     assert (aside / "files/note").read_text() == "two" and f"kept in {aside}" in capsys.readouterr().out
 
 
-@REAL
 def test_files_on_another_disk_are_in_the_backup_and_come_back(host, tmp_path):
     """The app's folder is a link to it."""
     host.state.rename(tmp_path / "disk")
@@ -331,7 +329,6 @@ def test_another_one_than_was_fetched_is_not_restored(host):
         host.do("restore", "5e5e")
 
 
-@REAL
 @pytest.mark.parametrize("content", [b"SQLite format 3\0 and then nothing of the kind" * 200, b"SQLite format 3\0"])
 def test_what_only_begins_as_a_database_is_in_the_backup_as_it_is(host, app, content, capsys):
     """A visitor may have uploaded it."""

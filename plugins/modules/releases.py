@@ -519,8 +519,10 @@ class Instance:
         for words in (("kill", "--signal=KILL"), ("stop",), ("reset-failed",)):
             self.module.run_command(["systemctl", *words, self.unit])
         if os.path.exists(self.releases.path("releases", self.id, "in-image")):
-            # podman was killed too, before it could forget the container, which would keep its image for ever
-            self.module.run_command(["podman", "rm", "--force", "--ignore", "--time=0", f"{self.app}-web-{self.id}"])
+            # podman was killed too, before it could forget the container, which would keep its image for ever; of two calls, the first may
+            # only find out that it is dead
+            for _ in range(2):
+                self.module.run_command(["podman", "rm", "--force", "--ignore", "--time=0", f"{self.app}-web-{self.id}"])
 
     def last_words(self):
         units = [f"--unit={unit}" for unit in self.units.values()]

@@ -22,6 +22,13 @@ def test_an_image_without_a_command(fault):
     fault.is_refused("the image has no command (CMD, ENTRYPOINT)", release_health_timeout_seconds=5)
 
 
+def test_a_container_that_is_not_to_be(fault):
+    """The image's command never answers: its container is killed, and nothing of it stays on the host but the word that it is bad."""
+    fault.append(DOCKERFILE, 'CMD ["sleep", "600"]\n')
+    fault.is_refused(release_health_timeout_seconds=5)
+    assert fault.site.host.check_output("podman ps --all --format '{{.Names}}'").split() == [f"sample-web-{fault.before}"]
+
+
 @under_load
 def test_an_image_that_knows_ports_only(fault):
     """The image's command opens no socket, but the port $PORT, as platforms ask of it: it is reached all the same."""
