@@ -57,7 +57,7 @@ def main():
         workdir = handle.read().strip()
     known = {
         "user": f"{user.pw_uid}:{grp.getgrnam(params['app'] + '-web').gr_gid}",
-        "group": str(user.pw_gid),
+        "group": str(grp.getgrnam(params["app"]).gr_gid),
         "workdir": workdir,
     }
     units = {}
