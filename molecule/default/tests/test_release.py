@@ -112,9 +112,10 @@ def test_roll_back_to_a_release_that_is_not_kept_is_refused(site):
     assert run.tells("release_to: 0000000000-00000000 is not kept on this host", before)
 
 
-def test_roll_back_to_a_named_release(site):
-    kept = site.host.check_output("ls /srv/sample/releases").split()
-    target = next(name for name in kept if name != site.live() and not site.host.file(f"/srv/sample/bad/{name}").exists)
+def test_roll_back_to_a_named_release(site, source):
+    target = site.live()
+    change(source, "On the way to another")
+    assert site.release(source).ok and site.live() != target
     run = site.play("playbooks/rollback.yml", release_to=target)
     assert run.ok and site.live() == target, run.output
 
