@@ -38,7 +38,12 @@ elif verb == "backup":
     excluded = {word[10:].replace(chr(92), "") for word in words if word.startswith("--exclude=")}
     ignore = lambda folder, entries: [entry for entry in entries if os.path.join(folder, entry) in excluded]
     for path in words:
-        if not path.startswith("--"):
+        if os.path.islink(path):
+            # it follows no link, not even one that it is given
+            target = place / name / path[1:]
+            target.parent.mkdir(parents=True)
+            target.symlink_to(os.readlink(path))
+        elif not path.startswith("--"):
             shutil.copytree(path, place / name / path[1:], ignore=ignore, symlinks=True)
     said = {"short_id": name, "time": time.strftime("%Y-%m-%dT%H:%M:%S.123Z", time.gmtime()), "hostname": option("host")}
     said["paths"] = [word for word in words if not word.startswith("--")]
