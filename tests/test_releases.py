@@ -318,6 +318,7 @@ def images(host, tmp_path, monkeypatch):
     storage, tags, in_use = tmp_path / "storage", {}, set()
     (storage / "overlay-images").mkdir(parents=True)
     monkeypatch.setattr(releases, "IMAGES", str(storage))
+    monkeypatch.setattr(releases.shutil, "which", lambda name: f"/usr/bin/{name}")  # this machine may have none
 
     def podman(command):
         words = command[1:]
