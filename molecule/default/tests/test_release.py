@@ -1,25 +1,13 @@
-"""What a release does to those who use the site meanwhile: nothing."""
+"""What a release does to those who use the site meanwhile: nothing. What can go wrong with one has a scenario of its own, `faults`."""
 
 import re
 
-import pytest
 from sites import Load
 
 
 def change(source, text):
     page = source / "sample_app/templates/index.html"
     page.write_text(page.read_text().replace("It runs", text))
-
-
-def spoil(source, name, text):
-    (source / "sample_app" / name).write_text(text)
-
-
-def assert_untouched(site, before, run):
-    assert not run.ok
-    assert site.live() == before
-    assert site.get("/healthz")[0] == 200
-    assert site.instances() == [f"sample@{before}.service"]
 
 
 def test_a_release_under_load_fails_no_request(site, source):
@@ -58,39 +46,6 @@ def test_a_setting_makes_a_release_and_rolls_back_with_it(site, source):
     assert "threads = 24" in site.host.file("/srv/sample/live/gunicorn.conf.py").content_string
 
 
-def test_a_broken_import_never_gets_a_request(site, source):
-    before = site.live()
-    spoil(source, "models.py", "import nothing_of_this_name\n")
-    run = site.release(source, app_release_command="")
-    assert_untouched(site, before, run)
-    assert run.tells("the app exited: ModuleNotFoundError: No module named 'nothing_of_this_name'", f"Release {before} goes on serving")
-
-
-def test_an_app_that_hangs_never_gets_a_request(site, source):
-    before = site.live()
-    page = source / "sample_app/pages.py"
-    page.write_text(page.read_text() + "\nimport time\ntime.sleep(3600)\n")
-    run = site.release(source, app_release_command="", release_health_timeout_seconds=5)
-    assert_untouched(site, before, run)
-    assert run.tells("was not made live", "/healthz gave no answer within 5 seconds")
-
-
-def test_a_failing_release_command_stops_the_release(site, source):
-    before = site.live()
-    change(source, "It migrates")
-    run = site.release(source, app_release_command="echo the schema is not ready; exit 3")
-    assert_untouched(site, before, run)
-    assert run.tells("the schema is not ready")
-
-
-def test_a_dependency_that_is_nowhere_stops_the_release(site, source):
-    before = site.live()
-    (source / "requirements.txt").write_text("Flask\nno-such-package-flaskhost-test==1.0\n")
-    run = site.release(source)
-    assert not run.ok and site.live() == before
-    assert run.tells("no-such-package-flaskhost-test")
-
-
 def test_a_site_that_fails_after_the_cut_over_goes_back_by_itself(site, source):
     """It does well on its own socket, and badly through nginx: only the public check can tell."""
     before = site.live()
@@ -101,15 +56,10 @@ def test_a_site_that_fails_after_the_cut_over_goes_back_by_itself(site, source):
         )
     )
     run = site.release(source)
-    assert_untouched(site, before, run)
+    assert not run.ok and site.live() == before, run.output
+    assert site.get("/healthz")[0] == 200
+    assert site.instances() == [f"sample@{before}.service"]
     assert run.tells("was live for a moment and is not any more", "/healthz answered 500")
-
-
-def test_roll_back_to_a_release_that_is_not_kept_is_refused(site):
-    before = site.live()
-    run = site.play("playbooks/rollback.yml", release_to="0000000000-00000000")
-    assert not run.ok and site.live() == before
-    assert run.tells("release_to: 0000000000-00000000 is not kept on this host", before)
 
 
 def test_roll_back_to_a_named_release(site, source):
@@ -140,23 +90,13 @@ def test_nginx_shows_its_own_page_while_nothing_is_live(site):
     site.wait_until_well()
 
 
-@pytest.mark.parametrize("holder", ["here", "elsewhere"])
-def test_a_held_lock_keeps_a_second_run_out(site, source, holder):
-    """A run on another controller is believed for a while; one on this controller only while its process lives."""
-    controller = "another-machine"
-    if holder == "here":
-        with open("/etc/machine-id") as handle:
-            controller = handle.read().strip()
-    lock = '{"who": "ann@laptop", "controller": "%s", "pid": 1, "token": "%s:1:never", "since": \'$(date +%%s)\', "what": "releasing v7"}'
-    site.host.check_output(f"echo '{lock % (controller, controller)}' >/srv/sample/lock")
-    change(source, f"It waits {holder}")
+def test_a_lock_of_another_controller_keeps_a_run_out(site, source):
+    """It is believed for a while: nobody here can tell whether that run still lives."""
+    lock = '{"who": "ann@laptop", "controller": "another", "pid": 1, "token": "another:1:never", "since": \'$(date +%s)\', "what": "releasing v7"}'
+    site.host.check_output(f"echo '{lock}' >/srv/sample/lock")
+    change(source, "It waits")
     before = site.live()
     run = site.release(source)
-    if holder == "elsewhere":
-        assert not run.ok and site.live() == before
-        assert run.tells("ann@laptop has been at work here since", "releasing v7", "Nothing was touched")
-        site.host.check_output("rm /srv/sample/lock")
-    else:
-        assert run.ok and site.live() != before, run.output
-        assert run.tells("The lock was still held by ann@laptop (releasing v7), whose run has died")
-    assert not site.host.file("/srv/sample/lock").exists
+    assert not run.ok and site.live() == before
+    assert run.tells("ann@laptop has been at work here since", "releasing v7", "Nothing was touched")
+    site.host.check_output("rm /srv/sample/lock")

@@ -19,6 +19,7 @@ def test_a_syntax_error(fault):
     fault.is_refused("SyntaxError: invalid syntax", app_release_command="")
 
 
+@pytest.mark.sample
 def test_an_import_that_is_nowhere(fault):
     """A module is imported that isn't there."""
     fault.append(PAGES, "\nimport nothing_of_this_name\n")
@@ -114,6 +115,7 @@ def test_a_factory_that_is_not_there(fault):
     fault.is_refused("the app exited", "make_app", app_module="sample_app:make_app()", app_release_command="")
 
 
+@pytest.mark.sample
 def test_a_release_command_that_fails(fault):
     """The release command says no."""
     fault.append(PAGES, "\n# another release\n")
