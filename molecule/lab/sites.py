@@ -159,6 +159,12 @@ def during(site, words, act, playbook="playbooks/release.yml", **variables):
     return process.returncode == 0, output
 
 
+def wait_for_build(site):
+    """It is the controller that builds an image: what happens to the host matters once the host takes it in."""
+    if IN_CONTAINERS:
+        site.host.check_output("for i in $(seq 1200); do pgrep --full '[p]odman load' && exit 0; sleep 0.05; done; exit 1")
+
+
 def kill(process):
     """Nothing that the run holds is given back, no handler runs."""
     os.killpg(process.pid, signal.SIGKILL)
@@ -168,6 +174,7 @@ class Load:
     """GET and POST requests while something happens, 48 a second at most for each step of `pace`; counts what failed."""
 
     def __init__(self, site, seconds=60, pace=5, path="/", post="/entries", options=()):
+        self.started = time.monotonic()
         # hey takes the TLS server name from the URL, so it asks for the site's other name
         name = f"https://localhost:{site.port}"
         common = ["hey", "-z", f"{seconds}s", "-t", "20", "-disable-redirects", *options]
@@ -194,6 +201,8 @@ class Load:
     def stop(self):
         """Ends the load; gives the answers by status, and errors."""
         answers, errors = {}, []
+        # what it meets may be over before hey has asked at all
+        time.sleep(max(0, self.started + 2 - time.monotonic()))
         for command in self.commands:
             command.send_signal(2)
             report = command.communicate(timeout=60)[0]

@@ -2,7 +2,7 @@
 
 import pytest
 from kill_at_every_task import Release, attempt, play
-from sites import BUILD, IN_CONTAINERS, during, kill
+from sites import BUILD, during, kill, wait_for_build
 
 pytestmark = pytest.mark.usefixtures("load")
 
@@ -31,9 +31,8 @@ def cut(site, step):
     """The host's end of every ssh connection is gone at once."""
 
     def cut(_process):
-        if IN_CONTAINERS and step == BUILD:
-            # it is the controller that builds an image; the host has to take it in
-            site.host.check_output("for i in $(seq 1200); do pgrep --full '[p]odman load' && exit 0; sleep 0.05; done; exit 1")
+        if step == BUILD:
+            wait_for_build(site)
         site.host.check_output("pkill -KILL --full '^sshd.*: root'")
 
     return cut
