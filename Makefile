@@ -103,7 +103,7 @@ lint: .venv/ready ## ansible-lint, yamllint, ruff, and whether the generated doc
 	@docs/generate.py --check
 
 unit: .venv/ready ## tests that need no host: plugins, templates, the sample app's own
-	@pytest -q tests
+	@pytest -q --numprocesses auto tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
 molecule: .venv/ready ## the roles on bare hosts in containers; samples of what can go wrong, of every server, of certificates, of an app with all that it can have
@@ -126,7 +126,7 @@ test-faults: .venv/ready ## all that can go wrong, under load (about half an hou
 	@$(LAB) setup $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 
-test-containers: .venv/ready ## the same with the app in a container, and what only a container can do (about half an hour)
+test-containers: .venv/ready ## the same with the app in a container, and what only a container can do (about an hour)
 	@$(LAB) setup $(NEWER) python
 	@FLASKHOST_RUNTIME=container FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 
