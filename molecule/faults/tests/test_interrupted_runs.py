@@ -71,7 +71,7 @@ def test_two_runs_at_once(fault):
     def release_too(_process):
         told.append(fault.release_good())
 
-    ok, output = during(fault.site, "Make the release live, and watch", release_too, **fault.change(), release_watch_seconds=12)
+    ok, output = during(fault.site, "Make the release live, and watch", release_too, **fault.change(), release_watch_seconds=20)
     assert ok, output
     assert not told[0].ok and told[0].changed == 0
     assert told[0].tells("has been at work here since", "UTC: releasing", str(fault.source), "Nothing was touched"), told[0].output

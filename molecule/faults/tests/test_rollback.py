@@ -87,7 +87,7 @@ def test_a_schema_that_the_former_release_can_not_use(fault):
     assert fault.site.release(fault.source).ok
     live = fault.site.live()
     try:
-        run = rollback(fault, release_health_timeout_seconds=4)
+        run = rollback(fault, release_health_timeout_seconds=10)
         assert not run.ok and run.tells("/healthz answered 500", "no such table: entry", f"Release {live} goes on serving"), run.output
         assert fault.site.live() == live and fault.site.get("/")[0] == 200
     finally:
