@@ -43,6 +43,14 @@ def copy_of_sample_app(copy):
     return copy
 
 
+def wait_until(condition, seconds=60):
+    """On a busy machine a process takes seconds even to be killed."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.2)
+
+
 class Site:
     """An app on a host."""
 
@@ -76,13 +84,16 @@ class Site:
     def entries(self):
         return json.loads(self.get("/entries.json")[1])["count"]
 
-    def wait_until_well(self, seconds=30):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.get("/healthz")[0] == 200:
-                return
-            time.sleep(0.2)
-        raise AssertionError(f"{self.name} does not answer after {seconds} seconds")
+    def is_well(self):
+        return self.get("/healthz")[0] == 200
+
+    def main_process(self, unit=""):
+        """Of a unit; without one, of the live release."""
+        return self.host.check_output(f"systemctl show --value --property=MainPID {unit or f'{self.app}@{self.live()}'}")
+
+    def workers(self):
+        """There may be none for a moment."""
+        return set(self.host.run(f"pgrep --parent {self.main_process()}").stdout.split())
 
     def instances(self):
         """The app's units that run."""

@@ -525,6 +525,8 @@ class Instance:
                 self.module.run_command(["podman", "rm", "--force", "--ignore", "--time=0", f"{self.app}-web-{self.id}"])
 
     def last_words(self):
+        # what was said a moment ago may not have been written yet
+        self.module.run_command(["journalctl", "--sync"])
         units = [f"--unit={unit}" for unit in self.units.values()]
         # of a container, podman itself has much to say
         units += [

@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import pytest
-from sites import Site, copy_of_sample_app
+from sites import Site, copy_of_sample_app, wait_until
 
 # on production's own host
 S3 = "http://10.207.7.13:5997"
@@ -90,12 +90,3 @@ def counts(site):
     """Entries, and how many of them a worker has seen to."""
     found = json.loads(site.get("/entries.json")[1])
     return found["count"], found["counted"]
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return
-        time.sleep(0.5)
-    raise AssertionError(f"not within {seconds} seconds")

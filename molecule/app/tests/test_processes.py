@@ -3,8 +3,8 @@
 import time
 
 import pytest
-from conftest import change, counts, python, wait_until, workers
-from sites import Load
+from conftest import change, counts, python, workers
+from sites import Load, wait_until
 
 SLOW = """
 import os
@@ -165,7 +165,7 @@ def test_all_is_back_after_a_reboot(site):
     wait_until(lambda: len({*counts(site)}) == 1)
     before = counts(site)
     site.reboot()
-    site.wait_until_well(60)
+    wait_until(site.is_well)
     wait_until(lambda: workers(site) == expected(site))
     assert counts(site)[0] == before[0] and counts(site)[1] >= before[0] - 1, "of the last second a queue may forget"
     timers = site.host.check_output("systemctl list-timers --no-legend 'sample-*'")

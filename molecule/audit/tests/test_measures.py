@@ -1,5 +1,7 @@
 """Each measure holds, is shown before it is taken, can be taken back, and a rerun has nothing to do."""
 
+from sites import wait_until
+
 
 def test_a_rerun_changes_nothing(site):
     run = site.play("deploy.yml")
@@ -41,7 +43,7 @@ def test_a_measure_can_be_left_out_and_comes_back(site):
 
 def test_all_holds_after_a_reboot(site):
     site.reboot()
-    site.wait_until_well(60)
+    wait_until(site.is_well)
     assert site.host.check_output("sysctl --values net.ipv4.conf.all.log_martians") == "1", "ufw has not set it back"
     assert "set blocked4" in site.host.check_output("nft list table inet flaskhost")
     run = site.play("deploy.yml")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from sites import copy_of_sample_app
+from sites import copy_of_sample_app, wait_until
 
 MARKER = "planted-secret-7d41f0b2"
 KEY = "planted-key-93ce55a1"
@@ -76,7 +76,7 @@ def test_a_crash_leaves_no_copy_of_it(run, site):
     limits = site.host.check_output(f"cat /proc/{pid}/limits")
     assert re.search(r"Max core file size\s+0\s+0\s", limits)
     site.host.check_output(f"kill -SEGV {pid}")
-    site.wait_until_well()
+    wait_until(site.is_well)
     search = "find / -xdev -newermt '-1 minute' -type f -size +100k -not -path '/var/log/journal/*' -not -path '/run/log/*'"
     assert site.host.run(f"{search} -exec grep --binary-files=text --files-with-matches '{PATTERN}' {{}} +").stdout == ""
 

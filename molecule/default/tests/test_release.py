@@ -2,7 +2,7 @@
 
 import re
 
-from sites import Load
+from sites import Load, wait_until
 
 
 def change(source, text):
@@ -87,7 +87,7 @@ def test_nginx_shows_its_own_page_while_nothing_is_live(site):
         assert status == 502 and "Back in a moment" in body
     finally:
         site.host.check_output(f"systemctl start {unit}")
-    site.wait_until_well()
+    wait_until(site.is_well)
 
 
 def test_a_lock_of_another_controller_keeps_a_run_out(site, source):

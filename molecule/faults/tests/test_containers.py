@@ -1,6 +1,7 @@
 """What only an app in a container meets (`app_runtime: container`; `make test-containers` has all else go wrong with one too)."""
 
 import pytest
+from sites import wait_until
 
 pytestmark = pytest.mark.container
 under_load = pytest.mark.usefixtures("load")
@@ -138,7 +139,7 @@ def test_processes_of_a_container(fault):
     host, live = fault.site.host, fault.site.live()
     assert host.check_output("podman ps --format '{{.Names}}' | grep tick | sort").split() == [f"sample-tick.{n}-{live}" for n in (1, 2)]
     fault.site.reboot()
-    fault.site.wait_until_well(60)
+    wait_until(fault.site.is_well)
     for name in "ticks", "tocks":
         host.check_output(
             f"rm -f /var/lib/sample/{name}; for i in $(seq 100); do [ -s /var/lib/sample/{name} ] && exit 0; sleep 0.2; done; exit 1"

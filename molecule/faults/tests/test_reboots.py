@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from sites import BUILD, DOMAIN, during, wait_for_build
+from sites import BUILD, DOMAIN, during, wait_for_build, wait_until
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_reboot_during_the_drain(fault):
 
 def is_back(fault, release):
     site = fault.site
-    site.wait_until_well(60)
+    wait_until(site.is_well)
     assert site.entries() >= fault.count
     run = site.play("playbooks/release.yml", **release)
     assert run.ok and site.live() != fault.before, run.output

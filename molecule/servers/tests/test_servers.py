@@ -7,6 +7,7 @@ import time
 import pytest
 from conftest import app_of
 from report import parse_hey
+from sites import wait_until
 
 
 def unit(site):
@@ -107,33 +108,25 @@ def test_what_is_under_way_is_finished_over_a_release_and_nobody_else_is_touched
         assert visitor.communicate()[0] == "done\n"
     assert site.get("/")[1] == f"hello from {site.live()}\n"
     assert site.host.check_output(others.format(site.app)) == before
-    end = time.monotonic() + 20
-    while len(site.instances()) > 1 and time.monotonic() < end:
-        time.sleep(0.2)
-    assert site.instances() == [unit(site)]
+    wait_until(lambda: site.instances() == [unit(site)])
     assert "timed out" not in site.host.check_output(f"journalctl --unit {site.app}@{left}.service --no-pager --output=cat")
 
 
 def test_it_is_back_after_a_crash(site):
-    main = site.host.check_output(f"systemctl show --value --property=MainPID {unit(site)}")
-    site.host.check_output(f"kill -9 {main}")
-    time.sleep(0.5)
-    site.wait_until_well()
-    assert site.host.check_output(f"systemctl show --value --property=MainPID {unit(site)}") != main
+    before = site.main_process()
+    site.host.check_output(f"kill -9 {before}")
+    wait_until(lambda: site.main_process() not in (before, "0") and site.is_well())
 
 
 @pytest.mark.parametrize("name", ["gunicorn-older", pytest.param("gunicorn-newer", marks=pytest.mark.sample)])
 def test_each_worker_of_gunicorn_keeps_to_a_core(name):
     site = app_of(name)
-    main = site.host.check_output(f"systemctl show --value --property=MainPID {unit(site)}")
+    main = site.main_process()
     cores = f"for pid in $(pgrep --parent {main}); do taskset --cpu-list --pid $pid; done | sed 's/.*: //' | sort -n | xargs"
     each = site.host.check_output("python3 -c 'import os; print(*sorted(os.sched_getaffinity(0)))'")
     assert site.host.check_output(cores) == each
     site.host.check_output(f"kill -9 $(pgrep --parent {main} | head -n 1)")
-    end = time.monotonic() + 10
-    while site.host.check_output(cores) != each and time.monotonic() < end:
-        time.sleep(0.2)
-    assert site.host.check_output(cores) == each
+    wait_until(lambda: site.host.check_output(cores) == each)
 
 
 def test_an_app_that_can_not_be_imported_is_refused(site, source):
