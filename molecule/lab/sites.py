@@ -158,8 +158,10 @@ def during(site, words, act, playbook="playbooks/release.yml", **variables):
     for line in process.stdout:
         output += line
         if not done and line.startswith("TASK [") and words in line:
-            # announced is not yet begun: the connection is a moment later
+            # announced is not yet begun: the connection is a moment later, and an image comes to the host once the controller has built it
             time.sleep(0.4)
+            if IN_CONTAINERS and words == BUILD:
+                site.host.check_output("for i in $(seq 1200); do pgrep --full '[p]odman load' && exit 0; sleep 0.05; done; exit 1")
             act(process)
             done = True
             if act is kill:
@@ -168,12 +170,6 @@ def during(site, words, act, playbook="playbooks/release.yml", **variables):
     process.wait()
     assert done, f"no task '{words}':\n{output}"
     return process.returncode == 0, output
-
-
-def wait_for_build(site):
-    """It is the controller that builds an image: what happens to the host matters once the host takes it in."""
-    if IN_CONTAINERS:
-        site.host.check_output("for i in $(seq 1200); do pgrep --full '[p]odman load' && exit 0; sleep 0.05; done; exit 1")
 
 
 def kill(process):

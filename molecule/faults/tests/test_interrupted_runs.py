@@ -2,7 +2,7 @@
 
 import pytest
 from kill_at_every_task import Release, attempt, play
-from sites import BUILD, during, kill, wait_for_build
+from sites import BUILD, during, kill
 
 pytestmark = pytest.mark.usefixtures("load")
 
@@ -27,15 +27,9 @@ def test_a_run_that_is_killed(trial, load, task):
     assert not attempt(trial, task, trial.wanted)
 
 
-def cut(site, step):
+def cut(site):
     """The host's end of every ssh connection is gone at once."""
-
-    def cut(_process):
-        if step == BUILD:
-            wait_for_build(site)
-        site.host.check_output("pkill -KILL --full '^sshd.*: root'")
-
-    return cut
+    return lambda process: site.host.check_output("pkill -KILL --full '^sshd.*: root'")
 
 
 SLOW_START = "\nimport time\ntime.sleep(3)\n"
@@ -54,7 +48,7 @@ def test_a_connection_that_breaks(fault, step, slowly):
     """The ssh connection breaks in mid-task: the host ends that step, the next run waits for it, and finishes the release."""
     fault.append("sample_app/pages.py", SLOW_START)
     release = fault.change("requirements.txt") | slowly
-    ok, output = during(fault.site, step, cut(fault.site, step), **release)
+    ok, output = during(fault.site, step, cut(fault.site), **release)
     assert not ok and "UNREACHABLE" in output, output
     run = fault.site.play("playbooks/release.yml", **release)
     assert run.ok and run.tells("whose run has died"), run.output

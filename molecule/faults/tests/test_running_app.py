@@ -67,7 +67,7 @@ def test_a_worker_that_hangs(fault):
     stuck = min(fault.site.workers())
     fault.site.host.check_output(f"kill -STOP {stuck}")
     assert [fault.site.get("/", "--max-time", "2")[0] for _ in range(10)] == [200] * 10
-    wait_until(lambda: stuck not in fault.site.workers() and len(fault.site.workers()) == 3)
+    wait_until(lambda: stuck not in fault.site.workers() and len(fault.site.workers()) == 3, 20)
 
 
 def test_a_page_that_hangs(fault):
@@ -78,7 +78,7 @@ def test_a_page_that_hangs(fault):
     assert fault.site.get("/", "--max-time", "2")[0] == 200
     run = fault.site.play("playbooks/release.yml", **fault.change(), release_drain_seconds=2)
     assert run.ok, run.output
-    wait_until(lambda: len(fault.site.instances()) == 1, 90)
+    wait_until(lambda: len(fault.site.instances()) == 1)
 
 
 @pytest.mark.sample
