@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 
+import ansible.module_utils
 import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -36,6 +37,10 @@ SINGLE = {
     "release": "it runs once for each release, by app_release_command: procfile.",
 }
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+# as the setting module_utils of ansible.cfg does for what Ansible ships to a host
+ansible.module_utils.__path__.append(f"{PROJECT}/plugins/module_utils")
 
 
 def load(path):
