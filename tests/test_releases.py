@@ -42,6 +42,8 @@ class Systemd:
         program, *words = command
         if program != "systemctl":
             return 0, "", ""
+        if words == ["--version"]:
+            return 0, "systemd 252 (252.39)\n", ""
         options = [word for word in words if word.startswith("--")]
         verb, *names = [word for word in words if not word.startswith("--")]
         if verb == "list-units":
@@ -123,6 +125,7 @@ def host(tmp_path, monkeypatch):
         (folder / ".venv").mkdir(parents=True)
         (folder / ".venv/complete").touch()
         (folder / "unit").write_text("the server")
+        (folder / "wsgi.sock").symlink_to(f"/run/flaskhost/shop/{name}/wsgi.sock")
         for number in range(1, workers + 1):
             (folder / f"worker.{number}.service").write_text("a worker")
         for timer, when in timers.items():

@@ -11,7 +11,7 @@ description:
     commands, files C(schedule-NAME.service) and C(schedule-NAME.timer), are the host's as C(APP-schedule-NAME) while it is live.
 options:
   app:
-    description: The app; its units are C(APP@ID.service), its sockets C(/run/APP/ID/wsgi.sock).
+    description: The app; its units are C(APP@ID.service).
     type: str
     required: true
   root:
@@ -149,7 +149,6 @@ removed: {description: Releases and venvs that were removed., type: list, return
 """
 
 import contextlib
-import fcntl
 import glob
 import http.client
 import json
@@ -159,9 +158,11 @@ import re
 import shutil
 import socket
 import ssl
+import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.lock import LockTimeout, acquire
 
 IMAGES = "/var/lib/containers/storage"
 SYSTEM_UNITS = "/etc/systemd/system"
@@ -212,10 +213,13 @@ def main():
     instance = Instance(module)
     try:
         if module.params["state"] in ("up", "down", "live", "only"):
-            wait_for_turn(instance.root)
+            # a run whose connection broke may have left a step at work on the host; what comes next waits until it has ended
+            acquire(instance.app, f"{module.params['state']} {instance.id}")
         module.exit_json(**getattr(instance, module.params["state"])())
     except Unfit as error:
         module.fail_json(msg=str(error), reason=str(error), went_back=error.went_back)
+    except LockTimeout as error:
+        module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"{error.filename or instance.root}: {error.strerror}")
 
@@ -244,6 +248,7 @@ class Instance:
             "processor_vcpus": os.cpu_count(),
             "memtotal_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
             "python": {"version": dict(zip(("major", "minor", "micro"), platform.python_version_tuple(), strict=True))},
+            "systemd": {"version": self.systemd_version()},
         }
         releases, live = self.releases, self.releases.live()
         found, up, enabled = releases.all(), releases.units_up(), releases.units_enabled()
@@ -269,6 +274,10 @@ class Instance:
             **(self.judge(live) if self.params["ask"] else {}),
         }
 
+    def systemd_version(self):
+        found = re.match(r"systemd (\d+)", self.module.run_command(["systemctl", "--version"])[1])
+        return int(found[1]) if found else 0
+
     def judge(self, live):
         restarts = sum(process["NRestarts"] for process in self.show(self.releases.units(live).values()))
         return {"memory_mb": self.memory_mb(live), "restarts": restarts, "health": Page(self.params).ask()}
@@ -288,7 +297,7 @@ class Instance:
         self.systemctl("enable", "--no-reload", *self.units.values())
         start = "restart" if self.params["restart"] else "start"
         self.systemctl(start, self.unit)
-        page = Page(self.params, f"/run/{self.app}/{self.id}/wsgi.sock")
+        page = Page(self.params, os.readlink(self.releases.path("releases", self.id, "wsgi.sock")))
         self.wait_until_good(page, [self.unit])
         others = [unit for unit in self.units.values() if unit != self.unit]
         if others:
@@ -502,7 +511,7 @@ class Instance:
 
     def drain(self, name, seconds):
         """Nobody new connects to it; wait until nobody is connected any more."""
-        path = f"/run/{self.app}/{name}/wsgi.sock"
+        path = self.releases.socket(name)
         end = time.monotonic() + seconds
         while time.monotonic() < end and connections(path):
             time.sleep(PAUSE)
@@ -615,11 +624,11 @@ class Releases:
     def edited(self, name):
         """A release is never changed after its manifest is written. What of it has, somebody did by hand."""
         folder = self.path("releases", name)
-        if not name or not os.path.exists(os.path.join(folder, "manifest.json")):
+        manifest = os.path.join(folder, "manifest.json")
+        if not name or not os.path.exists(manifest):
             return []
-        built = os.stat(os.path.join(folder, "manifest.json")).st_ctime
-        paths = (os.path.join(parent, file) for parent, _folders, files in os.walk(folder) for file in files)
-        return sorted(os.path.relpath(path, folder) for path in paths if os.lstat(path).st_ctime > built)
+        command = ["find", folder, "!", "-type", "d", "-newercc", manifest, "-printf", "%P\\n"]
+        return sorted(self.run_command(command)[1].splitlines())
 
     def complete(self):
         """Finished releases: the last one live first, those never live last."""
@@ -637,6 +646,11 @@ class Releases:
         was_live = {line["id"] for line in self.history()}
         usable = [name for name in self.complete() if name != live and name in was_live and not releases[name]["bad"]]
         return usable[0] if usable else ""
+
+    def socket(self, name):
+        """What the release's link to its socket says; empty if the release is gone."""
+        link = self.path("releases", name, "wsgi.sock")
+        return os.readlink(link) if os.path.islink(link) else ""
 
     def units(self, name):
         """The units of a release's processes; that of its instance is the first."""
@@ -752,7 +766,7 @@ class Releases:
             for path in (os.path.join(folder, "manifest.json"), self.path("bad", name)):
                 if os.path.lexists(path):
                     os.unlink(path)
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
         for path in self.unit_files(SYSTEM_UNITS):
             if not stay.issuperset(self.instances([path])):
                 os.unlink(path)
@@ -760,8 +774,11 @@ class Releases:
         used = {os.path.basename(os.readlink(link)) for link in links}
         for name in listing(self.path("venvs")):
             if name not in used:
-                shutil.rmtree(self.path("venvs", name), ignore_errors=True)
+                remove_tree(self.path("venvs", name))
                 removed.append(f"venv {name}")
+        # of builds that did not come to their end
+        for name in listing(self.path("building")):
+            remove_tree(self.path("building", name))
         return removed + self.prune_images()
 
     def prune_images(self):
@@ -781,22 +798,23 @@ class Releases:
         return os.path.join(self.root, *names)
 
 
+def remove_tree(path):
+    """However deep it is; it follows no link. What can't be removed goes with the next release."""
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", path], capture_output=True, stdin=subprocess.DEVNULL)
+
+
 def is_whole(venv):
     """Whether what a release runs from is there; of an image, podman's storage has a folder."""
     image = read(os.path.join(venv, "image")).strip()
     return os.path.exists(os.path.join(venv, "complete")) and (not image or glob.glob(f"{IMAGES}/*-images/{image}") != [])
 
 
-def wait_for_turn(root):
-    """A run whose connection broke may have left a step at work on the host; what comes next waits until it has ended."""
-    fcntl.flock(os.open(root, os.O_RDONLY), fcntl.LOCK_EX)  # until this process ends
-
-
 def take(path, holder):
     """Whole or not at all: the file gets its content before it gets its name."""
     temporary = f"{path}.{os.getpid()}"
     try:
-        with open(temporary, "w") as handle:
+        # who deploys what is nobody's business but root's
+        with open(temporary, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as handle:
             json.dump(holder, handle)
         os.link(temporary, path)
         return True
