@@ -64,6 +64,8 @@ PROTOCOLS = "https:http:ssh:git:file"
 GIT_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE", "GIT_PREFIX")
 # git runs it, and passes what to do as an argument; the values never stand in a command line
 CREDENTIAL_HELPER = '!f() { [ "$1" != get ] || printf "username=%s\\npassword=%s\\n" "$FLASKHOST_GIT_USER" "$FLASKHOST_GIT_PASSWORD"; }; f'
+AT_URL = "Check the URL, and that this controller may read it (ssh key, token)."
+IN_WORKING_COPY = "Make `git status` succeed in it for the user who deploys."
 # Names this run of Ansible: the playbook's process imports this file, and the workers that it forks inherit the name.
 RUN = uuid.uuid4().hex
 
@@ -502,7 +504,7 @@ def pack_commit(clone, commit, folder, archive):
             raise
         if process.wait() != 0:
             said.seek(0)
-            raise git_problem(said.read().decode(errors="replace"))
+            raise git_problem(said.read().decode(errors="replace"), AT_URL)
 
 
 def copied(source, tar, folder):
@@ -565,7 +567,7 @@ def git(*words, environment=()):
         raise SourceError(f"app_source: git has not read it within {GIT_SECONDS // 60} minutes. Try the same with `git clone`.") from None
     said = done.stderr.decode(errors="replace")
     if done.returncode != 0:
-        raise git_problem(said)
+        raise git_problem(said, IN_WORKING_COPY if words[0] == "-C" else AT_URL)
     # a name may be of any bytes
     return done.stdout.decode(errors="surrogateescape"), said
 
@@ -582,7 +584,7 @@ def git_environment():
     return {name: value for name, value in os.environ.items() if name not in GIT_ELSEWHERE} | ours
 
 
-def git_problem(said):
+def git_problem(said, remedy):
     lines = said.strip().splitlines() or ["it failed without a message"]
     why = next((line for line in lines if line.startswith(("fatal: ", "error: "))), lines[-1])[:500]
-    return SourceError(f"app_source: git could not read it ({why}). Check the URL, and that this controller may read it (ssh key, token).")
+    return SourceError(f"app_source: git could not read it ({why}). {remedy}")
