@@ -65,6 +65,7 @@ GIT_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR",
 # git runs it, and passes what to do as an argument; the values never stand in a command line
 CREDENTIAL_HELPER = '!f() { [ "$1" != get ] || printf "username=%s\\npassword=%s\\n" "$FLASKHOST_GIT_USER" "$FLASKHOST_GIT_PASSWORD"; }; f'
 AT_URL = "Check the URL, and that this controller may read it (ssh key, token)."
+ENCODE = "In a password, write / as %2F, # as %23, ? as %3F, @ as %40, : as %3A and a space as %20."
 IN_WORKING_COPY = "Make `git status` succeed in it for the user who deploys."
 # Names this run of Ansible: the playbook's process imports this file, and the workers that it forks inherit the name.
 RUN = uuid.uuid4().hex
@@ -455,11 +456,16 @@ class Remote:
     def __init__(self, source):
         try:
             parts = urlsplit(source)
-            user, at, host = parts.netloc.rpartition("@")
-        except ValueError as error:
-            raise SourceError(f"app_source: it is no valid URL ({error}). Correct it.") from None
+            _port = "://" in source and parts.port  # reading it is the check
+        except ValueError:
+            raise SourceError(f"app_source: it is no valid URL. {ENCODE}") from None
+        user, at, host = parts.netloc.rpartition("@")
         if re.search(r"\s", source):
-            raise SourceError("app_source: it has a space in its URL. Write it as %20.")
+            raise SourceError(f"app_source: it has a space in its URL. {ENCODE}")
+        if "://" in source and (parts.query or parts.fragment):
+            raise SourceError("app_source: git takes no parameters in a URL. Write a token as https://TOKEN@HOST/….")
+        if parts.scheme == "ssh" and ":" in user:
+            raise SourceError("app_source: ssh takes no password from a URL. Remove it, and let this controller use an ssh key.")
         self.url, self.environment = source, {}
         if at and parts.scheme in ("http", "https"):
             self.url = urlunsplit(parts._replace(netloc=host))
