@@ -172,12 +172,25 @@ def test_a_name_that_is_not_utf_8_is_rejected(tmp_path, source):
     rejected(tmp_path, *(({"app_source": where}, words) for where in (str(source), str(copy), committed(copy))))
 
 
-def test_an_archive_of_before_the_check_is_checked_too(tmp_path, source, home):
-    url = crafted(source, ("120000", "data", "/etc"))
-    commit = git(source, "rev-parse", "HEAD")
-    (home / ".cache/flaskhost/source").mkdir(parents=True)
-    git(source, "archive", "--format=tar.gz", "--output", home / f".cache/flaskhost/source/{commit[:10]}.tar.gz", commit)
-    rejected(tmp_path, ({"app_source": url}, "absolute path '/etc'"))
+def test_a_cached_archive_is_checked_too(tmp_path, source, home):
+    """An earlier version of Flaskhost may have packed it."""
+    good = {"app_source": committed(source)}
+    accepted(tmp_path, good)
+    (archive,) = (home / ".cache/flaskhost/source").glob("*.tar.gz")
+    with tarfile.open(archive, "w:gz") as tar:
+        link = tarfile.TarInfo("data")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        tar.addfile(link)
+    rejected(tmp_path, (good, "absolute path '/etc'"))
+
+
+def test_an_archive_of_one_source_is_never_taken_for_another_s(source, home):
+    """Somebody with time can make a commit whose name begins as that of another."""
+    url = committed(source)
+    first = found(url, home)
+    copy = shutil.copytree(source, source.with_name("copy"))
+    assert found(f"file://{copy}", home)["archive"] != first["archive"]
+    assert first["archive"].endswith(f"-{first['commit']}.tar.gz") and len(os.path.basename(found(source, home)["archive"])) == 64 + 7
 
 
 def test_the_app_s_data_are_never_put_behind_a_link_of_the_source(tmp_path, source):
@@ -301,7 +314,8 @@ def test_a_repository_may_not_replace_the_commit_that_app_version_names(tmp_path
     git(source, "commit", "-qam", "two")
     git(source, "replace", first, "HEAD")
     accepted(tmp_path, {"app_source": url, "app_version": first})
-    with tarfile.open(home / f".cache/flaskhost/source/{first[:10]}.tar.gz") as tar:
+    (archive,) = (home / ".cache/flaskhost/source").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
         assert tar.extractfile("shop/__init__.py").read() == b"app = 1\n"
 
 
@@ -321,9 +335,17 @@ def test_git_s_failure_is_never_taken_for_no_git(tmp_path, source):
     (source / ".git/config").write_text("[nonsense")
     other = shutil.copytree(source, tmp_path / "other", ignore=shutil.ignore_patterns(".git"))
     (other / ".git").write_text("gitdir: /nowhere\n")
+    foreign = shutil.copytree(other, tmp_path / "foreign", ignore=shutil.ignore_patterns(".git"))
+    committed(foreign)
+    cases = []
+    if os.geteuid() == 0:
+        for path in foreign, foreign / ".git":
+            os.chown(path, 65534, 65534)
+        cases.append(({"app_source": str(foreign)}, "git could not read it (fatal: detected dubious ownership"))
     rejected(
         tmp_path,
         ({"app_source": str(source)}, "git could not read it (fatal: bad config"),
+        *cases,
         ({"app_source": str(other)}, "git could not read it (fatal: not a git repository: /nowhere). Make `git status` succeed"),
     )
 
@@ -398,12 +420,14 @@ def test_what_can_not_be_read_is_named(source, home, request, name, versioned):
     (source / "closed/x").touch()
     if versioned:
         git(source, "init", "-q")
-        os.chown(source, 65534, 65534)
-        os.chown(source / ".git", 65534, 65534)
+        if os.geteuid() == 0:
+            os.chown(source, 65534, 65534)
+            os.chown(source / ".git", 65534, 65534)
     (source / name).chmod(0)
     request.getfixturevalue("nobody")
     with pytest.raises(app_source.SourceError, match=rf"^app_source: '.*{name}' can't be read.*Make it readable"):
         found(source, home)
+    # for pytest, which removes it
     os.seteuid(os.getuid())
     (source / name).chmod(0o755)
 

@@ -285,7 +285,8 @@ def from_folder(args, cache):
         text = info.linkname.encode() if info.issym() else content
         digest.update(f"{info.name}\0{kind}\0{len(text)}\0".encode() + text)
     version = digest.hexdigest()[:10]
-    archive = os.path.join(cache, f"{version}.tar.gz")
+    # by its whole name: somebody can make another source whose name begins the same
+    archive = os.path.join(cache, f"{digest.hexdigest()}.tar.gz")
     if not os.path.exists(archive):
         with packing(archive) as tar:
             for info, content in members:
@@ -323,7 +324,8 @@ def list_files(folder):
 def has_git(folder):
     """Whether it lies in a git working copy, whatever is wrong with that: what git ignores is never shipped."""
     while not os.path.lexists(os.path.join(folder, ".git")):
-        if folder == os.path.dirname(folder):
+        # git looks no further either
+        if os.path.ismount(folder):
             return False
         folder = os.path.dirname(folder)
     return True
@@ -442,12 +444,11 @@ def from_git(args, cache):
         # a commit that changes nothing in the app's folder is no other version of it
         missing = no_such_folder(args)
         tree = name_of(clone, f"{name_of(clone, f'{commit}:{folder}', missing)}^{{tree}}", missing)
-    version = tree[:10]
-    archive = os.path.join(cache, f"{version}.tar.gz")
+    archive = f"{clone}-{tree}.tar.gz"
     if not os.path.exists(archive):
         pack_commit(clone, commit, folder, archive)
     os.utime(archive)
-    return {"version": version, "commit": commit, "archive": archive}
+    return {"version": tree[:10], "commit": commit, "archive": archive}
 
 
 class Remote:
