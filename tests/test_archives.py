@@ -134,7 +134,7 @@ def test_shared_and_static_directories_that_stay_apart_pass(shared, static):
         (["media", "./media/"], [], "overlap"),
         ([], ["../x"], "^app_static: '../x' leads out of the source"),
         ([], ["static/../../x"], "leads out"),
-        (["media"], ["media"], "^app_static: 'media' and 'media' of app_shared overlap"),
+        (["media"], ["media"], "^app_static: 'media' overlaps 'media' of app_shared"),
         (["media"], ["media/thumbs"], "overlap"),
         (["media/thumbs"], ["media"], "overlap"),
         (["media"], ["./media/"], "overlap"),

@@ -44,8 +44,10 @@ def check_members(members, shared=(), static=()):
     links = links_of(found.values())
     for name in links:
         check_link(name, links)
-    for problem in (*shared_problems(shared, found, links), *static_problems(static, shared, links)):
-        raise UnsafeArchive(problem)
+    for problem in shared_problems(shared, found, links):
+        raise UnsafeArchive(f"app_shared: {problem}")
+    for problem in static_problems(static, shared, links):
+        raise UnsafeArchive(f"app_static: {problem}")
 
 
 def check_member(member):
@@ -123,39 +125,39 @@ def resolve(path, links):
 
 
 def shared_problems(shared, members, links):
-    """Why directories that the app writes to can't be put in place of those of the source; MEMBERS are names, or a dictionary by name."""
+    """Why app_shared can't be: directories that the app writes to, put in place of those of the source; MEMBERS are names, or a dictionary by name."""
     for number, folder in enumerate(shared := list(shared)):
         path = normal(folder)
         for other in shared[:number]:
             if overlap(path, normal(other)):
-                yield f"app_shared: '{folder}' and '{other}' overlap. Name the outer one only."
+                yield f"'{folder}' and '{other}' overlap. Name the outer one only."
         for parent in parents(path):
             if parent in links:
-                yield f"app_shared: '{folder}' goes through '{parent}', a link of the source. Name the directory that the link leads to."
+                yield f"'{folder}' goes through '{parent}', a link of the source. Name the directory that the link leads to."
             elif parent in members and not is_directory(members, parent):
-                yield f"app_shared: '{folder}' lies beneath {parent!r}, which is a file of the source. Name a directory."
+                yield f"'{folder}' lies beneath {parent!r}, which is a file of the source. Name a directory."
         if path in members and path not in links and not is_directory(members, path):
-            yield f"app_shared: '{folder}' is a file of the source, and must be a directory."
+            yield f"'{folder}' is a file of the source, and must be a directory."
 
 
 def static_problems(static, shared, links):
-    """Why nginx can't be given directories of the source: they lead out of it, or the app writes to them."""
+    """Why app_static can't be: directories that lead out of the source, or that the app writes to."""
     for folder in static:
         try:
             passed = resolve(str(folder), links)
         except Outside:
-            yield f"app_static: '{folder}' leads out of the source. Name a directory within the source."
+            yield f"'{folder}' leads out of the source. Name a directory within the source."
             continue
         except Circle:
-            yield f"app_static: '{folder}' is a link that leads back to itself. Name a directory within the source."
+            yield f"'{folder}' is a link that leads back to itself. Name a directory within the source."
             continue
         for name in shared:
             path = normal(name)
             # a directory on the way counts too: when a release is laid out, a link to the app's data takes its place
             if overlap(passed[-1], path) or any(is_within(step, path) for step in (normal(folder), *passed)):
                 yield (
-                    f"app_static: '{folder}' and '{name}' of app_shared overlap. nginx can't read what the app writes: "
-                    "let the app serve these files itself, or take one of the two out."
+                    f"'{folder}' overlaps '{name}' of app_shared. nginx can't read what the app writes: "
+                    "let the app serve these files itself, and take them out of app_static."
                 )
 
 

@@ -270,7 +270,7 @@ class Instance:
             "history": releases.history()[-20:],
             "ansible_facts": facts,
             "taken_over": taken_over,
-            "held_by": read_json(releases.path("lock")),
+            "held_by": read_lock(releases.path("lock")),
             **(self.judge(live) if self.params["ask"] else {}),
         }
 
@@ -284,7 +284,7 @@ class Instance:
 
     def unlocked(self):
         path = self.releases.path("lock")
-        if read_json(path).get("token") == self.params["holder"]["token"]:
+        if read_lock(path).get("token") == self.params["holder"]["token"]:
             os.unlink(path)
         # a lock is no part of the host's state: it never counts as a change
         return {"changed": False}
@@ -372,7 +372,7 @@ class Instance:
                     msg=f"{self.root} can't be written to: {error.strerror}. Nothing was touched. On the host, `df -h` and `df -i` "
                     "tell whether its disk is full; Linux makes one read-only when it fails (`dmesg` tells). Mend it, and run this again."
                 )
-            other = read_json(path)
+            other = read_lock(path)
             age = time.time() - other.get("since", 0)
             if other.get("token") == holder["token"]:
                 return {}
@@ -602,13 +602,9 @@ class Releases:
 
     def history(self):
         """The cut-overs, oldest first."""
-        lines = []
-        for line in read(self.path("history")).splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                continue  # cut short by a crash
-        return lines
+        # a line may have been cut short by a crash
+        lines = map(parsed, read(self.path("history")).splitlines())
+        return [line for line in lines if isinstance(line.get("id"), str)]
 
     def all(self):
         """Every folder of a release: its manifest (empty if it is unfinished), and why it is bad (empty if it isn't)."""
@@ -636,7 +632,7 @@ class Releases:
         releases = self.all()
         return sorted(
             (name for name, release in releases.items() if release["manifest"]),
-            key=lambda name: (last_live.get(name, -1), releases[name]["manifest"].get("built", "")),
+            key=lambda name: (last_live.get(name, -1), str(releases[name]["manifest"].get("built", ""))),
             reverse=True,
         )
 
@@ -832,7 +828,7 @@ def set_aside(path, holder):
         os.rename(path, aside)
     except FileNotFoundError:
         return
-    if read_json(aside).get("token") != holder.get("token"):
+    if read_lock(aside).get("token") != holder.get("token"):
         os.rename(aside, path)
     else:
         os.unlink(aside)
@@ -906,17 +902,36 @@ class LocalTLSConnection(http.client.HTTPConnection):
 
 def read(path):
     try:
-        with open(path) as handle:
+        with open(path, errors="replace") as handle:
             return handle.read()
     except OSError:
         return ""
 
 
 def read_json(path):
-    try:
-        return json.loads(read(path))
-    except ValueError:
+    return parsed(read(path))
+
+
+def read_lock(path):
+    """Who holds it, whatever else is in the file; empty if it says nothing."""
+    found = read_json(path)
+    if not found:
         return {}
+    texts = {key: str(found.get(key, "")) for key in ("who", "what", "controller", "token")}
+    return {**texts, **{key: whole(found.get(key)) for key in ("pid", "since")}}
+
+
+def whole(value):
+    """A number of a process, or of seconds; 0 for what is none."""
+    return value if isinstance(value, int) and 0 <= value < 2**33 else 0
+
+
+def parsed(text):
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_link(path):
