@@ -3,7 +3,11 @@
 import importlib.util
 from pathlib import Path
 
+import ansible.module_utils
+
 PROJECT = Path(__file__).resolve().parents[1]
+# as the setting module_utils of ansible.cfg
+ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 
 
 def plugin(path):

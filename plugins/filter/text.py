@@ -1,0 +1,13 @@
+"""The filter `printable`: text of an app's without what a terminal would obey (see module_utils/text.py)."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+spec = spec_from_file_location("flaskhost_text", Path(__file__).resolve().parents[1] / "module_utils/text.py")
+text = module_from_spec(spec)
+spec.loader.exec_module(text)
+
+
+class FilterModule:
+    def filters(self):
+        return {"printable": text.printable_values}
