@@ -151,17 +151,15 @@ removed: {description: Releases and venvs that were removed., type: list, return
 import contextlib
 import fcntl
 import glob
-import http.client
 import json
 import os
 import platform
 import re
 import shutil
-import socket
-import ssl
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.health import Page
 
 IMAGES = "/var/lib/containers/storage"
 SYSTEM_UNITS = "/etc/systemd/system"
@@ -825,65 +823,6 @@ def connections(path):
     with open("/proc/net/unix") as table:
         rows = [line.split() for line in table]
     return sum(1 for row in rows if len(row) > 7 and row[7] == path and row[5] != "01")
-
-
-class Page:
-    """The health page: over the instance's own socket, or as a browser on this host would ask for it."""
-
-    def __init__(self, params, path=None):
-        self.params, self.path, self.status = params, path, 0
-
-    def ask(self):
-        """Why the answer isn't good; empty if it is."""
-        name, timeout = self.params["path"], self.params["answer_seconds"]
-        connection = self.connect(timeout)
-        try:
-            connection.request("GET", name, headers={"Host": self.params["host"], "X-Forwarded-Proto": "https"})
-            answer = connection.getresponse()
-            answer.read()
-            self.status = answer.status
-            return "" if 200 <= answer.status < 400 else f"{name} answered {answer.status}"
-        except FileNotFoundError:
-            return "the server has not opened its socket"
-        except ConnectionRefusedError:
-            return f"{name} could not be asked: {'the server' if self.path else 'nginx'} accepts no connection"
-        except TimeoutError:
-            return f"{name} gave no answer within {timeout:g} seconds"
-        except (OSError, http.client.HTTPException) as error:
-            return f"{name} could not be asked ({error or type(error).__name__})"
-        finally:
-            connection.close()
-
-    def connect(self, timeout):
-        if self.path:
-            return UnixConnection(self.path, timeout)
-        return LocalTLSConnection(self.params["host"], self.params["port"], timeout)
-
-
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path, timeout):
-        super().__init__("localhost", timeout=timeout)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-
-
-class LocalTLSConnection(http.client.HTTPConnection):
-    """To this host, under the server name that a browser would send. Whose certificate it is, is the tls role's concern."""
-
-    def __init__(self, name, port, timeout):
-        super().__init__("127.0.0.1", port, timeout=timeout)
-        self.name = name
-
-    def connect(self):
-        super().connect()
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        self.sock = context.wrap_socket(self.sock, server_hostname=self.name)
 
 
 def read(path):
