@@ -159,7 +159,9 @@ import shutil
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.command import run
 from ansible.module_utils.health import Page
+from ansible.module_utils.text import printable, printable_values, shortened
 
 IMAGES = "/var/lib/containers/storage"
 SYSTEM_UNITS = "/etc/systemd/system"
@@ -211,11 +213,11 @@ def main():
     try:
         if module.params["state"] in ("up", "down", "live", "only"):
             wait_for_turn(instance.root)
-        module.exit_json(**getattr(instance, module.params["state"])())
+        module.exit_json(**printable_values(getattr(instance, module.params["state"])()))
     except Unfit as error:
-        module.fail_json(msg=str(error), reason=str(error), went_back=error.went_back)
+        module.fail_json(msg=printable(str(error)), reason=printable(str(error)), went_back=error.went_back)
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or instance.root}: {error.strerror}")
+        module.fail_json(msg=printable(f"{error.filename or instance.root}: {error.strerror}"))
 
 
 class Unfit(Exception):
@@ -368,7 +370,7 @@ class Instance:
             if other.get("token", "") != self.params["dead"] and 0 <= age < self.params["lock_expires_seconds"]:
                 break
             set_aside(path, other)
-        self.module.fail_json(msg="the lock is held", held_by=other)
+        self.module.fail_json(msg="the lock is held", held_by=printable_values(other))
 
     def wait_until_good(self, page, units):
         restarts = self.restarts(units)
@@ -531,7 +533,8 @@ class Instance:
             f"--identifier={who}" for who in (self.app, "systemd") if os.path.exists(self.releases.path("releases", self.id, "in-image"))
         ]
         command = ["journalctl", *units, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
-        return without_farewell(self.module.run_command(command)[1].strip().splitlines())
+        # one entry may be as long as the app likes
+        return without_farewell(shortened(run(command, seconds=30)[1].strip()).splitlines())
 
     def systemctl(self, *words):
         code, out, err = self.module.run_command(["systemctl", "--quiet", *words])
@@ -594,9 +597,11 @@ class Releases:
         lines = []
         for line in read(self.path("history")).splitlines():
             try:
-                lines.append(json.loads(line))
+                entry = json.loads(line)
             except ValueError:
                 continue  # cut short by a crash
+            if isinstance(entry, dict) and isinstance(entry.get("id"), str):
+                lines.append(entry)
         return lines
 
     def all(self):
@@ -819,15 +824,19 @@ def set_aside(path, holder):
 
 
 def connections(path):
-    """Connected sockets of a path, those that wait to be accepted among them (proc(5): state 3 is connected)."""
-    with open("/proc/net/unix") as table:
-        rows = [line.split() for line in table]
-    return sum(1 for row in rows if len(row) > 7 and row[7] == path and row[5] != "01")
+    """Connected sockets of a path, those that wait to be accepted among them (proc(5): state 3 is connected).
+
+    Any process of the host may have given its own sockets any bytes for a name, lines like these among them: then more are counted, and
+    who waits for them waits longer, as long as it waits at most."""
+    with open("/proc/net/unix", "rb") as table:
+        rows = [line.split(maxsplit=7) for line in table]
+    return sum(1 for row in rows if len(row) == 8 and row[7].rstrip(b"\n") == os.fsencode(path) and row[5] != b"01")
 
 
 def read(path):
+    """Whatever its bytes are: written again, they are the same; main() makes them printable."""
     try:
-        with open(path) as handle:
+        with open(path, encoding="utf-8", errors="surrogateescape") as handle:
             return handle.read()
     except OSError:
         return ""
@@ -835,9 +844,10 @@ def read(path):
 
 def read_json(path):
     try:
-        return json.loads(read(path))
+        found = json.loads(read(path))
     except ValueError:
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_link(path):
