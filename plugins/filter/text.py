@@ -1,4 +1,6 @@
-"""The filter `printable`: text of an app's without what a terminal would obey (see module_utils/text.py)."""
+"""The filters `printable` (text of an app's without what a terminal would obey) and `shortened` (its end, long lines cut).
+
+The functions are those of module_utils/text.py."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -10,4 +12,4 @@ spec.loader.exec_module(text)
 
 class FilterModule:
     def filters(self):
-        return {"printable": text.printable_values}
+        return {"printable": text.printable_values, "shortened": text.shortened}
