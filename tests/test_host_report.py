@@ -354,3 +354,34 @@ tcp   LISTEN 0      4096           [::1]:6379          [::]:*    users:(("redis-
         (443, "tcp", "nginx"),
         (51820, "udp", "the kernel"),
     ]
+
+
+def test_the_name_of_a_program_is_the_program_s_choice():
+    table = """\
+tcp LISTEN 0      128    0.0.0.0:7777 0.0.0.0:* users:(("\ufffd
+x")) tcp L 0 0",pid=1789,fd=4))
+tcp LISTEN 0      128    0.0.0.0:7778 0.0.0.0:* users:(("\x1b[31m a  b",pid=1789,fd=4))
+
+nonsense
+udp UNCONN
+"""
+    assert [tuple(entry.values()) for entry in module.listening(table)] == [(7777, "tcp", "\ufffd"), (7778, "tcp", "a b")]
+
+
+def test_a_lock_may_be_held_by_a_program_with_any_name(tmp_path):
+    lock = tmp_path / "lock"
+    lock.touch()
+    code = (
+        "import ctypes, fcntl, sys, time; ctypes.CDLL(None).prctl(15, b'\\xff\\x1b[2Jx\\n', 0, 0, 0);"
+        "h = open(sys.argv[1], 'w'); fcntl.lockf(h, fcntl.LOCK_EX); print('held', flush=True); time.sleep(30)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        assert module.lock_holder(lock) == f"\ufffdx ({process.pid})"
+        process.kill()
+
+
+def test_what_a_program_prints_is_bounded_and_printable():
+    assert module.output("printf", r"a\xff\033[2J") == "a\ufffd"
+    assert module.output("no-such-program") == ""
+    assert len(module.output("head", "-c", "9000000", "/dev/zero")) < 1_100_000

@@ -1,7 +1,10 @@
 """The life of a release with further processes and a schedule, told by a systemd that only remembers."""
 
+import contextlib
+import json
 import os
 import re
+import socket
 import time
 from fnmatch import fnmatch
 from types import SimpleNamespace
@@ -106,6 +109,8 @@ def host(tmp_path, monkeypatch):
     systemd = Systemd(units)
     monkeypatch.setattr(releases, "SYSTEM_UNITS", str(units))
     monkeypatch.setattr(releases, "available_mb", lambda: 1000)
+    # the journal
+    monkeypatch.setattr(releases, "run", lambda _argv, **_options: (0, "", ""))
     # the site does badly while this release is live
     host = SimpleNamespace(root=root, units=units, systemd=systemd, bad="")
 
@@ -448,3 +453,50 @@ def test_a_container_that_was_killed_says_so_by_its_status(host, monkeypatch, st
     monkeypatch.setattr(releases.Page, "ask", lambda page: "no answer")
     with pytest.raises(releases.Unfit, match=words):
         host.do("up", "r2")
+
+
+# -- what an app decides ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listener(tmp_path):
+    path = str(tmp_path / "wsgi.sock")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        yield path
+
+
+def test_connections_are_counted_beside_sockets_with_any_name(listener):
+    names = [b"\0\xff\xfe", b"\0 with  blanks ", f"\0 {listener}".encode(), b"\0\n", b"\0" + listener.encode()]
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(name)
+        assert releases.connections(listener) == 0
+        stack.enter_context(socket.socket(socket.AF_UNIX)).connect(listener)
+        assert releases.connections(listener) == 1
+
+
+def test_names_that_look_like_connections_hold_no_drain_for_ever(host, monkeypatch):
+    monkeypatch.setattr(releases, "connections", lambda _path, count=releases.connections: count("/run/x.sock"))
+    host.ship("r1")
+    with socket.socket(socket.AF_UNIX) as hostile:
+        hostile.bind(b"\0\n0000000000000000: 00000003 00000000 00000000 0001 03 1 /run/x.sock")
+        assert releases.connections("") == 1
+        host.ship("r2")
+    assert releases.Releases(str(host.root), "shop", host.systemd.run_command).running() == ["r2"]
+
+
+def test_history_and_notes_may_hold_anything(host):
+    host.ship("r1")
+    with open(host.root / "history", "ab") as history:
+        history.write(b'{"id": 1}\n{"id": ["r1"]}\n1\nnull\n[]\n{"at": "x"}\n\xff\xfe\n{"id": "r1", "by": "\\u001b[2J"}\n')
+    (host.root / "bad").mkdir(exist_ok=True)
+    (host.root / "bad/r1").write_bytes(b"\xff\x1b]0;title\x07 it failed")
+    for name, content in {"r8": b"[1]", "r9": b"\xff"}.items():
+        (host.root / "releases" / name).mkdir()
+        (host.root / "releases" / name / "manifest.json").write_bytes(content)
+    found = releases.printable_values(host.do("read"))
+    assert found["live"] == "r1" and found["releases"]["r1"]["bad"] == "\ufffd it failed"
+    assert found["unfinished"] == ["r8", "r9"] and found["cut_over"]["by"] == ""
+    json.dumps(found).encode()

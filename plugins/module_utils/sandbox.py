@@ -3,33 +3,29 @@
 import subprocess
 import time
 
-# of what a command prints, the end is what tells why it failed
-OUTPUT_BYTES = 64 * 1024
-# it has been asked to end, or killed, by systemd itself
+from ansible.module_utils import command
+
+# a unit that was killed needs no longer to be gone
 GRACE_SECONDS = 30
 
 
 class SandboxError(Exception):
-    """A unit could not be started."""
+    """A unit is in the way."""
 
 
-def run(unit, properties, command, seconds, wait_seconds=300):
-    """Run `command` as the transient `unit`; gives its exit code and the end of its output.
+def run(unit, properties, argv, seconds, wait_seconds=300):
+    """Run a command as the transient `unit`; gives its exit code, and the end of what it printed on stdout and on stderr.
 
     All of its processes end with it: systemd kills what is left in the unit's control group. The command does not inherit
     a descriptor but those of its output, so it can hold no lock.
     """
     wait_until_inactive(unit, wait_seconds)
     words = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", f"--unit={unit}"]
-    # --wait ends when the main process has ended; the unit is gone only when the rest has been killed
     words += [f"--property={line}" for line in [*properties, f"RuntimeMaxSec={seconds}", "TimeoutStopSec=10"]]
-    with subprocess.Popen([*words, "--", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        output = b""
-        while chunk := process.stdout.read1(OUTPUT_BYTES):
-            output = (output + chunk)[-OUTPUT_BYTES:]
-        code = process.wait()
+    done = command.run([*words, "--", *argv], seconds=seconds + GRACE_SECONDS)
+    # systemd-run ends when the main process has; the unit is gone when the rest is
     wait_until_inactive(unit, GRACE_SECONDS)
-    return code, output.decode(errors="replace")
+    return done
 
 
 def failure(code, seconds, took):
@@ -38,9 +34,9 @@ def failure(code, seconds, took):
 
 def wait_until_inactive(unit, seconds):
     """A run whose connection broke may have left its command at work."""
-    command = ["systemctl", "show", "--property=ActiveState", "--value", f"{unit}.service"]
+    show = ["systemctl", "show", "--property=ActiveState", "--value", f"{unit}.service"]
     end = time.monotonic() + seconds
-    while subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout.strip() not in ("inactive", "failed"):
+    while subprocess.run(show, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout.strip() not in ("inactive", "failed"):
         if time.monotonic() > end:
             raise SandboxError(
                 f"{unit}.service still runs after {seconds:g} seconds. Wait until it ends, or end it on the host (systemctl kill {unit})."

@@ -45,6 +45,7 @@ EXAMPLES = r"""
 RETURN = r"""
 rc: {description: The command's exit code., type: int, returned: always}
 stdout: {description: "The end of what it printed, at most 64 KiB.", type: str, returned: always}
+stderr: {description: "The end of what it printed on stderr, at most 64 KiB.", type: str, returned: always}
 """
 
 import time
@@ -71,12 +72,12 @@ def main():
     try:
         acquire(params["app"], params["name"])
         started = time.monotonic()
-        code, output = run(f"{params['app']}-{params['name']}", params["sandbox"], params["command"], params["seconds"])
+        code, out, err = run(f"{params['app']}-{params['name']}", params["sandbox"], params["command"], params["seconds"])
     except (LockTimeout, SandboxError) as error:
         module.fail_json(msg=str(error))
     if code:
-        module.fail_json(msg=failure(code, params["seconds"], time.monotonic() - started), rc=code, stdout=output)
-    module.exit_json(changed=True, rc=code, stdout=output)
+        module.fail_json(msg=failure(code, params["seconds"], time.monotonic() - started), rc=code, stdout=out, stderr=err)
+    module.exit_json(changed=True, rc=code, stdout=out, stderr=err)
 
 
 if __name__ == "__main__":

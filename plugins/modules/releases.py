@@ -150,19 +150,19 @@ removed: {description: Releases and venvs that were removed., type: list, return
 
 import contextlib
 import glob
-import http.client
 import json
 import os
 import platform
 import re
 import shutil
-import socket
-import ssl
 import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.command import run
+from ansible.module_utils.health import Page
 from ansible.module_utils.lock import LockTimeout, acquire
+from ansible.module_utils.text import printable, printable_values, shortened
 
 IMAGES = "/var/lib/containers/storage"
 SYSTEM_UNITS = "/etc/systemd/system"
@@ -215,13 +215,13 @@ def main():
         if module.params["state"] in ("up", "down", "live", "only"):
             # a run whose connection broke may have left a step at work on the host; what comes next waits until it has ended
             acquire(instance.app, f"{module.params['state']} {instance.id}")
-        module.exit_json(**getattr(instance, module.params["state"])())
+        module.exit_json(**printable_values(getattr(instance, module.params["state"])()))
     except Unfit as error:
-        module.fail_json(msg=str(error), reason=str(error), went_back=error.went_back)
+        module.fail_json(msg=printable(str(error)), reason=printable(str(error)), went_back=error.went_back)
     except LockTimeout as error:
         module.fail_json(msg=str(error))
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or instance.root}: {error.strerror}")
+        module.fail_json(msg=printable(f"{error.filename or instance.root}: {error.strerror}"))
 
 
 class Unfit(Exception):
@@ -379,7 +379,7 @@ class Instance:
             if other.get("token", "") != self.params["dead"] and 0 <= age < self.params["lock_expires_seconds"]:
                 break
             set_aside(path, other)
-        self.module.fail_json(msg="the lock is held", held_by=other)
+        self.module.fail_json(msg="the lock is held", held_by=printable_values(other))
 
     def wait_until_good(self, page, units):
         restarts = self.restarts(units)
@@ -542,7 +542,8 @@ class Instance:
             f"--identifier={who}" for who in (self.app, "systemd") if os.path.exists(self.releases.path("releases", self.id, "in-image"))
         ]
         command = ["journalctl", *units, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
-        return without_farewell(self.module.run_command(command)[1].strip().splitlines())
+        # one entry may be as long as the app likes
+        return without_farewell(shortened(run(command, seconds=30)[1].strip()).splitlines())
 
     def systemctl(self, *words):
         code, out, err = self.module.run_command(["systemctl", "--quiet", *words])
@@ -835,74 +836,19 @@ def set_aside(path, holder):
 
 
 def connections(path):
-    """Connected sockets of a path, those that wait to be accepted among them (proc(5): state 3 is connected)."""
-    with open("/proc/net/unix") as table:
-        rows = [line.split() for line in table]
-    return sum(1 for row in rows if len(row) > 7 and row[7] == path and row[5] != "01")
+    """Connected sockets of a path, those that wait to be accepted among them (proc(5): state 3 is connected).
 
-
-class Page:
-    """The health page: over the instance's own socket, or as a browser on this host would ask for it."""
-
-    def __init__(self, params, path=None):
-        self.params, self.path, self.status = params, path, 0
-
-    def ask(self):
-        """Why the answer isn't good; empty if it is."""
-        name, timeout = self.params["path"], self.params["answer_seconds"]
-        connection = self.connect(timeout)
-        try:
-            connection.request("GET", name, headers={"Host": self.params["host"], "X-Forwarded-Proto": "https"})
-            answer = connection.getresponse()
-            answer.read()
-            self.status = answer.status
-            return "" if 200 <= answer.status < 400 else f"{name} answered {answer.status}"
-        except FileNotFoundError:
-            return "the server has not opened its socket"
-        except ConnectionRefusedError:
-            return f"{name} could not be asked: {'the server' if self.path else 'nginx'} accepts no connection"
-        except TimeoutError:
-            return f"{name} gave no answer within {timeout:g} seconds"
-        except (OSError, http.client.HTTPException) as error:
-            return f"{name} could not be asked ({error or type(error).__name__})"
-        finally:
-            connection.close()
-
-    def connect(self, timeout):
-        if self.path:
-            return UnixConnection(self.path, timeout)
-        return LocalTLSConnection(self.params["host"], self.params["port"], timeout)
-
-
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path, timeout):
-        super().__init__("localhost", timeout=timeout)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-
-
-class LocalTLSConnection(http.client.HTTPConnection):
-    """To this host, under the server name that a browser would send. Whose certificate it is, is the tls role's concern."""
-
-    def __init__(self, name, port, timeout):
-        super().__init__("127.0.0.1", port, timeout=timeout)
-        self.name = name
-
-    def connect(self):
-        super().connect()
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        self.sock = context.wrap_socket(self.sock, server_hostname=self.name)
+    Any process of the host may have given its own sockets any bytes for a name, lines like these among them: then more are counted, and
+    who waits for them waits longer, as long as it waits at most."""
+    with open("/proc/net/unix", "rb") as table:
+        rows = [line.split(maxsplit=7) for line in table]
+    return sum(1 for row in rows if len(row) == 8 and row[7].rstrip(b"\n") == os.fsencode(path) and row[5] != b"01")
 
 
 def read(path):
+    """Whatever its bytes are: written again, they are the same; main() makes them printable."""
     try:
-        with open(path, errors="replace") as handle:
+        with open(path, encoding="utf-8", errors="surrogateescape") as handle:
             return handle.read()
     except OSError:
         return ""

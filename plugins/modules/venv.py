@@ -165,9 +165,9 @@ class Venv:
         ]
         started = time.monotonic()
         unit = f"{self.params['app']}-{name}-venv"
-        code, output = run(unit, lines, ["/bin/sh", "-euc", self.params[name]], self.params["seconds"])
+        code, out, err = run(unit, lines, ["/bin/sh", "-euc", self.params[name]], self.params["seconds"])
         if code and name == "build":
-            raise BuildFailed(failure(code, self.params["seconds"], time.monotonic() - started), output)
+            raise BuildFailed(failure(code, self.params["seconds"], time.monotonic() - started), out + err)
         return not code
 
     def seal(self):
