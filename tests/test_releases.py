@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import plugin
 
-releases = plugin("modules/releases")
+releases, holders, findings = plugin("modules/releases"), plugin("action/releases"), plugin("filter/host")
 DEFAULTS = {
     "app": "shop",
     "ask": False,
@@ -45,6 +45,8 @@ class Systemd:
         program, *words = command
         if program != "systemctl":
             return 0, "", ""
+        if words == ["--version"]:
+            return 0, "systemd 252 (252.39)\n", ""
         options = [word for word in words if word.startswith("--")]
         verb, *names = [word for word in words if not word.startswith("--")]
         if verb == "list-units":
@@ -128,6 +130,7 @@ def host(tmp_path, monkeypatch):
         (folder / ".venv").mkdir(parents=True)
         (folder / ".venv/complete").touch()
         (folder / "unit").write_text("the server")
+        (folder / "wsgi.sock").symlink_to(f"/run/flaskhost/shop/{name}/wsgi.sock")
         for number in range(1, workers + 1):
             (folder / f"worker.{number}.service").write_text("a worker")
         for timer, when in timers.items():
@@ -146,6 +149,44 @@ def host(tmp_path, monkeypatch):
 
 def units_of(name, workers=2):
     return sorted([f"shop@{name}.service", *(f"shop-worker.{number}@{name}.service" for number in range(1, workers + 1))])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"id": 1}',
+        b'{"id": {"id": 1}}',
+        b'{"id": "r1", "at": [], "by": 7}',
+        b'{"built": 1}',
+        b"[1]",
+        b"null",
+        b"7",
+        b'"text"',
+        b"",
+        b"\x00\xff{",
+        b"[" * 100_000,
+        b"9" * 10_000,
+        b'{"token": 5, "since": "now", "who": null, "pid": "../../etc"}',
+        b'{"token": "a", "since": Infinity}',
+        b'{"token": "a:b", "since": -1, "pid": 1e999, "controller": []}',
+        b'{"token": "a", "since": 1' + b"0" * 400 + b"}",
+    ],
+)
+def test_files_of_a_host_may_hold_anything(host, content):
+    """By hand, by an older version, by a disk that fails: status, rollback and the next run still do their work."""
+    host.ship("r1")
+    host.build("r2")
+    for name in "history", "lock", "releases/r1/manifest.json":
+        (host.root / name).write_bytes(content)
+    found = host.do("read")
+    assert found["live"] == "r1" and all(isinstance(line["id"], str) for line in found["history"])
+    for name in found["complete"]:
+        findings.kept(name, "r1", **found["releases"][name])
+    if found["held_by"]:
+        found["held_by"]["dead"] = holders.is_dead(found["held_by"])
+    assert list(findings.leftovers(found, []))
+    taken = host.do("read", lock="releasing", holder={"token": "t"}, lock_expires_seconds=1800)
+    assert taken["held_by"]["token"] == "t" and taken["held_by"]["what"] == "releasing"
 
 
 def test_workers_come_and_go_with_their_release(host):

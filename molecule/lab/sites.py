@@ -81,6 +81,10 @@ class Site:
     def former(self):
         return self.host.check_output(f"basename $(readlink {self.root}/former)")
 
+    def socket(self):
+        """That of the live release."""
+        return self.host.check_output(f"readlink {self.root}/live/wsgi.sock")
+
     def entries(self):
         return json.loads(self.get("/entries.json")[1])["count"]
 
@@ -88,8 +92,9 @@ class Site:
         return self.get("/healthz")[0] == 200
 
     def main_process(self, unit=""):
-        """Of a unit; without one, of the live release."""
-        return self.host.check_output(f"systemctl show --value --property=MainPID {unit or f'{self.app}@{self.live()}'}")
+        """Of a unit; without one, of the live release. An init that stands before it is not meant."""
+        main = self.host.check_output(f"systemctl show --value --property=MainPID {unit or f'{self.app}@{self.live()}'}")
+        return self.host.run(f"grep -qx tini /proc/{main}/comm && pgrep --parent {main} || echo {main}").stdout.strip()
 
     def workers(self):
         """There may be none for a moment."""

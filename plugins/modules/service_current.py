@@ -45,12 +45,12 @@ RETURN = r"""
 did: {description: "What was done: C(daemon-reload), C(start), C(enable), C(reload), C(restart), C(listen).", type: list, returned: success}
 """
 
-import fcntl
 import os
 import time
 from datetime import datetime, timezone
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.lock import LockTimeout, acquire
 
 UNITS = "/etc/systemd/system"
 
@@ -66,8 +66,11 @@ def main():
         },
         supports_check_mode=True,
     )
-    # two apps of one host may be deployed at once, and share this: each waits for its turn, until this process ends
-    fcntl.flock(os.open("/run/flaskhost.lock", os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)
+    # two apps of one host may be deployed at once, and share this: each waits for its turn
+    try:
+        acquire("host", "bringing a service up to date")
+    except LockTimeout as error:
+        module.fail_json(msg=f"{error} Nothing was changed.")
     name = module.params["name"]
     service, socket = Unit(module, f"{name}.service"), Unit(module, f"{name}.socket")
     if not service.is_loaded:

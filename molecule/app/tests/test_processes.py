@@ -65,7 +65,7 @@ def test_a_worker_is_walled_in_like_the_server(site):
     for unit in [*expected(site), "sample-schedule-tidy.service"]:
         report = site.host.check_output(f"systemd-analyze security --no-pager {unit} | tail -n 1")
         assert float(report.split("service: ")[1].split()[0]) <= 1.5, report
-    pid = site.host.check_output(f"systemctl show --value --property=MainPID {expected(site)[0]}")
+    pid = site.main_process(expected(site)[0])
     assert site.host.check_output(f"ps --no-headers --format user,comm --pid {pid}").split() == ["sample", "python"]
 
 
@@ -147,7 +147,7 @@ def test_former_workers_work_again_after_a_site_that_went_back_by_itself(product
 
 
 def test_a_worker_that_is_killed_is_started_again_and_its_job_is_done(site):
-    pids = [site.host.check_output(f"systemctl show --value --property=MainPID {unit}") for unit in expected(site)]
+    pids = [site.main_process(unit) for unit in expected(site)]
     site.host.check_output(f"kill -9 {' '.join(pids)}")
     site.write("after they were killed")
     wait_until(lambda: workers(site) == expected(site) and len({*counts(site)}) == 1)
