@@ -162,6 +162,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.command import run
 from ansible.module_utils.health import Page
 from ansible.module_utils.lock import LockTimeout, acquire
+from ansible.module_utils.sockets import connections
 from ansible.module_utils.text import printable, printable_values, shortened
 
 IMAGES = "/var/lib/containers/storage"
@@ -835,16 +836,6 @@ def set_aside(path, holder):
         os.rename(aside, path)
     else:
         os.unlink(aside)
-
-
-def connections(path):
-    """Connected sockets of a path, those that wait to be accepted among them (proc(5): state 3 is connected).
-
-    Any process of the host may have given its own sockets any bytes for a name, lines like these among them: then more are counted, and
-    who waits for them waits longer, as long as it waits at most."""
-    with open("/proc/net/unix", "rb") as table:
-        rows = [line.split(maxsplit=7) for line in table]
-    return sum(1 for row in rows if len(row) == 8 and row[7].rstrip(b"\n") == os.fsencode(path) and row[5] != b"01")
 
 
 def read(path):
