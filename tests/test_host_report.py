@@ -385,3 +385,10 @@ def test_what_a_program_prints_is_bounded_and_printable():
     assert module.output("printf", r"a\xff\033[2J") == "a\ufffd"
     assert module.output("no-such-program") == ""
     assert len(module.output("head", "-c", "9000000", "/dev/zero")) < 1_100_000
+
+
+def test_what_a_host_sends_before_a_login_fails_is_printable(monkeypatch):
+    monkeypatch.setattr(action, "reach", lambda _host, _port: "")
+    said = action.unreachable("127.0.0.1", 22, "banner\n\x1b[2JPermission denied\x07 (publickey).\r\n")
+    assert said["found"] == "Permission denied\ufffd (publickey)." and "ansible_user" in said["cure"]
+    assert action.unreachable("127.0.0.1", 22, "")["found"] == "the login failed"

@@ -13,6 +13,7 @@ import pytest
 from conftest import plugin
 
 releases, holders, findings = plugin("modules/releases"), plugin("action/releases"), plugin("filter/host")
+sockets = plugin("module_utils/sockets")
 DEFAULTS = {
     "app": "shop",
     "ask": False,
@@ -467,24 +468,39 @@ def listener(tmp_path):
         yield path
 
 
-def test_connections_are_counted_beside_sockets_with_any_name(listener):
+@pytest.mark.parametrize("count", [sockets.connections, sockets.listed])
+def test_connections_are_counted_beside_sockets_with_any_name(listener, count):
     names = [b"\0\xff\xfe", b"\0 with  blanks ", f"\0 {listener}".encode(), b"\0\n", b"\0" + listener.encode()]
     with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
         for name in names:
             stack.enter_context(socket.socket(socket.AF_UNIX)).bind(name)
-        assert releases.connections(listener) == 0
-        stack.enter_context(socket.socket(socket.AF_UNIX)).connect(listener)
-        assert releases.connections(listener) == 1
+        assert count(listener) == 0
+        for client in clients:
+            client.connect(listener)
+        assert count(listener) == 3 and count(f"{listener}.none") == 0
 
 
-def test_names_that_look_like_connections_hold_no_drain_for_ever(host, monkeypatch):
-    monkeypatch.setattr(releases, "connections", lambda _path, count=releases.connections: count("/run/x.sock"))
-    host.ship("r1")
-    with socket.socket(socket.AF_UNIX) as hostile:
-        hostile.bind(b"\0\n0000000000000000: 00000003 00000000 00000000 0001 03 1 /run/x.sock")
-        assert releases.connections("") == 1
-        host.ship("r2")
-    assert releases.Releases(str(host.root), "shop", host.systemd.run_command).running() == ["r2"]
+def test_no_neighbour_can_look_like_a_connection_to_another_app(host, monkeypatch, tmp_path):
+    """A name may hold a line as in /proc/net/unix; one that counted it would wait."""
+    place = tmp_path / "s"
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as victim, socket.socket(socket.AF_UNIX) as hostile:
+        victim.bind("s")
+        victim.listen()
+        hostile.bind(b"\0\n0000000000000000: 00000003 00000000 00000000 0001 03 1 s")
+        assert sockets.listed("s") == 1
+        assert sockets.connections("s") == sockets.connections(str(place)) == 0
+
+
+def test_a_kernel_that_can_not_be_asked_is_read(listener, monkeypatch):
+    def absent(_file):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(sockets, "asked", absent)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(listener)
+        assert sockets.connections(listener) == 1
 
 
 def test_history_and_notes_may_hold_anything(host):

@@ -247,11 +247,11 @@ def site(releases):
         yield bad(
             "site",
             releases["health"],
-            "`journalctl -t APP` on the host tells why (APP is app_name); `make rollback` brings back the former.",
+            "`journalctl --namespace=+APP -t APP` on the host tells why (APP is app_name); `make rollback` brings back the former.",
         )
     elif releases["restarts"]:
         times = f"well, but systemd started it again {releases['restarts']} times"
-        yield note("site", times, "`journalctl -t APP` on the host tells why it ended (APP is app_name).")
+        yield note("site", times, "`journalctl --namespace=+APP -t APP` on the host tells why it ended (APP is app_name).")
     else:
         yield ok("site", "well")
     for process in releases["lacking"].get(releases["live"], []):

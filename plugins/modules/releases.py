@@ -162,6 +162,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.command import run
 from ansible.module_utils.health import Page
 from ansible.module_utils.lock import LockTimeout, acquire
+from ansible.module_utils.sockets import connections
 from ansible.module_utils.text import printable, printable_values, shortened
 
 IMAGES = "/var/lib/containers/storage"
@@ -535,13 +536,15 @@ class Instance:
 
     def last_words(self):
         # what was said a moment ago may not have been written yet
-        self.module.run_command(["journalctl", "--sync"])
+        for namespace in [], [f"--namespace={self.app}"]:
+            self.module.run_command(["journalctl", *namespace, "--sync"])
         units = [f"--unit={unit}" for unit in self.units.values()]
         # of a container, podman itself has much to say
         units += [
             f"--identifier={who}" for who in (self.app, "systemd") if os.path.exists(self.releases.path("releases", self.id, "in-image"))
         ]
-        command = ["journalctl", *units, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
+        # what the app says is in a journal of its own, what systemd says of it is not
+        command = ["journalctl", f"--namespace=+{self.app}", *units, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
         # one entry may be as long as the app likes
         return without_farewell(shortened(run(command, seconds=30)[1].strip()).splitlines())
 
@@ -833,16 +836,6 @@ def set_aside(path, holder):
         os.rename(aside, path)
     else:
         os.unlink(aside)
-
-
-def connections(path):
-    """Connected sockets of a path, those that wait to be accepted among them (proc(5): state 3 is connected).
-
-    Any process of the host may have given its own sockets any bytes for a name, lines like these among them: then more are counted, and
-    who waits for them waits longer, as long as it waits at most."""
-    with open("/proc/net/unix", "rb") as table:
-        rows = [line.split(maxsplit=7) for line in table]
-    return sum(1 for row in rows if len(row) == 8 and row[7].rstrip(b"\n") == os.fsencode(path) and row[5] != b"01")
 
 
 def read(path):

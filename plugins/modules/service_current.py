@@ -51,6 +51,7 @@ from datetime import datetime, timezone
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.lock import LockTimeout, acquire
+from ansible.module_utils.text import printable, shortened
 
 UNITS = "/etc/systemd/system"
 
@@ -193,7 +194,7 @@ def run(module, name, *command):
         # to systemd, a reload that failed is a change of state like any other; the next run must not take it for a good one
         note_change(module.params["config"])
         log = module.run_command(["journalctl", "--unit", name, "--lines=10", "--no-pager", "--output=cat"])[1]
-        module.fail_json(msg=f"`{' '.join(command)}` failed: {(err or out).strip()}\n{log.strip()}")
+        module.fail_json(msg=f"`{' '.join(command)}` failed: {(err or out).strip()}\n{printable(shortened(log.strip()))}")
 
 
 if __name__ == "__main__":
