@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -88,12 +89,18 @@ def preflight(tmp_path, cases):
     return run_playbook(tmp_path, "playbooks/preflight.yml", {name: common | settings for name, settings in cases.items()})
 
 
+def limit():
+    """What is endless must not take this machine's disk or memory if it is read after all."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
+    resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
+
+
 def run_playbook(tmp_path, playbook, hosts, *words):
     (tmp_path / "inventory").mkdir(exist_ok=True)
     # JSON is YAML too, whatever the text
     (tmp_path / "inventory/hosts.yml").write_text(json.dumps({"app_servers": {"hosts": hosts}}))
     command = ["ansible-playbook", "-i", tmp_path / "inventory", playbook, *words]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=300)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=300, preexec_fn=limit)
     return done.returncode, (done.stdout + done.stderr).decode()
 
 
