@@ -30,16 +30,33 @@ def program(tmp_path, monkeypatch):
     for name in ("run", "etc", "bin", "site", "ca"):
         (tmp_path / name).mkdir()
     module.RUN, module.UNITS, module.RELOAD_SECONDS = tmp_path / "run", tmp_path / "etc", 0.5
-    real_lock = module.lock
-    module.lock = lambda path, *flags: real_lock(tmp_path / "run/lock" if str(path) == "/run/flaskhost.lock" else path, *flags)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    me = SimpleNamespace(pw_uid=os.getuid(), pw_gid=os.getgid())
+    me = SimpleNamespace(pw_uid=os.getuid(), pw_gid=os.getgid(), pw_dir="/nonexistent", pw_shell="/usr/sbin/nologin")
     monkeypatch.setattr(module, "pwd", SimpleNamespace(getpwnam=lambda _name: me))
-    command(tmp_path, "setpriv", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
+    monkeypatch.setattr(module, "grp", SimpleNamespace(getgrnam=lambda _name: SimpleNamespace(gr_mem=["unit-tls"])))
+    command(tmp_path, "getent", "echo 'unit-tls:!:20000::::1:1:'")
+    command(tmp_path, "systemd-run", UNIT.format(here=tmp_path))
     command(tmp_path, "systemctl", f'echo "$@" >>{tmp_path}/systemctl')
     openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1000", "-subj", "/CN=CA",
             "-keyout", tmp_path / "ca/key", "-out", tmp_path / "ca/pem")  # fmt: skip
     return module
+
+
+# what systemd does for the client's unit: a folder that comes and goes with it, and a place to work in
+UNIT = """
+echo "$@" >>{here}/units
+while [ "$1" != -- ]; do
+  case $1 in --property=RuntimeDirectory=*) folder={here}/run/${{1##*=}} ;; --setenv=*) export "${{1#--setenv=}}" ;; --collect) ;; --quiet) ;; esac
+  shift
+done
+shift
+mkdir -p "$folder" {here}/state
+cd "$(mktemp -d -p {here})"
+"$@"
+code=$?
+rm -rf "$folder"
+exit $code
+"""
 
 
 def command(folder, name, script):
@@ -86,7 +103,7 @@ for word; do
   last=$word
 done
 echo "$@" >>{here}/asked
-ls "$(dirname "$request")" >{here}/given
+ls -l "$(dirname "$request")" | awk 'NR > 1 {{ print $1, $NF }}' >{here}/given
 openssl x509 -req -in "$request" -CA {here}/ca/pem -CAkey {here}/ca/key -days {days} -copy_extensions copy -out "$chain" 2>/dev/null
 cat {here}/ca/pem >>"$chain"
 """
@@ -191,13 +208,14 @@ def test_a_bare_host_gets_a_certificate_and_then_asks_no_more(program, site, ngi
     assert keep(program, site) == 0 and capsys.readouterr().out == ""
     assert len(asked(tmp_path)) == 1
     assert sorted(os.listdir(site.folder)) == ["acme.json", "certificate.pem"]
-    assert not site.webroot.exists() and sorted(os.listdir(program.RUN)) == ["flaskhost-acme", "lock"]
+    assert not site.webroot.exists() and sorted(os.listdir(program.RUN)) == ["flaskhost", "flaskhost-acme"]
+    assert os.listdir(program.RUN / "flaskhost") == ["host.lock"]
 
 
 def test_who_talks_to_the_ca_gets_no_key(program, site, nginx, tmp_path):
     client(tmp_path)
     keep(program, site)
-    assert (tmp_path / "given").read_text().split() == ["ca", "request", "secrets"]
+    assert (tmp_path / "given").read_text().split() == ["-rw-r-----", "ca", "-rw-r-----", "request", "-rw-r-----", "secrets"]
 
 
 def test_each_certificate_has_a_key_of_its_own(program, site, nginx, tmp_path):
@@ -411,19 +429,19 @@ class Answers(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def probe(program, web):
-    challenges = web.folder / program.CHALLENGES
-    challenges.mkdir(parents=True, exist_ok=True)
+def probe(program, web, tmp_path):
+    site = configured(program, tmp_path)
+    web.folder = site.webroot
     try:
-        program.probe(["a.example", "b.example"], challenges)
+        program.probe(site)
     finally:
-        assert os.listdir(challenges) == []
+        assert not site.challenges.exists(), "the client's own, which it makes when it runs"
 
 
 @pytest.mark.parametrize("answers", ["files", "redirect"])
-def test_names_that_lead_here_are_found_so(program, web, answers):
+def test_names_that_lead_here_are_found_so(program, web, tmp_path, answers):
     web.answers = answers
-    probe(program, web)
+    probe(program, web, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -437,21 +455,21 @@ def test_names_that_lead_here_are_found_so(program, web, answers):
         ("files", {"b.example": ["::1"]}, ["http://b.example leads to ::1, where nobody answers"]),
     ],
 )
-def test_names_that_do_not_lead_here_are_told(program, web, answers, names, words):
+def test_names_that_do_not_lead_here_are_told(program, web, tmp_path, answers, names, words):
     web.answers = answers
     web.names.update(names)
     web.names = {name: addresses for name, addresses in web.names.items() if addresses}
     with pytest.raises(program.Problem) as problem:
-        probe(program, web)
+        probe(program, web, tmp_path)
     assert problem.value.found.startswith("The CA was not asked: ")
     for word in words:
         assert word in problem.value.found
     assert "open port 80" in problem.value.cure and not problem.value.refused
 
 
-def test_a_host_without_ipv6_leaves_that_to_the_ca(program, web):
+def test_a_host_without_ipv6_leaves_that_to_the_ca(program, web, tmp_path):
     web.names["b.example"] = ["127.0.0.1", "::1"]
-    probe(program, web)
+    probe(program, web, tmp_path)
 
 
 def test_the_ca_is_not_asked_while_a_name_leads_elsewhere(program, web, nginx, tmp_path):
@@ -539,7 +557,8 @@ def test_without_settings_it_removes_itself_and_all_that_it_made(program, site, 
         unit.write_text("")
     monkeypatch.setattr(program, "__file__", str(own))
     command(tmp_path, "systemctl", f'echo "$@" >>{tmp_path}/systemctl')
-    command(tmp_path, "systemd-run", f'echo "$@" >>{tmp_path}/later')
+    own_run = f'case " $* " in *" --wait "*) ;; *) echo "$@" >>{tmp_path}/later; exit ;; esac\n'
+    command(tmp_path, "systemd-run", own_run + UNIT.format(here=tmp_path))
     command(tmp_path, "userdel", f'echo "$@" >>{tmp_path}/users')
     site.settings_file.unlink()
     program.remove(site, argparse.Namespace(check=True, timer=False))
