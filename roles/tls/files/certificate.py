@@ -20,12 +20,12 @@ import pwd
 import re
 import secrets
 import select
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
@@ -58,8 +58,10 @@ CapabilityBoundingSet=
 InaccessiblePaths=-/srv
 InaccessiblePaths=-/run/dbus
 KillMode=control-group
+KillSignal=SIGKILL
 LimitCORE=0
 LimitFSIZE=64M
+LimitNPROC=64
 LockPersonality=yes
 MemoryMax=512M
 NoNewPrivileges=yes
@@ -83,7 +85,6 @@ StateDirectoryMode=0700
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 TasksMax=64
-TimeoutStopSec=5
 WorkingDirectory=/tmp
 """
 # Its log is the only place where it tells some of the CA's errors.
@@ -134,6 +135,8 @@ class Site:
         self.state = Path("/var/lib/flaskhost-acme") / name
         self.webroot = RUN / "flaskhost-acme" / name
         self.challenges = self.webroot / CHALLENGES
+        # what the client is given to read
+        self.given = self.webroot.with_name(f"{name}.given")
         self.unit = f"{name}-certificate"
         self.client = f"{name}-certificate-client.service"
 
@@ -285,6 +288,7 @@ def issue(site):
         raise Problem(f"no certificate can be written: {error}", "See the host's disk: `df -h` and `df -i`.") from None
     finally:
         new.unlink(missing_ok=True)
+        shutil.rmtree(site.given, ignore_errors=True)
         remove_challenges(site)
     return certificate
 
@@ -295,40 +299,45 @@ def ask(site, request):
     remove_challenges(site)
     if site.settings["probe"]:
         probe(site)
-    with tempfile.TemporaryDirectory(prefix=f"{site.unit}-", dir=runtime_folder()) as name:
-        folder = Path(name)
-        for file, text in (("request", request), ("ca", site.settings["ca"]), ("secrets", secret_options(site.settings))):
-            (folder / file).write_text(text)
-            os.chown(folder / file, -1, owner.pw_gid)
-            (folder / file).chmod(0o640)
-        os.chown(folder, -1, owner.pw_gid)
-        folder.chmod(0o750)
-        for _attempt in range(3):
-            code, said, log, chain = run_client(site, folder, end - time.monotonic())
-            errors = CA_ERROR.findall(log)
-            if code == 0:
-                return "".join(PEM.findall(chain))
-            kind = errors[-1][0] if errors else ""
-            if kind == "accountDoesNotExist":
-                # the CA has forgotten our account, or somebody has closed it
-                as_client(site, 'rm -rf -- "$1"', site.state / "accounts", seconds=end - time.monotonic())
-            elif kind != "badNonce":
-                break
-        raise refusal(site, said, log)
+    give(site, owner.pw_gid, request=request, ca=site.settings["ca"], secrets=secret_options(site.settings))
+    for _attempt in range(3):
+        code, said, log, chain = run_client(site, end - time.monotonic())
+        errors = CA_ERROR.findall(log)
+        if code == 0:
+            return "".join(PEM.findall(chain))
+        kind = errors[-1][0] if errors else ""
+        if kind == "accountDoesNotExist":
+            # the CA has forgotten our account, or somebody has closed it
+            as_client(site, 'rm -rf -- "$1"', site.state / "accounts", seconds=end - time.monotonic())
+        elif kind != "badNonce":
+            break
+    raise refusal(site, said, log)
 
 
-def run_client(site, folder, seconds):
+def give(site, group, **files):
+    """The client can read these, and change none."""
+    shutil.rmtree(site.given, ignore_errors=True)
+    site.given.mkdir(mode=0o700, parents=True)
+    for name, text in files.items():
+        (site.given / name).write_text(text)
+        os.chown(site.given / name, -1, group)
+        (site.given / name).chmod(0o640)
+    os.chown(site.given, -1, group)
+    site.given.chmod(0o750)
+
+
+def run_client(site, seconds):
     """Its exit code, what it said, its log, and the certificate with its chain."""
     email, mark = site.settings["email"], secrets.token_hex(16)
     words = [
-        *("certonly", "--non-interactive", "--agree-tos", "--config", f"{folder}/secrets"),
+        *("certonly", "--non-interactive", "--agree-tos", "--config", f"{site.given}/secrets"),
         *(("--email", email, "--no-eff-email") if email else ("--register-unsafely-without-email",)),
-        *("--server", site.settings["directory"], "--csr", f"{folder}/request"),
+        *("--server", site.settings["directory"], "--csr", f"{site.given}/request"),
         *("--webroot", "--webroot-path", str(site.webroot), "--preferred-challenges", "http"),
         *("--config-dir", str(site.state), "--work-dir", "work", "--logs-dir", str(site.state / "log")),
         *("--fullchain-path", "chain", "--cert-path", "own", "--chain-path", "others"),
     ]
-    environment = {"REQUESTS_CA_BUNDLE": f"{folder}/ca"} if site.settings["ca"] else {}
+    environment = {"REQUESTS_CA_BUNDLE": f"{site.given}/ca"} if site.settings["ca"] else {}
     code, printed = as_client(site, ASK, site.state / "log", mark, FILE_BYTES, *words, seconds=seconds, **environment)
     parts = printed.split(f"\n{mark}\n")
     return (code, *parts[1:]) if len(parts) == 4 else (code or 1, printed, "", "")
@@ -468,7 +477,8 @@ def serve(site, certificate):
     if not certificate.own or serves(site, certificate):
         return False
     # whoever writes nginx's configuration does so under this lock, and is done with it
-    with lock(runtime_folder() / "host.lock", HOST_LOCK_SECONDS, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW):
+    (RUN / "flaskhost").mkdir(mode=0o755, exist_ok=True)
+    with lock(RUN / "flaskhost/host.lock", HOST_LOCK_SECONDS, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW):
         done = subprocess.run(["systemctl", "reload", "nginx"], capture_output=True, text=True)
     end = time.monotonic() + RELOAD_SECONDS
     while done.returncode == 0 and time.monotonic() < end:
@@ -567,6 +577,7 @@ def remove(site, options):
         done = subprocess.run(["userdel", site.user], capture_output=True, text=True)
         if done.returncode != 0:
             raise Problem(f"user {site.user} can't be removed: {done.stderr.strip()}", "End its processes, and run deploy.yml again.")
+    shutil.rmtree(site.given, ignore_errors=True)
     for folder in (site.state, site.state.parent, site.webroot.parent):
         with contextlib.suppress(OSError):
             folder.rmdir()
@@ -648,13 +659,6 @@ def deadline(seconds):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
-
-
-def runtime_folder():
-    """Root's own."""
-    folder = RUN / "flaskhost"
-    folder.mkdir(mode=0o755, exist_ok=True)
-    return folder
 
 
 def printable(text):
