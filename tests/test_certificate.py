@@ -5,6 +5,7 @@ import http.server
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -210,6 +211,7 @@ def test_a_bare_host_gets_a_certificate_and_then_asks_no_more(program, site, ngi
     assert sorted(os.listdir(site.folder)) == ["acme.json", "certificate.pem"]
     assert not site.webroot.exists() and sorted(os.listdir(program.RUN)) == ["flaskhost", "flaskhost-acme"]
     assert os.listdir(program.RUN / "flaskhost") == ["host.lock"]
+    assert stat.S_IMODE((program.RUN / "flaskhost/host.lock").stat().st_mode) == 0o600
 
 
 def test_who_talks_to_the_ca_gets_no_key(program, site, nginx, tmp_path):
@@ -383,6 +385,101 @@ def test_a_full_disk_is_noticed_before_the_ca_is_asked(program, site, nginx, tmp
     monkeypatch.setattr(program, "write", full)
     assert keep(program, site) == 1
     assert "No space left on device" in capsys.readouterr().err and asked(tmp_path) == []
+
+
+# -- a client that was taken over --------------------------------------------------------------------------------------
+
+
+def test_the_client_runs_in_a_unit_that_ends_with_all_it_started(program, site, nginx, tmp_path):
+    client(tmp_path)
+    keep(program, site)
+    unit = (tmp_path / "units").read_text()
+    for line in (
+        *("User=unit-tls", "KillMode=control-group", "KillSignal=SIGKILL", "RuntimeMaxSec=330", "StateDirectory=flaskhost-acme/unit"),
+        *(
+            "PrivateTmp=yes",
+            "ProtectSystem=strict",
+            "NoNewPrivileges=yes",
+            "CapabilityBoundingSet=",
+            "LimitFSIZE=64M",
+            "InaccessiblePaths=-/srv",
+        ),
+        "RuntimeDirectory=flaskhost-acme/unit/.well-known/acme-challenge",
+    ):
+        assert f" --property={line} " in unit, line
+    assert " --unit=unit-certificate-client.service " in unit and " --wait --pipe " in unit
+    # the state is the client's own: root doesn't even make it
+    text = (PROJECT / "roles/tls/files/certificate.py").read_text()
+    assert not re.search(r"rmtree\((?!site\.given)|shutil\.chown|read\(site\.state|\"chown\"", text)
+
+
+@pytest.mark.parametrize(
+    ("does", "found"),
+    [
+        ("exec sleep 5", "no answer within 1 seconds"),
+        ("exec yes", "no answer within 1 seconds"),
+        ("ln -s /dev/zero chain; exit 0", "isn't the certificate that was asked for"),
+        ("mkdir -p $log; ln -s /dev/zero $log/letsencrypt.log; echo end; exit 1", "The ACME client failed: end"),
+        ("yes -----BEGIN CERTIFICATE----- | head -c 3000000 | tr -d '\\n' >chain; exit 0", "isn't the certificate that was asked for"),
+        ("printf 'a\\033]0;b\\007\\377\\n'; exit 1", "The ACME client failed: a\N{REPLACEMENT CHARACTER}]0;b"),
+    ],
+)
+def test_what_it_leaves_blocks_nobody(program, site, nginx, tmp_path, capsys, monkeypatch, does, found):
+    monkeypatch.setattr(program, "CLIENT_SECONDS", 1)
+    client(tmp_path, before=f"log=$(echo \"$@\" | sed 's/.*--logs-dir //; s/ .*//'); {does}\n")
+    began = time.monotonic()
+    assert keep(program, site) == 1
+    assert time.monotonic() - began < 4
+    told = capsys.readouterr().err
+    assert found in told and "\033" not in told and len(told) < 2000
+
+
+def test_what_it_prints_without_end_is_read_to_a_bound(program):
+    code, printed = program.bounded(["yes"], 10)
+    assert code == 1 and printed == b"certbot printed more than 240000 bytes"
+
+
+def test_what_a_killed_run_left_to_visitors_is_not_followed(program, site, nginx, tmp_path):
+    client(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").write_text("")
+    site.challenges.mkdir(parents=True)
+    (site.challenges / "link").symlink_to(tmp_path / "other")
+    site.given.mkdir()
+    (site.given / "secrets").write_text("old")
+    assert keep(program, site) == 0
+    assert (tmp_path / "other/file").exists() and not site.webroot.exists() and not site.given.exists()
+
+
+def test_a_lock_that_is_held_is_waited_for_and_its_holder_told(program, site, nginx, tmp_path, monkeypatch, capsys):
+    put(site, tmp_path)
+    monkeypatch.setattr(program, "HOST_LOCK_SECONDS", 0.3)
+    (program.RUN / "flaskhost").mkdir()
+    file = program.RUN / "flaskhost/host.lock"
+    with subprocess.Popen(["flock", "--no-fork", file, "sleep", "3"]) as other:
+        while not file.exists() or program.locked(os.open(file, os.O_RDWR)):
+            time.sleep(0.05)
+        assert keep(program, site) == 1
+        other.terminate()
+    told = capsys.readouterr().err
+    assert f"{file} is locked by process" in told and "sleep 3)" in told
+    assert keep(program, site) == 0
+
+
+def test_nobody_logs_in_as_the_client(program, site, tmp_path, monkeypatch, capsys):
+    calls = tmp_path / "calls"
+    for name in "systemd-sysusers", "usermod":
+        command(tmp_path, name, f'echo {name} "$@" >>{calls}')
+    program.have_user(site)
+    assert not calls.exists() and capsys.readouterr().out == "", "all is as it should be"
+    # of a former version
+    former = SimpleNamespace(pw_dir="/var/lib/flaskhost-acme/unit", pw_shell="/usr/sbin/nologin")
+    monkeypatch.setattr(program, "pwd", SimpleNamespace(getpwnam=lambda _name: former))
+    monkeypatch.setattr(program, "grp", SimpleNamespace(getgrnam=lambda _name: SimpleNamespace(gr_mem=[])))
+    program.have_user(site)
+    made, shut = calls.read_text().splitlines()
+    assert made.endswith("/nonexistent /usr/sbin/nologin m unit-tls flaskhost")
+    assert shut == "usermod --home /nonexistent --shell /usr/sbin/nologin --expiredate 1 unit-tls"
 
 
 # -- whether the names lead here ---------------------------------------------------------------------------------------

@@ -347,7 +347,7 @@ def as_client(site, script, *words, seconds, **environment):
     """The exit code of a shell script, and what it prints, as text that does nothing to a terminal."""
     environment = {"HOME": "/nonexistent", "LC_ALL": "C.UTF-8", **environment}
     lines = [
-        *(f"User={site.user}", f"StateDirectory={site.state.parent.name}/{site.name}"),
+        *(f"User={site.user}", f"StateDirectory=flaskhost-acme/{site.name}"),
         *(f"RuntimeDirectory={site.challenges.relative_to(RUN)}", f"RuntimeMaxSec={CLIENT_SECONDS + 30}", *CLIENT_UNIT.split("\n")[1:-1]),
     ]
     command = [
