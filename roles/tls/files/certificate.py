@@ -534,9 +534,16 @@ def have_user(site):
     shadow = subprocess.run(["getent", "shadow", site.user], capture_output=True, text=True).stdout.strip().split(":")
     if (entry.pw_dir, entry.pw_shell, *shadow[7:8]) != ("/nonexistent", "/usr/sbin/nologin", "1"):
         # whose account has expired, PAM lets in by no way
-        options = ("--home", "/nonexistent", "--shell", "/usr/sbin/nologin", "--expiredate", "1")
-        subprocess.run(["usermod", *options, site.user], check=True, capture_output=True)
+        change_user(site, "usermod", "--home", "/nonexistent", "--shell", "/usr/sbin/nologin", "--expiredate", "1")
         say(f"user {site.user} can't log in any more")
+
+
+def change_user(site, *command):
+    """It may have processes that a former version, which gave the client no unit, let live."""
+    subprocess.run(["pkill", "--signal", "KILL", "--euid", site.user], capture_output=True)
+    done = subprocess.run([*command, site.user], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Problem(f"`{command[0]} {site.user}` failed: {done.stderr.strip()}", "End that user's processes, and run deploy.yml again.")
 
 
 def has_user(site):
@@ -574,9 +581,7 @@ def remove(site, options):
         if code != 0:
             raise Problem(f"{site.state} can't be emptied: {printed.strip()[-300:]}", "Remove it, and run deploy.yml again.")
         remove_challenges(site)
-        done = subprocess.run(["userdel", site.user], capture_output=True, text=True)
-        if done.returncode != 0:
-            raise Problem(f"user {site.user} can't be removed: {done.stderr.strip()}", "End its processes, and run deploy.yml again.")
+        change_user(site, "userdel")
     shutil.rmtree(site.given, ignore_errors=True)
     for folder in (site.state, site.state.parent, site.webroot.parent):
         with contextlib.suppress(OSError):
