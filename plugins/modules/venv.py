@@ -144,8 +144,6 @@ class Venv:
         os.mkdir(self.building, 0o700)
         user = pwd.getpwnam(f"{self.params['app']}-build")
         os.chown(self.building, user.pw_uid, user.pw_gid)
-        with open(self.environment, "w", opener=lambda name, flags: os.open(name, flags | os.O_EXCL, 0o600)) as file:
-            file.writelines(f"{name}={quoted(value)}\n" for name, value in self.params["environment"].items())
         cache = f"{self.params['app']}-build"
         shared = f"/var/cache/{cache}/uv"
         fetched = self.step("fetch", [f"CacheDirectory={cache}", "CacheDirectoryMode=0700", f"Environment=UV_CACHE_DIR={shared}"])
@@ -156,6 +154,11 @@ class Venv:
         """Whether the script succeeded; only the second one has to."""
         source = os.path.join(self.params["root"], "releases", self.params["release"], "app")
         unpacked = os.path.join(self.params["root"], "building", self.params["release"])
+        # the script and its environment may name URLs with credentials: neither is in a command line, which everybody can read
+        with open(self.environment, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.writelines(
+                f"{key}={quoted(value)}\n" for key, value in {**self.params["environment"], "SCRIPT": self.params[name]}.items()
+            )
         lines = [
             *self.params["sandbox"],
             f"EnvironmentFile={self.environment}",
@@ -165,7 +168,7 @@ class Venv:
         ]
         started = time.monotonic()
         unit = f"{self.params['app']}-{name}-venv"
-        code, out, err = run(unit, lines, ["/bin/sh", "-euc", self.params[name]], self.params["seconds"])
+        code, out, err = run(unit, lines, ["/bin/sh", "-euc", 'eval "$SCRIPT"'], self.params["seconds"])
         if code and name == "build":
             raise BuildFailed(failure(code, self.params["seconds"], time.monotonic() - started), out + err)
         return not code
