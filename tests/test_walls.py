@@ -227,7 +227,9 @@ def test_users_of_apps_never_log_in(rendered, host):
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_older_clients_can_agree_on_a_key_unless_they_must_not(rendered, host):
-    plain, own = (re.search(r"^KexAlgorithms (.*)", rendered(name, "sshd.conf"), re.MULTILINE)[1].split(",") for name in (host, f"{host}-own"))
+    plain, own = (
+        re.search(r"^KexAlgorithms (.*)", rendered(name, "sshd.conf"), re.MULTILINE)[1].split(",") for name in (host, f"{host}-own")
+    )
     assert plain == [*own, "curve25519-sha256", "curve25519-sha256@libssh.org"]
     assert not [name for name in own if name.startswith("curve")]
 
