@@ -208,7 +208,9 @@ def test_a_one_off_command_runs_as_the_app(site):
     run = site.play("playbooks/run.yml", release_run="flask --app sample_app db current && id -un && echo $APP_STAGE")
     assert run.ok and run.tells("2c1e5d7a9b40 (head)", "- sample", f"- {site.name}"), run.output
     run = site.play("playbooks/run.yml", release_run="touch /srv/sample/x; echo it says no >&2; exit 3")
-    assert not run.ok and run.tells("Read-only file system", "it says no", f"The command failed with exit code 3 on {site.name}"), run.output
+    assert not run.ok and run.tells("Read-only file system", "it says no", f"The command failed with exit code 3 on {site.name}"), (
+        run.output
+    )
     run = site.play("playbooks/run.yml", release_run=" ")
     assert not run.ok and run.tells("There is no command to run", "Nothing was changed"), run.output
 
