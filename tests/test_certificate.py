@@ -35,7 +35,8 @@ def program(tmp_path, monkeypatch):
     me = SimpleNamespace(pw_uid=os.getuid(), pw_gid=os.getgid(), pw_dir="/nonexistent", pw_shell="/usr/sbin/nologin")
     monkeypatch.setattr(module, "pwd", SimpleNamespace(getpwnam=lambda _name: me))
     monkeypatch.setattr(module, "grp", SimpleNamespace(getgrnam=lambda _name: SimpleNamespace(gr_mem=["unit-tls"])))
-    command(tmp_path, "pkill", "exit 1")
+    # what is run by it ends all processes of its user
+    command(tmp_path, "setpriv", "exit 1")
     command(tmp_path, "getent", "echo 'unit-tls:!:20000::::1:1:'")
     command(tmp_path, "systemd-run", UNIT.format(here=tmp_path))
     command(tmp_path, "systemctl", f'echo "$@" >>{tmp_path}/systemctl')

@@ -540,8 +540,14 @@ def have_user(site):
 
 def change_user(site, *command):
     """It may have processes that a former version, which gave the client no unit, let live."""
-    subprocess.run(["pkill", "--signal", "KILL", "--euid", site.user], capture_output=True)
-    done = subprocess.run([*command, site.user], capture_output=True, text=True)
+    become = ("setpriv", f"--reuid={site.user}", f"--regid={site.user}", "--clear-groups", "--no-new-privs", "--")
+    for _attempt in range(20):
+        subprocess.run([*become, "sh", "-c", "kill -KILL -1"], capture_output=True)
+        done = subprocess.run([*command, site.user], capture_output=True, text=True)
+        # 8: it is still in use
+        if done.returncode != 8:
+            break
+        time.sleep(0.1)
     if done.returncode != 0:
         raise Problem(f"`{command[0]} {site.user}` failed: {done.stderr.strip()}", "End that user's processes, and run deploy.yml again.")
 
