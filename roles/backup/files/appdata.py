@@ -33,8 +33,23 @@ from pathlib import Path
 # Python's isolated mode (-I) leaves this program's own directory out
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.dont_write_bytecode = True
-from appdata_files import DEPTH, DIRECTORY, MB, Archive, Failure, NotRegular, Patterns, Warnings, members, opened, shown, unpack, walk, write_all
-from appdata_sqlite import CHECK_SECONDS, Databases, check_sqlite, limited
+from appdata_files import (
+    DEPTH,
+    DIRECTORY,
+    MB,
+    Archive,
+    Failure,
+    NotRegular,
+    Patterns,
+    Warnings,
+    members,
+    opened,
+    shown,
+    unpack,
+    walk,
+    write_all,
+)
+from appdata_sqlite import CHECK_SECONDS, Databases, Worker, check_sqlite
 
 INPUT, OUTPUT, REPORT = 3, 4, 2
 OPTIONS_BYTES = 256 * 1024
@@ -68,11 +83,11 @@ def main():
 
 
 def save(options, warnings, directory):
-    with Archive(OUTPUT, warnings) as archive:
+    with Archive(OUTPUT, warnings) as archive, Databases(directory, warnings) as databases:
         # the database before the files: a row never names an upload that isn't in the same backup
         if options["service"]:
             archive.add_pieces("database", pieces_of_dump(options["service"]))
-        archive.add_tree(os.open(directory, DIRECTORY), Patterns(options["exclude"], options["roots"]), Databases(directory, warnings))
+        archive.add_tree(os.open(directory, DIRECTORY), Patterns(options["exclude"], options["roots"]), databases)
 
 
 def dump(options, _warnings):
@@ -129,15 +144,17 @@ def copy(_options, warnings, source, target):
 def merge(options, warnings):
     """Databases of a backup in the former format go where they were among the files, and nowhere else."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:
+        worker, whole = Worker(), f"{scratch}/db"
         for path, parent, name, _ in walk(os.dup(INPUT), warnings):
-            with contextlib.suppress(NotRegular), opened(parent, name) as (file, _):
-                with open(f"{scratch}/db", "wb") as whole, open(os.dup(file), "rb") as part:
-                    shutil.copyfileobj(part, whole)
-                state, text = limited(lambda: check_sqlite(f"{scratch}/db"), CHECK_SECONDS)
+            with contextlib.suppress(NotRegular, IsADirectoryError), opened(parent, name) as (file, _):
+                with open(os.dup(file), "rb") as source, open(whole, "wb") as target:
+                    shutil.copyfileobj(source, target)
+                state, text = worker.do(check_sqlite, CHECK_SECONDS, resource.RLIM_INFINITY, whole)
                 if state == "damaged":
                     raise Failure(f"{shown(path)} in that backup is damaged ({text})")
                 if state != "done":
                     warnings.add(path, f"could not be checked ({text})")
+        worker.end()
     copy(options, warnings, "-", "-")
 
 

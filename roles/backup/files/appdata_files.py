@@ -230,9 +230,9 @@ class Archive:
                 raise NotRegular
             with opened(parent, name) as (file, found):
                 copy = databases.copy(path, file, found) if databases else None
-                with copy or contextlib.nullcontext(file) as source:
+                with copy or contextlib.nullcontext():
                     member = described(path, found, tarfile.REGTYPE)
-                    content = Content(source)
+                    content = Content(copy.fileno() if copy else file)
                     content.describe(member)
                     self.add(member, content)
                     if content.short:

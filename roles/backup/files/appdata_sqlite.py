@@ -1,6 +1,7 @@
 """Consistent copies of SQLite databases that an app may have made to do harm. For appdata.py. Managed by Flaskhost (role backup)."""
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -8,9 +9,10 @@ import signal
 import sqlite3
 import tempfile
 import time
+from contextlib import closing
 from urllib.parse import quote
 
-from appdata_files import BESIDE, MB, REGULAR, NotRegular, opened, shown
+from appdata_files import BESIDE, MB, NotRegular, opened, shown
 
 MAGIC = b"SQLite format 3\0"
 # A database that is locked for longer is saved as the file that it is. A large one gets more time: a second for each 4 MB.
@@ -33,6 +35,14 @@ class Databases:
     def __init__(self, directory, warnings):
         self.directory, self.warnings = os.path.realpath(directory), warnings
         self.copy_seconds, self.check_seconds = COPY_SECONDS, CHECK_SECONDS
+        self.worker, self.scratch = Worker(), tempfile.mkdtemp(dir="/var/tmp")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.worker.end()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     @staticmethod
     def is_one(parent, name):
@@ -48,7 +58,7 @@ class Databases:
         return bool(base) and self.is_one(parent, base)
 
     def copy(self, path, file, found):
-        """A context with the descriptor of the copy; None if the file is none, or can't be copied."""
+        """The copy, an open file; None if the file is none, or can't be copied."""
         if os.pread(file, len(MAGIC), 0) != MAGIC:
             return None
         source = f"{self.directory}/{path}"
@@ -62,10 +72,10 @@ class Databases:
         return self.made(path, source, size, seconds)
 
     def made(self, path, source, size, seconds):
-        scratch = tempfile.mkdtemp(dir="/var/tmp")
+        target = f"{self.scratch}/db"
         try:
-            target, begun = f"{scratch}/db", time.monotonic()
-            state, text = limited(lambda: copy_sqlite(source, target), seconds, size + MB)
+            begun = time.monotonic()
+            state, text = self.worker.do(copy_sqlite, seconds, size + MB, source, target)
             self.copy_seconds -= time.monotonic() - begun
             if state != "done":
                 return self.warn(path, text)
@@ -74,30 +84,23 @@ class Databases:
                 return self.warn(path, f"SQLite finds it damaged: {text}")
             if state != "done":
                 self.warnings.add(path, f"it was copied, but not checked: {text}")
-            copy = os.open(target, REGULAR)
-            return closing(copy)
+            return open(target, "rb")
         finally:
-            # an open descriptor is enough
-            shutil.rmtree(scratch, ignore_errors=True)
+            # an open file needs no name
+            for suffix in "", *BESIDE:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(target + suffix)
 
     def checked(self, target, seconds):
         if self.check_seconds <= 0:
             return "failed", "there was no time left to check all databases"
         begun = time.monotonic()
-        result = limited(lambda: check_sqlite(target), min(seconds, self.check_seconds))
+        result = self.worker.do(check_sqlite, min(seconds, self.check_seconds), resource.RLIM_INFINITY, target)
         self.check_seconds -= time.monotonic() - begun
         return result
 
     def warn(self, path, reason):
         self.warnings.add(path, f"an SQLite database, saved as the file that it is, maybe not consistent: {reason}")
-
-
-@contextlib.contextmanager
-def closing(descriptor):
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def size_of(path):
@@ -108,24 +111,23 @@ def size_of(path):
 
 
 def copy_sqlite(source, target):
-    database = connect(source, timeout=LOCKED_SECONDS)
-    # takes the lock, or fails in time; backup() alone would try for ever
-    database.execute("begin")
-    database.execute("pragma schema_version").fetchone()
-    copy = connect(target, "rwc")
-    # it is for this process alone
-    copy.execute("pragma synchronous = off")
-    database.backup(copy)
+    with closing(connect(source, timeout=LOCKED_SECONDS)) as database, closing(connect(target, "rwc")) as copy:
+        # takes the lock, or fails in time; backup() alone would try for ever
+        database.execute("begin")
+        database.execute("pragma schema_version").fetchone()
+        # it is for this process alone
+        copy.execute("pragma synchronous = off")
+        database.backup(copy)
     if not os.path.getsize(target):
         raise Damaged("it is empty")
 
 
 def check_sqlite(path):
-    database = connect(path)
-    # expressions from the file are not evaluated where that can be avoided; they may take any time
-    for setting in "ignore_check_constraints = on", "trusted_schema = off":
-        database.execute(f"pragma {setting}")
-    found = database.execute("pragma quick_check(1)").fetchone()[0]
+    with closing(connect(path)) as database:
+        # expressions from the file are not evaluated where that can be avoided; they may take any time
+        for setting in "ignore_check_constraints = on", "trusted_schema = off":
+            database.execute(f"pragma {setting}")
+        found = database.execute("pragma quick_check(1)").fetchone()[0]
     if found != "ok":
         raise Damaged(found)
 
@@ -134,34 +136,67 @@ def connect(path, mode="rw", timeout=0):
     return sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode={mode}", uri=True, isolation_level=None, timeout=timeout)
 
 
-def limited(job, seconds, file_bytes=resource.RLIM_INFINITY):
-    """Run a job in a process of its own, whose time, memory and files are limited: (`done`, `damaged` or `failed`; why)."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        status = 1
+class Worker:
+    """A process of its own for what SQLite does with a file, whose time, memory and files are limited. One that went too far is replaced."""
+
+    def __init__(self):
+        self.process = 0
+
+    def do(self, job, seconds, file_bytes, *words):
+        """Returns (`done`, `damaged` or `failed`; why)."""
+        if not self.process:
+            self.start()
         try:
-            # without a handler, the signal ends the process, also one that never comes back from C
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            resource.setrlimit(resource.RLIMIT_AS, (SQLITE_MEMORY, SQLITE_MEMORY))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-            with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-                score.write("1000")
-            job()
-            status = 0
-        except sqlite3.OperationalError as error:
-            os.write(writer, str(error).encode()[:500])
-        except (Damaged, sqlite3.DatabaseError) as error:
-            status = 2
-            os.write(writer, str(error).encode(errors="replace")[:500])
-        except (OSError, ValueError, MemoryError, OverflowError, sqlite3.Error, sqlite3.Warning) as error:
-            os.write(writer, (str(error) or type(error).__name__).encode(errors="replace")[:500])
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        text = shown(pipe.read(500).decode(errors="replace"))
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code == -signal.SIGALRM:
-        text = f"it takes more than {seconds:.0f} seconds"
-    return {0: "done", 2: "damaged"}.get(code, "failed"), text or "it takes too much memory"
+            self.requests.write(json.dumps([job.__name__, seconds, file_bytes, words]).encode() + b"\n")
+            self.requests.flush()
+            state, text = json.loads(self.answers.readline())
+        except (OSError, ValueError):
+            ended = self.end()
+            state, text = "failed", f"it takes more than {seconds:.0f} seconds" if ended == -signal.SIGALRM else "it takes too much memory"
+        if state != "done":
+            self.end()
+        return state, shown(text)
+
+    def start(self):
+        (request, self.request), (self.answer, answer) = os.pipe(), os.pipe()
+        self.process = os.fork()
+        if not self.process:
+            try:
+                os.close(self.request)
+                os.close(self.answer)
+                work(open(request, "rb"), open(answer, "wb", buffering=0))  # noqa: SIM115
+            finally:
+                os._exit(1)
+        os.close(request)
+        os.close(answer)
+        self.requests, self.answers = open(self.request, "wb"), open(self.answer, "rb")  # noqa: SIM115
+
+    def end(self):
+        """Returns its exit code, once."""
+        if not self.process:
+            return 0
+        process, self.process = self.process, 0
+        with contextlib.suppress(OSError):
+            self.requests.close()
+        self.answers.close()
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def work(requests, answers):
+    resource.setrlimit(resource.RLIMIT_AS, (SQLITE_MEMORY, SQLITE_MEMORY))
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")
+    for request in requests:
+        job, seconds, file_bytes, words = json.loads(request)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, resource.RLIM_INFINITY))
+        # without a handler, the signal ends the process, also one that never comes back from C
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        answer = ("done", "")
+        try:
+            {"copy_sqlite": copy_sqlite, "check_sqlite": check_sqlite}[job](*words)
+        except (sqlite3.OperationalError, OSError, MemoryError) as error:
+            answer = ("failed", str(error) or "it takes too much memory")
+        except (Damaged, sqlite3.Error, ValueError) as error:
+            answer = ("damaged", str(error))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        answers.write(json.dumps(answer).encode() + b"\n")

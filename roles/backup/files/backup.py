@@ -224,10 +224,11 @@ class Backup:
         path.with_suffix(".new").rename(path)
 
     @staticmethod
-    def tell(warnings, what):
+    def tell(warnings, what, file=None):
         if warnings["count"]:
             more = warnings["count"] - len(warnings["first"])
-            print(f"{warnings['count']} {what}:", *warnings["first"], *([f"and {more} more"] if more > 0 else []), sep="\n  ")
+            lines = [f"{warnings['count']} {what}:", *warnings["first"], *([f"and {more} more"] if more > 0 else [])]
+            print("\n  ".join(lines), file=file)
 
     # -- fetching ---------------------------------------------------------------------------------------------------
 
@@ -248,7 +249,7 @@ class Backup:
         with open(self.fetched / "database", "wb") as dump, place.stream(name, paths[0]) as stream:
             self.sandbox.run("database", stdin=stream, stdout=dump, file_bytes=self.room(), trouble=trouble)
         with opened(self.app_directory(self.fetched / "files")) as files, place.stream(name, paths[0]) as stream:
-            self.tell(self.sandbox.run("extract", stdin=stream, stdout=files, trouble=trouble), "files could not be unpacked")
+            self.tell(self.sandbox.run("extract", stdin=stream, stdout=files, trouble=trouble), "files could not be unpacked", sys.stderr)
 
     def fetch_paths(self, place, name, paths):
         """One that a former version has made: a snapshot of two directories, the dumps and the app's files."""
@@ -272,7 +273,7 @@ class Backup:
         files = self.app_directory(self.fetched / "files")
         with opened(sqlite) as source, opened(files) as target:
             warnings = self.sandbox.run("merge", stdin=source, stdout=target, trouble=f"Backup {name} can't be used. Nothing was changed")
-        self.tell(warnings, "files could not be unpacked")
+        self.tell(warnings, "files could not be unpacked", sys.stderr)
         remove(sqlite)
 
     def is_dumped(self):
