@@ -114,16 +114,22 @@ class Repository:
 
     @contextlib.contextmanager
     def stream(self, name, path):
-        """Read the file of that path in a backup. Who stops early has had enough."""
+        """Read the file of that path in a backup. Who reads knows whether it was whole, and may stop early."""
         with self.started(["dump", name, path], stdout=subprocess.PIPE) as program:
-            yield program.stdout
-            program.stdout.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                program.wait(10)
-            if program.poll() is None:
-                interrupt(program)
-            elif program.returncode > 0 and b"broken pipe" not in (said := output_of(program.stderr_file)):
-                raise Trouble(f"{self}: {told(said)}")
+            try:
+                yield program.stdout
+            except Trouble:
+                program.stdout.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    program.wait(10)
+                said = output_of(program.stderr_file)
+                if (program.returncode or 0) > 0 and b"broken pipe" not in said.lower():
+                    raise Trouble(f"{self}: {told(said)}") from None
+                raise
+            finally:
+                program.stdout.close()
+                if program.poll() is None:
+                    interrupt(program)
 
     def load(self, name, target):
         """For backups of files, as former versions made them."""
