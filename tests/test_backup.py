@@ -389,8 +389,15 @@ def test_a_disk_among_the_files_stays_where_it_is(host, disk):
     (disk / "deep").mkdir()
     host.do("now")
     (disk / "a").write_text("two")
+    (disk / "lost+found").mkdir(mode=0o700)
     (host.state / "note").write_text("two")
-    host.restore()
+    (host.state / "shut").mkdir(mode=0)
+    os.mkfifo(host.state / "fifo")
+    host.do("fetch", "latest")
+    if not os.geteuid():
+        os.chown(disk / "lost+found", 0, 0)
+    backup.Backup("shop").restore((host.fetched / "id").read_text())
+    assert {path.name for path in host.state.iterdir()} == {"uploads"}
     assert disk.is_mount() and (disk / "a").read_text() == "one" and (disk / "deep").is_dir() and not (host.state / "note").exists()
     assert (host.before / "files/uploads/a").read_text() == (host.before / "files/note").read_text() == "two"
 

@@ -109,6 +109,8 @@ def extract(_options, warnings):
 
 def copy(_options, warnings, source, target):
     """By a tar stream to a second process, which is how files are read and written here."""
+    if source != "-":
+        let_in(source)
     source = INPUT if source == "-" else os.open(source, DIRECTORY)
     target = OUTPUT if target == "-" else os.open(target, DIRECTORY)
     reader, writer = os.pipe()
@@ -160,14 +162,22 @@ def merge(options, warnings):
 
 def empty(_options, _warnings, directory):
     """find knows no depth that is too deep. Mount points stay, and the directories above them."""
-    find = ["find", ".", "-mindepth", "1"]
-    # the app may have shut itself out
-    quietly = {"cwd": directory, "stderr": subprocess.DEVNULL}
-    subprocess.run([*find, "-type", "d", "!", "-perm", "-700", "-exec", "chmod", "u+rwx", "{}", ";"], **quietly)
-    subprocess.run([*find, "-delete"], **quietly)
-    left = subprocess.run([*find, "!", "-type", "d", "-print", "-quit"], stdout=subprocess.PIPE, **quietly).stdout
+    let_in(directory)
+    find(directory, "-mindepth", "1", "-delete")
+    left = find(directory, "-mindepth", "1", "!", "-type", "d", "-print", "-quit")
     if left:
         raise Failure(f"{shown(left.decode(errors='replace').strip())} could not be removed: give it to the app's user, and try again")
+
+
+def let_in(directory):
+    """The app may have shut itself out."""
+    find(directory, "-user", str(os.geteuid()), "-type", "d", "!", "-perm", "-700", "-exec", "chmod", "u+rwx", "{}", ";")
+    find(directory, "-user", str(os.geteuid()), "-type", "f", "!", "-perm", "-400", "-exec", "chmod", "u+r", "{}", "+")
+
+
+def find(directory, *words):
+    """What it says of mount points and of others' directories is no trouble by itself."""
+    return subprocess.run(["find", ".", *words], cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
 
 
 def check(_options, _warnings):

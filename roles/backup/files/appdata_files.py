@@ -80,7 +80,9 @@ def walk(root, warnings, patterns=None):
                     stack.append((directory, listing(directory, path, warnings), f"{path}/", below))
                     yield path, parent, entry.name, directory
             except OSError as error:
-                warnings.add(path, f"left out: {error.strerror}")
+                # a disk has one of root's, for what is found when it is repaired
+                if entry.name != "lost+found" or error.errno != errno.EACCES:
+                    warnings.add(path, f"left out: {error.strerror}")
     finally:
         for descriptor, *_ in stack:
             os.close(descriptor)
@@ -182,9 +184,10 @@ class Archive:
 
     def __init__(self, descriptor, warnings):
         self.warnings = warnings
-        self.file = open(descriptor, "wb", buffering=0)  # noqa: SIM115
+        # tarfile's own buffer costs more the larger it is
+        self.file = open(descriptor, "wb", buffering=MB)  # noqa: SIM115
         names = {"format": tarfile.PAX_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
-        self.tar = tarfile.open(fileobj=self.file, mode="w|", bufsize=MB, copybufsize=MB, **names)  # noqa: SIM115
+        self.tar = tarfile.open(fileobj=self.file, mode="w|", copybufsize=MB, **names)  # noqa: SIM115
 
     def __enter__(self):
         return self
@@ -229,7 +232,8 @@ class Archive:
             if not stat.S_ISREG(found.st_mode):
                 raise NotRegular
             with opened(parent, name) as (file, found):
-                copy = databases.copy(path, file, found) if databases else None
+                is_database = databases is not None and databases.begins_as_one(file)
+                copy = databases.copy(path, found) if is_database else None
                 with copy or contextlib.nullcontext():
                     member = described(path, found, tarfile.REGTYPE)
                     content = Content(copy.fileno() if copy else file)
@@ -253,7 +257,7 @@ class Archive:
             else:
                 raise
         else:
-            if databases and copy is None and databases.is_one(parent, name):
+            if is_database and copy is None:
                 for suffix in BESIDE:
                     with contextlib.suppress(FileNotFoundError):
                         self.add_entry(path + suffix, parent, name + suffix, None)
@@ -338,9 +342,9 @@ def segments(file, size):
 def members(descriptor):
     """Each member of a stream, with its content in pieces; fails at the end of one that was cut short."""
     ended = False
-    with open(os.dup(descriptor), "rb", buffering=0) as file:
+    with open(os.dup(descriptor), "rb", buffering=MB) as file:
         try:
-            with tarfile.open(fileobj=file, mode="r|", bufsize=MB, encoding="utf-8", errors="surrogateescape") as tar:
+            with tarfile.open(fileobj=file, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
                 while member := tar.next():
                     ended = member.name == "end"
                     yield member, pieces(tar, member)

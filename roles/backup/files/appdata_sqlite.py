@@ -45,22 +45,20 @@ class Databases:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     @staticmethod
-    def is_one(parent, name):
-        try:
-            with opened(parent, name) as (file, _):
-                return os.pread(file, len(MAGIC), 0) == MAGIC
-        except (OSError, NotRegular):
-            return False
+    def begins_as_one(file):
+        return os.pread(file, len(MAGIC), 0) == MAGIC
 
     def goes_with_one(self, parent, name):
         """It is saved with its database, or not at all."""
         base = next((name.removesuffix(suffix) for suffix in BESIDE if name.endswith(suffix)), "")
-        return bool(base) and self.is_one(parent, base)
+        try:
+            with opened(parent, base) as (file, _):
+                return self.begins_as_one(file)
+        except (OSError, NotRegular):
+            return False
 
-    def copy(self, path, file, found):
-        """The copy, an open file; None if the file is none, or can't be copied."""
-        if os.pread(file, len(MAGIC), 0) != MAGIC:
-            return None
+    def copy(self, path, found):
+        """An open file; None if there can be no copy."""
         source = f"{self.directory}/{path}"
         size = found.st_size + sum(map(size_of, (source + suffix for suffix in BESIDE)))
         seconds = min(self.copy_seconds, BASE_SECONDS + found.st_blocks * 512 / BYTES_A_SECOND)

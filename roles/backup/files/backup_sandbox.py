@@ -30,7 +30,9 @@ class Sandbox:
         """Do it, and return its warnings; C(options) reach it by no command line, for they may hold a password."""
         unit = f"{self.app}-backup-{verb}.service"
         lines = [
-            *self.lines,
+            # systemd would make the directory, and refuses one that is a link to another disk
+            *(line for line in self.lines if not line.startswith("StateDirectory")),
+            f"ReadWritePaths={self.state}" if self.state in arguments else f"InaccessiblePaths=-{self.state}",
             "WorkingDirectory=/",
             # its profile would let it write below the app's own directory alone, and root gives it others
             "AppArmorProfile=",
@@ -62,7 +64,7 @@ class Sandbox:
             text = os.pread(report.fileno(), REPORT_BYTES, OPTIONS_BYTES).rstrip(b"\0").decode(errors="replace")
         if done.returncode:
             why = clean(" ".join(text.split())[-600:], 600)
-            raise Trouble(f"{trouble} ({why or f'{unit} took more than {HOURS_6 // 3600} hours, or was killed'})")
+            raise Trouble(f"{trouble} ({why or f'{unit} did not start or was killed; journalctl -u {unit} tells why'})")
         return warnings(text)
 
     def stop(self, unit):
