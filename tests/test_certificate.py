@@ -419,7 +419,7 @@ def test_the_client_runs_in_a_unit_that_ends_with_all_it_started(program, site, 
     ("does", "found"),
     [
         ("exec sleep 5", "no answer within 1 seconds"),
-        ("exec yes", "The ACME client failed: y"),
+        ("exec yes", "The ACME client failed: File size limit exceeded"),
         ("ln -s /dev/zero chain; exit 0", "isn't the certificate that was asked for"),
         ("mkdir -p $log; ln -s /dev/zero $log/letsencrypt.log; echo end; exit 1", "The ACME client failed: end"),
         ("yes -----BEGIN CERTIFICATE----- | head -c 3000000 | tr -d '\\n' >chain; exit 0", "isn't the certificate that was asked for"),

@@ -96,9 +96,10 @@ def certificate(**changed):
     return {"certificate": {**report()["certificate"], **changed}}
 
 
-def backups(hours=3, since=500, **changed):
+def backups(hours=3, since=500, warnings=(), **changed):
     now = 1_000_000_000.0
     made = {"id": "3f2a91c0", "at": now - hours * 3600} if hours is not None else {"id": "", "at": 0}
+    made["warnings"] = {"count": len(warnings), "first": warnings}
     there = {"since": now - since * 3600, "timer": "active", "result": "success", "words": ""}
     return {"backup": {**there, "places": {"host": {"url": "/var/backups/shop", **made}}, **changed}}
 
@@ -133,11 +134,14 @@ def test_notes_of_backups_are_read(tmp_path, monkeypatch):
 
     assert module.backup("shop", output)["places"] == {}
     (tmp_path / "etc/backup-shop.json").write_text('{"places": {"host": "/var/backups/shop", "s3": "s3:https://x/y"}}')
-    (tmp_path / "lib/shop/made.json").write_text('{"host": {"id": "3f2a91c0", "at": 7}}')
+    warnings = {"count": 1, "first": ["a: a FIFO"]}
+    (tmp_path / "lib/shop/made.json").write_text(json.dumps({"host": {"id": "3f2a91c0", "at": 7, "warnings": warnings}}))
     found = module.backup("shop", output)
     assert (found["timer"], found["result"], found["words"]) == ("active", "exit-code", "one two")
-    assert found["places"]["host"] == {"url": "/var/backups/shop", "id": "3f2a91c0", "at": 7}
-    assert found["places"]["s3"] == {"url": "https://x/y", "id": "", "at": 0}
+    assert found["places"]["host"] == {"url": "/var/backups/shop", "id": "3f2a91c0", "at": 7, "warnings": warnings}
+    assert found["places"]["s3"] == {"url": "https://x/y", "id": "", "at": 0, "warnings": {"count": 0, "first": []}}
+    (tmp_path / "lib/shop/made.json").write_text('{"host": {"id": "3f2a91c0", "at": 7}}')
+    assert module.backup("shop", output)["places"]["host"]["warnings"]["count"] == 0, "a former version noted none"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +168,7 @@ def test_notes_of_backups_are_read(tmp_path, monkeypatch):
         (backups(timer="inactive"), "bad", "none is made"),
         (backups(places={}), "bad", "none is made"),
         (backups(result="exit-code", words="here: no space left on device"), "bad", "was not made: here: no space left on device"),
+        (backups(warnings=["a.db: locked", "b: a FIFO"]), "note", "with 2 warnings: a.db: locked; b: a FIFO"),
         (backups(hours=30), "bad", "the last to /var/backups/shop is 30 hours old"),
         (backups(hours=None, since=30), "bad", "there is none in /var/backups/shop"),
         (certificate(ends=0), "bad", "there is none"),

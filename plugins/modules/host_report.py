@@ -55,7 +55,8 @@ outdated: {description: "Units that still run what an upgrade has replaced.", ty
 backup:
   description:
     - C(since) when they are to be made, C(timer) and C(result) as systemd says, C(words) of the last that failed; C(places) by name, each with
-      its C(url), and the C(id) of the last that was made there, and C(at) when. Empty if none was asked for.
+      its C(url), and the C(id) of the last that was made there, C(at) when, and its C(warnings), which are the C(count) and the C(first) of
+      the files that were left out or may not be consistent. Empty if none was asked for.
   type: dict
   returned: always
 addresses: {description: The host's own addresses., type: list, returned: always}
@@ -79,6 +80,7 @@ SETTINGS, BACKUPS = "/etc/flaskhost", "/var/lib/flaskhost"
 LISTENER = re.compile(r"^(tcp|udp) +(?:LISTEN|UNCONN) +\d+ +\d+ +(\S+):(\d+) +\S+:\S+(.*)", re.MULTILINE)
 LOOPBACK = re.compile(r"127\.|\[::1\]|.*%lo$")
 KEEP_BYTES, COMMAND_SECONDS = 2**20, 120
+NO_BACKUP = {"id": "", "at": 0, "warnings": {"count": 0, "first": []}}
 DPKG_LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock")
 
 
@@ -141,7 +143,7 @@ def backup(app, output):
         "timer": output("systemctl", "is-active", f"{app}-backup.timer"),
         "result": result,
         "words": " ".join(words.split())[-400:],
-        "places": {name: {"url": url.removeprefix("s3:"), **made.get(name, {"id": "", "at": 0})} for name, url in places.items()},
+        "places": {name: {"url": url.removeprefix("s3:"), **NO_BACKUP, **made.get(name, {})} for name, url in places.items()},
     }
 
 
