@@ -72,7 +72,7 @@ def test_a_controller_without_podman_is_told(tmp_path, monkeypatch):
     ],
 )
 def test_a_working_directory_that_is_no_plain_path_is_refused(workdir):
-    with pytest.raises(container_image.ImageError, match="^Dockerfile: the image's working directory is .*No unit was written") as refused:
+    with pytest.raises(container_image.ImageError, match=r"^Dockerfile: the image's working directory is .*No unit was written") as refused:
         container_image.check({"WorkingDir": workdir, "Cmd": ["serve"]}, "Dockerfile")
     assert str(refused.value).isprintable() and str(refused.value).isascii()
 
@@ -212,9 +212,11 @@ def test_a_command_that_listens_on_ipv6_too_is_reached(serve, tmp_path):
 
 # answers the proxy's probe, and leaves its port to another user of the host
 STOLEN = """
-import os, socket
+import os, socket, time
 listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
 listener.accept()
+while not os.path.exists(os.environ["SOCKET"]):
+    time.sleep(0.1)
 listener.close()
 if os.fork() == 0:
     os.setuid(65534)
@@ -225,9 +227,17 @@ os.wait()
 """
 
 
+TAKEN = """
+import os, socket, time
+os.setuid(65534)
+listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
+time.sleep(60)
+"""
+
+
 @pytest.mark.skipif(os.geteuid(), reason="another user's listener needs root")
 def test_a_port_that_another_user_took_first_is_not_served(serve, tmp_path):
-    process = serve([sys.executable], ["-c", ON_PORT.replace("signal.signal", "os.setuid(65534)\nsignal.signal")])
+    process = serve([sys.executable], ["-c", TAKEN])
     assert process.wait(10) == 1 and "was taken by another user of the host" in process.stderr.read()
     assert not (tmp_path / "wsgi.sock").exists()
 

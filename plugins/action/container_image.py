@@ -144,7 +144,7 @@ def check(config, source):
     workdir = config.get("WorkingDir") or "/"
     if not WORKDIR.fullmatch(workdir) or ".." in workdir.split("/"):
         raise ImageError(
-            f"{source}: the image's working directory is {ascii(workdir)}. Set WORKDIR in its Dockerfile to an absolute path of letters, digits "
+            f"{source}: the image's working directory is {workdir!a}. Set WORKDIR in its Dockerfile to an absolute path of letters, digits "
             "and the characters . _ @ + -, such as /app. No unit was written."
         )
     if not config.get("Entrypoint") and not config.get("Cmd"):

@@ -526,13 +526,15 @@ class Instance:
 
     def last_words(self):
         # what was said a moment ago may not have been written yet
-        self.module.run_command(["journalctl", "--sync"])
+        for namespace in [], [f"--namespace={self.app}"]:
+            self.module.run_command(["journalctl", *namespace, "--sync"])
         units = [f"--unit={unit}" for unit in self.units.values()]
         # of a container, podman itself has much to say
         units += [
             f"--identifier={who}" for who in (self.app, "systemd") if os.path.exists(self.releases.path("releases", self.id, "in-image"))
         ]
-        command = ["journalctl", *units, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
+        # what systemd says of the unit is in the host's journal, as is all of a release that began before apps had their own
+        command = ["journalctl", f"--namespace=+{self.app}", *units, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
         return without_farewell(self.module.run_command(command)[1].strip().splitlines())
 
     def systemctl(self, *words):
