@@ -211,6 +211,12 @@ def test_all_containers_of_a_release_have_the_same_walls(identified):
     assert set(re.findall(r'^    "(.*)" \\$', files["in-image"], re.MULTILINE)) == options("unit")
 
 
+def test_all_processes_of_an_app_log_to_its_own_journal(identified):
+    for host in "world", "container":
+        units = {name: text for name, text in identified[host]["files"].items() if name == "unit" or name.endswith(".service")}
+        assert units and all("\nLogNamespace=shop\n" in text for text in units.values())
+
+
 def test_a_container_gets_what_its_app_uses_and_no_value_is_in_its_unit(identified):
     unit = identified["container"]["files"]["unit"]
     for name in "GREETING", "SECRET_KEY", "DATABASE_URL", "REDIS_URL":
