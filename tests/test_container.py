@@ -1,5 +1,6 @@
 """An app's image: how it is brought to a host, what quadlet is told of it, and how its command is reached."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -53,6 +54,39 @@ def test_a_controller_without_podman_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(container_image.ImageError, match=r"^app_runtime: podman is not installed on this controller"):
         container_image.build({"image": "i:1"}, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "workdir",
+    [
+        '/x" --user=0:0 --volume=/:/host "--env=A=',
+        "/x\nExecStartPre=/bin/sh",
+        "/x:/etc",
+        "/a b",
+        "/%i",
+        "/$HOME",
+        "/a\\b",
+        "/a/../b",
+        "x",
+        "/é",
+    ],
+)
+def test_a_working_directory_that_is_no_plain_path_is_refused(workdir):
+    with pytest.raises(container_image.ImageError, match=r"^Dockerfile: the image's working directory is .*No unit was written") as refused:
+        container_image.check({"WorkingDir": workdir, "Cmd": ["serve"]}, "Dockerfile")
+    assert str(refused.value).isprintable() and str(refused.value).isascii()
+
+
+@pytest.mark.parametrize("workdir", ["", "/", "/app", "/usr/src/my-app_2.0"])
+def test_a_plain_working_directory_is_accepted(workdir):
+    container_image.check({"WorkingDir": workdir, "Entrypoint": ["serve"]}, "Dockerfile")
+
+
+def test_an_image_has_links_to_what_releases_share(tmp_path):
+    lines = container_image.links(["uploads", "data/cache", "data/cache/small", "uploads2"], "/var/lib/shop")
+    subprocess.run(["sh", "-ec", lines], cwd=tmp_path, check=True)
+    found = {str(path.relative_to(tmp_path)): os.readlink(path) for path in tmp_path.rglob("*") if path.is_symlink()}
+    assert found == {name: f"/var/lib/shop/{name}" for name in ("uploads", "data/cache", "uploads2")}
 
 
 # -- the units ---------------------------------------------------------------------------------------------------------
@@ -163,6 +197,59 @@ def test_a_command_that_opens_the_socket_has_it_to_itself(serve, tmp_path):
     serve(None, [sys.executable, "-c", ON_SOCKET])
     with connect(tmp_path) as client:
         assert client.recv(10) == b"mine"
+
+
+def test_a_command_that_listens_on_ipv6_too_is_reached(serve, tmp_path):
+    dual = ON_PORT.replace(
+        'http.server.ThreadingHTTPServer(("127.0.0.1",',
+        'socket = __import__("socket")\nclass Dual(http.server.ThreadingHTTPServer):\n    address_family = socket.AF_INET6\nDual(("::",',
+    )
+    serve([sys.executable], ["-c", dual])
+    with connect(tmp_path) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n!")
+        assert b" 200 " in client.recv(100)
+
+
+# answers the proxy's probe, and leaves its port to another user of the host
+STOLEN = """
+import os, socket, time
+listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
+listener.accept()
+while not os.path.exists(os.environ["SOCKET"]):
+    time.sleep(0.1)
+listener.close()
+if os.fork() == 0:
+    os.setuid(65534)
+    listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
+    while True:
+        listener.accept()[0].sendall(b"stolen")
+os.wait()
+"""
+
+
+TAKEN = """
+import os, socket, time
+os.setuid(65534)
+listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.geteuid(), reason="another user's listener needs root")
+def test_a_port_that_another_user_took_first_is_not_served(serve, tmp_path):
+    process = serve([sys.executable], ["-c", TAKEN])
+    assert process.wait(10) == 1 and "was taken by another user of the host" in process.stderr.read()
+    assert not (tmp_path / "wsgi.sock").exists()
+
+
+@pytest.mark.skipif(os.geteuid(), reason="another user's listener needs root")
+def test_a_port_that_another_user_took_later_gets_no_visitor(serve, tmp_path):
+    serve([sys.executable], ["-c", STOLEN])
+    time.sleep(1)
+    with connect(tmp_path) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(100) == b""
 
 
 def test_an_image_without_a_command_is_refused(serve):

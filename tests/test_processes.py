@@ -211,13 +211,20 @@ def test_all_containers_of_a_release_have_the_same_walls(identified):
     assert set(re.findall(r'^    "(.*)" \\$', files["in-image"], re.MULTILINE)) == options("unit")
 
 
+def test_all_processes_of_an_app_log_to_its_own_journal(identified):
+    for host in "world", "container":
+        units = {name: text for name, text in identified[host]["files"].items() if name == "unit" or name.endswith(".service")}
+        assert units and all("\nLogNamespace=shop\n" in text for text in units.values())
+
+
 def test_a_container_gets_what_its_app_uses_and_no_value_is_in_its_unit(identified):
     unit = identified["container"]["files"]["unit"]
     for name in "GREETING", "SECRET_KEY", "DATABASE_URL", "REDIS_URL":
         assert f'PodmanArgs="--env={name}"' in unit
     for folder in "/run/postgresql", "/run/redis-shop", "/var/lib/shop":
         assert f'PodmanArgs="--volume={folder}:{folder}"' in unit
-    assert 'PodmanArgs="--volume=/var/lib/shop/instance:${workdir}/instance"' in unit
+    # nothing of the image, and no path that the app could replace by a link before root follows it
+    assert "${workdir}" not in unit and "/var/lib/shop/instance:" not in unit
     assert "5f3c9a" not in unit and "EnvironmentFile=/srv/shop/releases/%i/env" in unit
 
 

@@ -3,18 +3,23 @@
 An image is built once on the controller, by podman, and brought to each host that lacks it, where podman keeps it under its name. Of
 its layers only those are brought that the host hasn't got: most releases bring the app's code and nothing else.
 
-`ROOT/venvs/KEY/` tells of the image as of a venv: `image.json` is its configuration, `workdir` where it has its code, `image` its id,
-and `complete` says that it is whole.
+On the host, the directories of `shared` become links in the image, which lead to the app's data. They are followed in the container
+alone: root mounts nothing by a path that the app could have replaced by a link.
+
+`ROOT/venvs/KEY/` tells of the image as of a venv: `image.json` is its configuration, `image` its id, and `complete` says that it is whole.
 
 Options: `root` (the app's folder), `group` (who may read in there), `key`, `image` (the name it gets on the host), `pulled` (the id of an
 image that the host has pulled; empty to build one), `archive` (the packed source, on the controller), `file` (the Dockerfile),
-`build_args`, `build_options`, `cache` (folder for what is on its way).
+`build_args`, `build_options`, `cache` (folder for what is on its way), `shared` (directories of the image's WORKDIR), `state` (where they are
+on the host, and in the container).
 """
 
 import contextlib
 import fcntl
 import gzip
+import json
 import os
+import re
 import shlex
 import subprocess
 import tarfile
@@ -40,19 +45,37 @@ trap 'rm -rf "$folder"' EXIT
 tar --extract --gzip --file {packed} --directory "$folder"
 podman tag "$(podman load --quiet --input "$folder" | sed -n 's/^Loaded image: //p')" {image}
 """
-MARK = """
+CONFIG = """
 set -e
 {tag}
+podman image inspect --format '{{{{json .Config}}}}' {image}
+"""
+# nothing of the image runs, and paths are resolved within it
+SHARE = """
+set -e
+folder=$(mktemp -d /var/tmp/flaskhost-image.XXXXXX)
+trap 'rm -rf "$folder"; [ -z "$container" ] || podman rm --force "$container" >/dev/null' EXIT
+container=$(podman create --pull=never {image})
+umask 022
+chmod 0755 "$folder"
+cd "$folder"
+{links}
+podman cp --overwrite "$folder/." "$container":{workdir} ||
+    {{ echo app_shared: see that the Dockerfile makes WORKDIR, {workdir} >&2; exit 1; }}
+podman commit --quiet "$container" {image}
+"""
+MARK = """
+set -e
 mkdir -p {root}/venvs
 chmod 0711 {root}/venvs
 umask 027
 mkdir -p {venv}
 podman image inspect --format '{{{{json .Config}}}}' {image} > {venv}/image.json
-podman image inspect --format '{{{{or .Config.WorkingDir "/"}}}}' {image} > {venv}/workdir
 podman image inspect --format '{{{{.Id}}}}' {image} > {venv}/image
 chgrp -R {group} {venv}
 touch {venv}/complete
 """
+WORKDIR = re.compile(r"/([\w.@+-]+(/[\w.@+-]+)*)?", re.ASCII)
 
 
 class ImageError(Exception):
@@ -84,7 +107,12 @@ class ActionModule(ActionBase):
                     # another app's run may have removed what was there
                     self.bring(args, words, set())
             tag = f"podman tag {shlex.quote(args['pulled'])} {words['image']}" if args["pulled"] else ""
-            self.on_host(MARK.format(tag=tag, **words))
+            config = json.loads(self.on_host(CONFIG.format(tag=tag, **words)))
+            check(config, "app_image" if args["pulled"] else args["file"])
+            if args["shared"]:
+                workdir = shlex.quote(config.get("WorkingDir") or "/")
+                self.on_host(SHARE.format(links=links(args["shared"], args["state"]), workdir=workdir, **words))
+            self.on_host(MARK.format(**words))
         except ImageError as error:
             return dict(result, failed=True, msg=str(error))
         finally:
@@ -109,6 +137,27 @@ class ActionModule(ActionBase):
             remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "image.tar.gz")
             self._transfer_file(packed, remote)
             self.on_host(LOAD.format(packed=shlex.quote(remote), **words))
+
+
+def check(config, source):
+    """What of the image's configuration is used. Its author is not its operator."""
+    workdir = config.get("WorkingDir") or "/"
+    if not WORKDIR.fullmatch(workdir) or ".." in workdir.split("/"):
+        raise ImageError(
+            f"{source}: the image's working directory is {workdir!a}. Set WORKDIR in its Dockerfile to an absolute path of letters, digits "
+            "and the characters . _ @ + -, such as /app. No unit was written."
+        )
+    if not config.get("Entrypoint") and not config.get("Cmd"):
+        raise ImageError(f"{source}: the image has no command (CMD, ENTRYPOINT), so nothing would serve. Add one to its Dockerfile.")
+
+
+def links(shared, state):
+    """The shell's lines that make them, in a directory that is empty."""
+    # a directory within another one that is shared comes with it
+    tops = [name for name in shared if not any(name.startswith(f"{other}/") for other in shared)]
+    return "\n".join(
+        f"mkdir -p {shlex.quote(os.path.dirname(name) or '.')}; ln -s {shlex.quote(f'{state}/{name}')} {shlex.quote(name)}" for name in tops
+    )
 
 
 @contextlib.contextmanager

@@ -7,18 +7,10 @@ short_description: Systemd's units for a release's containers
 description:
   - Gives each source (podman-systemd.unit(5)) to quadlet, and returns the unit that it makes. Nothing is installed.
   - In a source C(${user}) stands for the ids of the app's user and its group for nginx, C(${group}) for that of its own group,
-    C(${workdir}) for where the image has its code, C(${number}) for the number in the unit's name.
+    C(${number}) for the number in the unit's name.
 options:
   app:
     description: The app; its user bears this name.
-    type: str
-    required: true
-  root:
-    description: The app's folder, such as C(/srv/APP).
-    type: path
-    required: true
-  key:
-    description: The image's, in C(ROOT/venvs).
     type: str
     required: true
   units:
@@ -46,19 +38,14 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "app": {"type": "str", "required": True},
-            "root": {"type": "path", "required": True},
-            "key": {"type": "str", "required": True},
             "units": {"type": "dict", "required": True},
         },
     )
     params = module.params
     user = pwd.getpwnam(params["app"])
-    with open(os.path.join(params["root"], "venvs", params["key"], "workdir")) as handle:
-        workdir = handle.read().strip()
     known = {
         "user": f"{user.pw_uid}:{grp.getgrnam(params['app'] + '-web').gr_gid}",
         "group": str(grp.getgrnam(params["app"]).gr_gid),
-        "workdir": workdir,
     }
     units = {}
     for name, source in params["units"].items():

@@ -15,7 +15,7 @@ def test_secrets_are_in_one_file_that_only_root_reads(site):
             assert path.endswith("/env"), path
             found = site.host.file(path)
             assert (found.user, found.group, found.mode) == ("root", "root", 0o600)
-    assert SECRET not in site.host.check_output("ps axeww -o args,user | grep -v 'sample ' ; journalctl --no-pager")
+    assert SECRET not in site.host.check_output("ps axeww -o args,user | grep -v 'sample ' ; journalctl --namespace='*' --no-pager")
 
 
 def test_any_value_reaches_the_app_as_it_is(site):

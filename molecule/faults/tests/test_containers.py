@@ -1,5 +1,7 @@
 """What only an app in a container meets (`app_runtime: container`; `make test-containers` has all else go wrong with one too)."""
 
+import json
+
 import pytest
 from sites import wait_until
 
@@ -149,16 +151,30 @@ def test_processes_of_a_container(fault):
 
 def test_a_link_where_the_app_keeps_its_files(fault):
     """Somebody gets hold of the app, and puts a link to /etc where a folder of `app_shared` is: when root starts the app again, /etc is
-    as it was."""
+    as it was, and the container sees its own, not the host's."""
     fault.edit("Dockerfile", "WORKDIR /app\n", "WORKDIR /app\nRUN mkdir -p instance\n")
     run = fault.site.release(fault.source, app_shared=["instance"])
     assert run.ok, run.output
     host, unit = fault.site.host, f"sample@{fault.site.live()}"
     assert host.check_output("stat --format '%U' /var/lib/sample/instance") == "sample"
     host.check_output("cd /var/lib/sample && runuser -u sample -- rmdir instance && runuser -u sample -- ln -s /etc instance")
+    host.check_output("echo of-the-host >/etc/flaskhost-mark")
     host.run(f"systemctl restart {unit}")
     assert host.check_output("stat --format '%a %U' /etc") == "755 root"
+    look = f"podman exec sample-web-{fault.site.live()} ls /app/instance/"
+    wait_until(lambda: host.run(look).rc == 0)
+    assert "flaskhost-mark" not in host.check_output(look)
+    run = fault.site.play("playbooks/run.yml", release_run="ls /app/instance/")
+    assert run.ok and not run.tells("flaskhost-mark"), run.output
+    host.check_output("rm /etc/flaskhost-mark")
     host.check_output("rm /var/lib/sample/instance")
+
+
+@pytest.mark.parametrize("workdir", ['/x" --user=0:0 --volume=/:/host "--env=A=', "/x%i"])
+def test_a_working_directory_that_would_be_an_option(fault, workdir):
+    """The image's WORKDIR holds options of podman, or what systemd would expand: it is refused before there is a unit."""
+    fault.append(DOCKERFILE, f"WORKDIR {json.dumps(workdir)}\n")
+    fault.is_refused("Dockerfile: the image's working directory is", "No unit was written")
 
 
 def test_the_image_elsewhere(fault):

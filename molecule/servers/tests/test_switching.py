@@ -26,7 +26,7 @@ def test_a_live_app_gets_another_server_and_goes_back(age, other):
     load = Load(site, seconds=120, path="/", post="/length")
     run = site.play("playbooks/release.yml", **other)
     there = command_of(site)
-    words = site.host.check_output(f"journalctl --unit gunicorn@{site.live()} --no-pager --output=cat")
+    words = site.host.check_output(f"journalctl --namespace=+gunicorn --unit gunicorn@{site.live()} --no-pager --output=cat")
     back = site.play("playbooks/rollback.yml")
     answers, errors = load.stop()
     print(f"{site.name}, {other}: {answers}, errors {errors}")

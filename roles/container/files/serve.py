@@ -18,7 +18,10 @@ def main():
         sys.exit("the image has no command (CMD, ENTRYPOINT)")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    sys.exit(asyncio.run(serve(command, port, stop_signal(image))))
+    try:
+        sys.exit(asyncio.run(serve(command, port, stop_signal(image))))
+    except PermissionError as error:
+        sys.exit(str(error))  # systemd starts it again, with another port
 
 
 def stop_signal(image):
@@ -46,8 +49,8 @@ async def serve(command, port, stop):
 async def open_socket(path, port, relays):
     while not os.path.exists(path):
         try:
-            writer = (await asyncio.open_connection("127.0.0.1", port))[1]
-        except OSError:
+            writer = (await connect(port))[1]
+        except ConnectionError:
             await asyncio.sleep(0.1)
             continue
         writer.close()
@@ -63,13 +66,56 @@ async def open_socket(path, port, relays):
 
 async def relay(reader, writer, port):
     try:
-        app_reader, app_writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
+        app_reader, app_writer = await connect(port)
+    except OSError as error:
+        print(error, file=sys.stderr, flush=True)
         writer.close()
         return
     await asyncio.gather(pour(reader, app_writer), pour(app_reader, writer))
     app_writer.close()
     writer.close()
+
+
+async def connect(port):
+    """To a listener of this user's: any user of the host can take a port that is free for a moment."""
+    check_owner(port)
+    streams = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        check_owner(port)
+    except OSError:
+        streams[1].close()
+        raise
+    return streams
+
+
+def check_owner(port):
+    owners = listeners("/proc/net/tcp", ["0.0.0.0", "127.0.0.1"], port) or listeners("/proc/net/tcp6", ["::", "::ffff:127.0.0.1"], port)
+    if not owners:
+        raise ConnectionRefusedError(f"nothing listens on the port {port}")
+    if owners != {os.getuid()}:
+        raise PermissionError(
+            f"the port {port}, on which the image's command was to listen, was taken by another user of the host: {owners}"
+        )
+
+
+def listeners(table, addresses, port):
+    """The users that listen there (proc_pid_net(5)), whose listeners the kernel tells first."""
+    places = {f"{hexadecimal(address)}:{port:04X}" for address in addresses}
+    owners = set()
+    if os.path.exists(table):  # a host may have no IPv6
+        with open(table) as handle:
+            next(handle)
+            for fields in map(str.split, handle):
+                if fields[3] != "0A":
+                    break
+                if fields[1] in places:
+                    owners.add(int(fields[7]))
+    return owners
+
+
+def hexadecimal(address):
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    return "".join(f"{int.from_bytes(packed[start : start + 4], sys.byteorder):08X}" for start in range(0, len(packed), 4))
 
 
 async def pour(source, target):
