@@ -147,6 +147,7 @@ def start(site, playbook, options=(), variables=None):
         cwd=PROJECT,
         env={**os.environ, **PLAIN, **site.environment},
         text=True,
+        errors="replace",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
