@@ -52,7 +52,8 @@ def sees_others():
     return any(os.stat(f"/proc/{name}").st_uid not in (os.getuid(), 65534) for name in os.listdir("/proc") if name.isdigit())
 
 
-status = dict(line.rstrip().split(":\t", 1) for line in open("/proc/self/status") if ":\t" in line)
+with open("/proc/self/status") as file:
+    status = dict(line.rstrip().split(":\t", 1) for line in file if ":\t" in line)
 found = {
     "no new privileges": status["NoNewPrivs"],
     "capabilities": status["CapEff"],

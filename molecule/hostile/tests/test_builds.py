@@ -175,10 +175,7 @@ if os.fork() == 0:
 def test_outlive_a_build(attacker, source, by):
     """A dependency's setup.py, or a build command, leaves a daemon behind, to hold the deploy's lock and to edit what was built: it ends with its
     build, the venv and the code are as they were built, and the next release is not held up."""
-    daemon = (
-        "setsid sh -c 'exec 8>>web.py; for n in $(seq 300); do sleep 0.3; echo \"# %s\" >&8; done; : outlives-its-build' >/dev/null 2>&1 &"
-        % FORGED
-    )
+    daemon = f"setsid sh -c 'exec 8>>web.py; for n in $(seq 300); do sleep 0.3; echo \"# {FORGED}\" >&8; done' >/dev/null 2>&1 &"
     if by == "dependency":
         write_package(source, DAEMON_SETUP)
     run = attacker.attempt(app_source=source, seconds=100, app_build_command=daemon if by != "dependency" else "")
