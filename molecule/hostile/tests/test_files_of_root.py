@@ -14,7 +14,7 @@ from sites import wait_until
 def test_become_root_through_a_link_in_the_data_directory(attacker, bait):
     """The app replaces a directory of its data by a link to a directory of root's, and ends itself: systemd starts it again and gives
     nothing of root's to it."""
-    attacker.bash(f"cd {STATE} && rm -rf data && ln -s {bait.path} data")
+    attacker.bash(f"cd {STATE} && mv data data.old && ln -s {bait.path} data")
     attacker.restart()
     assert bait.is_untouched()
 
@@ -22,7 +22,7 @@ def test_become_root_through_a_link_in_the_data_directory(attacker, bait):
 @pytest.mark.parametrize("path", ["data", "data/cache"])
 def test_make_directories_as_root_through_a_link_in_the_data_directory(attacker, bait, path):
     """The app links its data, or its shared directory, to a place that doesn't exist: nobody makes it."""
-    attacker.bash(f"cd {STATE} && rm -rf {path} && ln -s {bait.path}/new {path}")
+    attacker.bash(f"cd {STATE} && mv {path} {path.replace('/', '.')}.old && ln -s {bait.path}/new {path}")
     attacker.restart()
     assert bait.is_untouched()
 
@@ -30,7 +30,7 @@ def test_make_directories_as_root_through_a_link_in_the_data_directory(attacker,
 @pytest.mark.parametrize("process", ["worker.1@LIVE", "schedule-tidy"])
 def test_become_root_through_the_start_of_another_process(attacker, bait, process):
     """The same link is there when a worker or a scheduled job starts: nothing of root's changes its owner."""
-    attacker.bash(f"cd {STATE} && rm -rf data && ln -s {bait.path} data")
+    attacker.bash(f"cd {STATE} && mv data data.old && ln -s {bait.path} data")
     attacker.host.run(f"systemctl restart hostile-{process.replace('LIVE', attacker.live())}.service")
     assert bait.is_untouched()
 
@@ -38,7 +38,7 @@ def test_become_root_through_the_start_of_another_process(attacker, bait, proces
 @pytest.mark.sample
 def test_become_root_through_a_link_at_a_release(attacker, bait, source):
     """The same link is there when a release is built, migrated and started, with one directory more to share: nothing of root's changes."""
-    attacker.bash(f"cd {STATE} && rm -rf data && ln -s {bait.path} data && ln -s {bait.path} more")
+    attacker.bash(f"cd {STATE} && mv data data.old && ln -s {bait.path} data && ln -s {bait.path} more")
     attacker.attempt(
         app_source=source, app_shared=["data/cache", "more/thumbs"], app_build_command="true", release_health_timeout_seconds=8
     )
@@ -47,7 +47,7 @@ def test_become_root_through_a_link_at_a_release(attacker, bait, source):
 
 def test_become_root_through_a_one_off_command(attacker, bait):
     """The same link is there when an operator runs a command: nothing of root's changes."""
-    attacker.bash(f"cd {STATE} && rm -rf data && ln -s {bait.path} data")
+    attacker.bash(f"cd {STATE} && mv data data.old && ln -s {bait.path} data")
     attacker.attempt("playbooks/run.yml", release_run="true")
     assert bait.is_untouched()
 
