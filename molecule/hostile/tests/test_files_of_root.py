@@ -22,7 +22,7 @@ def test_become_root_through_a_link_in_the_data_directory(attacker, bait):
 @pytest.mark.parametrize("path", ["data", "data/cache"])
 def test_make_directories_as_root_through_a_link_in_the_data_directory(attacker, bait, path):
     """The app links its data, or its shared directory, to a place that doesn't exist: nobody makes it."""
-    attacker.bash(f"cd {STATE} && mv {path} {path.replace('/', '.')}.old && ln -s {bait.path}/new {path}")
+    attacker.bash(f"cd {STATE} && mv data data.old && mkdir -p $(dirname {path}) && ln -s {bait.path}/new {path}")
     attacker.restart()
     assert bait.is_untouched()
 
