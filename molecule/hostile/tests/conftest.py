@@ -39,8 +39,9 @@ def attacker(age):
     if not attacker.is_well():
         attacker.recover()
     yield attacker
-    attacker.end_runs()
-    attacker.recover()
+    if attacker.acted:
+        attacker.end_runs()
+        attacker.recover()
 
 
 @pytest.fixture
@@ -111,12 +112,13 @@ class App(Site):
 
     def __init__(self, name, age):
         super().__init__(f"{name}-{age}", app=name, domain=f"{name}.test")
-        self.age = age
+        self.age, self.acted = age, False
 
     # -- what the attacker does -----------------------------------------------------------------------------------
 
     def run(self, language, code, background=False):
         """In the sandbox of the live release: what the code has printed."""
+        self.acted = True
         words = ["--data-urlencode", f"language={language}", "--data-urlencode", f"code={code}", "--max-time", "40"]
         status, body = self.get("/run", *words, *(["--data", "background=1"] if background else []))
         assert status == 200, (status, body)
@@ -145,6 +147,7 @@ class App(Site):
     # -- what falls for it ----------------------------------------------------------------------------------------
 
     def attempt(self, playbook="playbooks/release.yml", seconds=RUN_SECONDS, options=(), **variables):
+        self.acted = True
         variables = {name: str(value) if name == "app_source" else value for name, value in variables.items()}
         return Attempt(self, playbook, seconds, options, variables)
 
