@@ -40,6 +40,9 @@ def echo():
     return {"headers": {name.lower(): value for name, value in request.headers}, "body": len(request.get_data())}
 
 
+app.add_url_rule("/socket", "socket", echo, websocket=True)
+
+
 @app.get("/tag/<path:name>")
 def tag(name):
     return f"tag {name}\n"

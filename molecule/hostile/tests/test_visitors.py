@@ -44,11 +44,11 @@ HEADERS = {
 @pytest.mark.sample
 def test_pretend_to_be_another_visitor(attacker):
     """A visitor sends headers that proxies send, which an app may trust: none of them reaches the app with the visitor's value."""
-    words = [word for name, value in HEADERS.items() for word in ("--header", f"{name}: {value}")]
-    status, body = attacker.get("/echo", *words)
-    headers = json.loads(body)["headers"]
-    assert status == 200
-    told = {name: headers[name.lower()] for name, value in HEADERS.items() if headers.get(name.lower()) == value}
+    told = {}
+    for name, value in HEADERS.items():
+        status, body = attacker.get("/echo", "--header", f"{name}: {value}")
+        if status != 200 or json.loads(body)["headers"].get(name.lower()) == value:
+            told[name] = status
     assert not told
 
 
@@ -80,7 +80,7 @@ def test_speak_raw_bytes_to_the_app(attacker):
 
 def test_websockets_still_work(attacker):
     """A visitor's browser asks for a websocket: the app sees it."""
-    body = attacker.get("/echo", "--http1.1", "--header", "Upgrade: websocket", "--header", "Connection: Upgrade")[1]
+    body = attacker.get("/socket", "--http1.1", "--header", "Upgrade: websocket", "--header", "Connection: Upgrade")[1]
     assert json.loads(body)["headers"]["upgrade"].lower() == "websocket"
 
 
