@@ -19,10 +19,11 @@ def test_become_root_through_a_link_in_the_data_directory(attacker, bait):
     assert bait.is_untouched()
 
 
-@pytest.mark.parametrize("path", ["data", "data/cache"])
-def test_make_directories_as_root_through_a_link_in_the_data_directory(attacker, bait, path):
-    """The app links its data, or its shared directory, to a place that doesn't exist: nobody makes it."""
-    attacker.bash(f"cd {STATE} && mv data data.old && mkdir -p $(dirname {path}) && ln -s {bait.path}/new {path}")
+@pytest.mark.parametrize(("path", "target"), [("data", "thumbs"), ("data/cache", "thumbs"), ("data/cache", "new")])
+def test_make_directories_as_root_through_a_link_in_the_data_directory(attacker, bait, path, target):
+    """The app links its data, or its shared directory, to a directory of root's which has no such directory, or to a place that doesn't exist:
+    nothing is made there, and nothing changes its owner."""
+    attacker.bash(f"cd {STATE} && mv data data.old && mkdir -p $(dirname {path}) && ln -s {bait.path}/{target} {path}")
     attacker.restart()
     assert bait.is_untouched()
 
