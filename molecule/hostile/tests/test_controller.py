@@ -109,7 +109,7 @@ HISTORY = [
 
 @pytest.mark.sample
 def test_break_the_run_by_the_history_of_another_stage(attacker, tmp_path, source):
-    """The stage before was taken over, and its history has lines that are no releases: the run goes on, and warns."""
+    """The stage before was taken over, and its history has lines that are not releases: the run goes on, and warns."""
     for stage in ("before", "after"):
         shutil.copytree(PROJECT / "molecule/inventory/group_vars", tmp_path / stage / "group_vars")
         shutil.copy(PROJECT / "molecule/inventory/hostile.yml", tmp_path / stage / "hosts.yml")
@@ -183,7 +183,7 @@ ODD = {
 @pytest.mark.parametrize("what", [pytest.param(name, marks=pytest.mark.sample) if name == "odd_fifo" else name for name in ODD])
 @pytest.mark.parametrize("in_git", [False, True], ids=["folder", "git"])
 def test_hang_the_controller_by_a_source(attacker, source, what, in_git):
-    """The source has a pipe, a socket, a device, a name that is no UTF-8 or has line breaks, a loop of links, or directories 1,200 deep: it is
+    """The source has a pipe, a socket, a device, a name that is not UTF-8 or has line breaks, a loop of links, or directories 1,200 deep: it is
     released without these, with a warning, or rejected with one clear error."""
     ODD[what](source)
     if in_git:

@@ -1,4 +1,4 @@
-"""The attacker gives answers that are endless, slow, huge or no text, to whatever reads them."""
+"""The attacker gives answers that are endless, slow, huge or not text to the programs that read them."""
 
 import threading
 import time
@@ -191,7 +191,7 @@ for _ in range(2500):
 
 @pytest.mark.sample
 def test_break_the_backup_by_names_and_depth(attacker):
-    """The app has names that are no text, with line breaks, and like options, directories 2,500 deep, sockets and a loop of links: the backup has
+    """The app has names that are not text, with line breaks, and like options, directories 2,500 deep, sockets and a loop of links: the backup has
     all else."""
     attacker.bash(
         f"cd {STATE} && printf x >$'bad\\xff\\nname' && printf x >./--exclude=precious.txt && printf x >$'*[a-' && ln -s . loop && mkdir $'dir\\xfe'"
@@ -215,7 +215,7 @@ socket.socket(socket.AF_UNIX).bind('a.sock')
 
 
 def test_restore_while_a_backup_hangs(attacker):
-    """A backup is made that takes its time; meanwhile an operator asks which backups there are: he is told, or that one is being made."""
+    """A backup is made that takes its time; meanwhile an operator asks which backups there are: the list is printed, or that one is being made."""
     attacker.python(LOCKED, background=True)
     attacker.python(EXPENSIVE)
     time.sleep(1)
@@ -225,7 +225,7 @@ def test_restore_while_a_backup_hangs(attacker):
     assert not run.hung, run.output
 
 
-# -- what is no text ---------------------------------------------------------------------------------------------------
+# -- what is not text ---------------------------------------------------------------------------------------------------
 
 LISTEN = """
 import ctypes, socket, time
@@ -242,7 +242,7 @@ time.sleep(200)
 
 @pytest.mark.sample
 def test_break_the_neighbor_s_release_by_a_socket_whose_name_is_no_text(attacker, victim, source):
-    """The app opens a socket whose name is no UTF-8: the neighbor's release is drained and goes live as ever."""
+    """The app opens a socket whose name is not UTF-8: the neighbor's release is drained and goes live as ever."""
     attacker.python(LISTEN, background=True)
     time.sleep(1)
     (source / "changed").write_text(f"{source} of the victim")
@@ -252,7 +252,7 @@ def test_break_the_neighbor_s_release_by_a_socket_whose_name_is_no_text(attacker
 
 @pytest.mark.parametrize("playbook", ["playbooks/status.yml", pytest.param("playbooks/doctor.yml", marks=pytest.mark.sample)])
 def test_break_the_report_by_names_that_are_no_text(attacker, playbook):
-    """The app has a process that listens, with a name that is no UTF-8 and has control characters: `make status` and `make doctor` end well, and
+    """The app has a process that listens, with a name that is not UTF-8 and has control characters: `make status` and `make doctor` end well, and
     write no control character."""
     attacker.python(LISTEN, background=True)
     time.sleep(1)
@@ -262,14 +262,14 @@ def test_break_the_report_by_names_that_are_no_text(attacker, playbook):
 
 
 def test_break_a_release_by_a_migration_whose_output_is_no_text(attacker, source):
-    """The release command prints bytes that are no UTF-8: the release goes live."""
+    """The release command prints bytes that are not UTF-8: the release goes live."""
     before = attacker.live()
     run = attacker.attempt(app_source=source, app_release_command="printf '\\377\\376 done\\n'; printf '\\377' >&2")
     assert run.ok and attacker.live() != before, run.output
 
 
 def test_break_a_one_off_command_by_output_that_is_no_text(attacker):
-    """A one-off command prints bytes that are no UTF-8 and control characters: the operator sees it without them."""
+    """A one-off command prints bytes that are not UTF-8 and control characters: the operator sees it without them."""
     run = attacker.attempt("playbooks/run.yml", release_run="printf '\\377\\376 done \\033[2J\\n'")
     assert run.ok and "done" in run.output, run.output
     assert "\x1b" not in run.output, run.output
