@@ -226,15 +226,24 @@ while handle is None and time.monotonic() < end:
                 break
         except OSError:
             pass
-swapped = 0
+swapped, seen = 0, None
 while handle is not None and time.monotonic() < end and not swapped:
+    try:
+        now = os.stat('fetched/files', dir_fd=handle).st_ctime_ns
+    except OSError:
+        continue
+    # the list of what is to be changed was made before the first change
+    seen = seen or now
+    if now == seen:
+        continue
     for number in range(300):
         try:
             os.rename(f'fetched/files/tree/{number}', f'fetched/files/tree/old{number}', src_dir_fd=handle, dst_dir_fd=handle)
             os.symlink(bait + '/cache', f'fetched/files/tree/{number}', dir_fd=handle)
             swapped += 1
-        except OSError:
+        except OSError as error:
             if number == 0:
+                print(error, flush=True)
                 break
 print('swapped', swapped, flush=True)
 """
