@@ -168,7 +168,7 @@ class App(Site):
     def end_runs(self):
         """What a run that was killed has left at work on the host."""
         self.host.run(
-            "kill -9 $(pgrep --full '[A]nsiballZ|[b]ackup[^ ]* hostile (now|fetch|restore|list)'); systemctl kill --signal=KILL hostile-backup"
+            "kill -9 $(pgrep --full '[A]nsiballZ|^/usr/bin/python3$|[b]ackup[^ ]* hostile (now|fetch|restore|list)'); systemctl kill --signal=KILL hostile-backup"
         )
 
     def recover(self):
