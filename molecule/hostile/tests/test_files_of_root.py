@@ -265,6 +265,14 @@ def test_take_a_file_of_root_during_a_restore(attacker, bait):
 
 # -- pruning -----------------------------------------------------------------------------------------------------------
 
+
+@pytest.fixture
+def tidied(attacker):
+    """Whether or not the release was pruned: what would break every later run is gone."""
+    yield
+    attacker.host.check_output("rm -rf /srv/hostile/releases/*/app/d /srv/hostile/venvs/*/d")
+
+
 DEEP = """import os
 for _ in range(1500):
     os.mkdir('d')
@@ -272,7 +280,7 @@ for _ in range(1500):
 """
 
 
-def test_be_never_pruned_by_deep_directories(attacker, tmp_path, source):
+def test_be_never_pruned_by_deep_directories(attacker, tidied, tmp_path, source):
     """A build leaves directories 1,500 deep: the release is rejected, or removed when its time has come, and the releases after it succeed."""
     (source / "deep.py").write_text(DEEP)
     first = attacker.attempt(app_source=source, app_build_command="python3 deep.py")
@@ -300,7 +308,7 @@ if os.path.isdir(venv) and not os.path.exists(venv + "/d"):
 """
 
 
-def test_be_never_pruned_by_a_deep_venv(attacker, tmp_path, source):
+def test_be_never_pruned_by_a_deep_venv(attacker, tidied, tmp_path, source):
     """The setup.py of a dependency leaves directories 1,500 deep in the venv: it is rejected, or removed when its time has come, and the
     releases after it succeed."""
     write_package(source, DEEP_SETUP)
