@@ -337,9 +337,9 @@ for family, address in ((socket.AF_INET, ('0.0.0.0', port)), (socket.AF_INET, ('
 """
 
 
-@pytest.mark.parametrize("port", [22, 80, 443, 5432, 8000])
+@pytest.mark.parametrize("port", [22, 80, 443])
 def test_take_a_port(attacker, port):
-    """The app binds ports of the host, which nginx, sshd, PostgreSQL or a neighbor's server needs: denied."""
+    """The app binds the ports on which nginx and sshd listen, on any address: denied."""
     told = attacker.python(BIND, port=port)
     assert "bound" not in told, told
 
