@@ -33,6 +33,9 @@ SERVERS = ("gunicorn", "uwsgi", "waitress", "granian", "mod_wsgi", "uvicorn")
 for server in SERVERS:
     SITES[f"{server}-older"] = ("servers", "servers-older", "10.207.4.12", 44342)
     SITES[f"{server}-newer"] = ("servers", "servers-newer", "10.207.4.13", 44343)
+for app in ("hostile", "victim"):
+    SITES[f"{app}-older"] = ("hostile", "hostile-older", "10.207.9.12", 44392)
+    SITES[f"{app}-newer"] = ("hostile", "hostile-newer", "10.207.9.13", 44393)
 # not for a person's eyes, and the same for all runs
 PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
 
@@ -149,6 +152,7 @@ def start(site, playbook, options=(), variables=None):
         cwd=PROJECT,
         env={**os.environ, **PLAIN, **site.environment},
         text=True,
+        errors="replace",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
