@@ -41,7 +41,7 @@ def test_good_settings_pass():
     ("changes", "words"),
     [
         ({"app_name": "My-Site"}, ["app_name is 'My-Site'", "lower-case letters"]),
-        ({"app_name": "x" * 29}, ["app_name", "at most 28"]),
+        ({"app_name": "x" * 26}, ["app_name", "at most 25"]),
         ({"app_domains": []}, ["app_domains", "name the site's domains"]),
         ({"app_domains": ["203.0.113.7"]}, ["is an address", "203-0-113-7.sslip.io"]),
         ({"app_domains": ["2001:db8::7"]}, ["is an address", "2001-db8--7.sslip.io"]),

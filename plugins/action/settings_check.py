@@ -23,7 +23,8 @@ PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 UNREADABLE = object()
 PLACEHOLDER = re.compile(r"\bYOUR_[A-Z_]+\b")
 DOMAIN = re.compile(r"(?=.{1,253}$)(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
-NAME = re.compile(r"[a-z][a-z0-9_]{0,27}")
+# with -build, it is the name of a user, which has at most 31 letters
+NAME = re.compile(r"[a-z][a-z0-9_]{0,24}")
 IDENTIFIERS = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 MODULE = re.compile(rf"{IDENTIFIERS}:{IDENTIFIERS}(\(.*\))?")
 IMAGE = re.compile(r"[\w.-]+(:\d+)?(/[\w.-]+)+(:[\w.-]+|@sha256:[0-9a-f]{64})")
@@ -346,7 +347,7 @@ def server(value, dummy):
 
 def app_name(value, dummy):
     if not NAME.fullmatch(str(value)):
-        return "it must begin with a lower-case letter, and hold only lower-case letters, digits and underscores, at most 28."
+        return "it must begin with a lower-case letter, and hold only lower-case letters, digits and underscores, at most 25."
     if value in TAKEN:
         return "the host itself has a user or a service of this name. Choose another, such as " + f"{value}_app."
     return None
