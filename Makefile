@@ -30,7 +30,7 @@ LAB := molecule/lab/lab
 LAB_FOLDER := $(or $(FLASKHOST_LAB),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flaskhost-lab)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo develop deploy release rollback certificate run backup restore bucket status doctor secrets test lint unit molecule test-faults test-containers test-servers test-acme test-app test-recipes test-kills audit bench docs clean
+.PHONY: help demo develop deploy release rollback certificate run backup restore bucket status doctor secrets test lint unit molecule test-faults test-containers test-servers test-hostile test-acme test-app test-recipes test-kills audit bench docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,11 +106,12 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 	@pytest -q --numprocesses auto tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
-molecule: .venv/ready ## the roles on bare hosts in containers; samples of what can go wrong, of every server, of certificates, of an app with all that it can have
+molecule: .venv/ready ## the roles on bare hosts in containers; samples of what can go wrong, of every server, of attacks, of certificates, of an app with all that it can have
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
+	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test hostile
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
 	@PYTEST_ADDOPTS='-m sample -k "production or picture"' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
 
@@ -133,6 +134,10 @@ test-containers: .venv/ready ## the same with the app in a container, and what o
 test-servers: .venv/ready ## every server on both hosts, and the way from one to another (about 20 minutes)
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
+
+test-hostile: .venv/ready ## attacks by an app that was taken over, by builds, repositories and visitors (about an hour)
+	@$(LAB) setup $(OLDER) $(NEWER)
+	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test hostile
 
 test-acme: .venv/ready ## certificates from a CA of the lab's own: issued, renewed, refused, replaced; TLS judged by sslyze
 	@$(LAB) setup $(OLDER) $(NEWER)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Write what follows from other files: the tables of variables (in the roles' READMEs, and docs/variables.md) from the roles'
-specs and defaults, docs/reliability.md from the tests of faults, the table of measures in the hardening role's README, and
+specs and defaults, docs/reliability.md from the tests of faults, the tables of attacks in docs/security.md from the tests of the hostile app, the table of measures in the hardening role's README, and
 what docs/security.md says of the audit (docs/audit.json, which `make audit` writes, and the reasons in molecule/audit/).
 
 A variable's type and description live in its role's meta/argument_specs.yml, its default in defaults/main.yml (with the
@@ -43,7 +43,7 @@ def main():
     security, hardening = PROJECT / "docs/security.md", PROJECT / "roles/hardening/README.md"
     pages[hardening] = with_section(pages[hardening], "measures", measures())
     pages[security] = security.read_text()
-    for name, body in {"audit": audit(), "controls": controls(), "lynis": lynis()}.items():
+    for name, body in {"attacks": attacks(), "audit": audit(), "controls": controls(), "lynis": lynis()}.items():
         pages[security] = with_section(pages[security], name, body)
     stale = [page for page, text in pages.items() if not page.exists() or page.read_text() != text]
     if "--check" in sys.argv:
@@ -59,15 +59,24 @@ def reliability_page():
     """A section for each file of tests; a test's docstring says what goes wrong, and after a colon what happens then."""
     text = RELIABILITY
     for file in [*sorted((PROJECT / "molecule/faults/tests").glob("test_*.py")), PROJECT / "molecule/acme/tests/test_certificates.py"]:
-        module = ast.parse(file.read_text())
-        tests = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
-        title = file.stem.removeprefix("test_").replace("_", " ").capitalize()
-        place = f"../{file.relative_to(PROJECT)}"
-        text += f"\n## {title}\n{ast.get_docstring(module)} ([tests]({place}))\n\n| what goes wrong | what happens | test |\n| --- | --- | --- |\n"
-        for test in tests:
-            fault, _, outcome = " ".join(ast.get_docstring(test).split()).partition(": ")
-            text += f"| {fault.rstrip('.')} | {outcome.rstrip('.') or 'as above'} | `{test.name.removeprefix('test_')}` |\n"
+        text += "\n## " + section_of_tests(file, "what goes wrong")
     return text
+
+
+def section_of_tests(file, what):
+    """A table of the tests in a file: a docstring's text before the colon, and after it what happens."""
+    module = ast.parse(file.read_text())
+    tests = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    told = [(test.name, " ".join(ast.get_docstring(test).split()).partition(": ")) for test in tests]
+    lines = [[before.rstrip("."), after.rstrip(".") or "as above", f"`{name.removeprefix('test_')}`"] for name, (before, _, after) in told]
+    title = file.stem.removeprefix("test_").replace("_", " ").capitalize()
+    intro = f"{ast.get_docstring(module)} ([tests](../{file.relative_to(PROJECT)}))"
+    return f"{title}\n{intro}\n\n{rows([what, 'what happens', 'test'], lines)}"
+
+
+def attacks():
+    files = sorted((PROJECT / "molecule/hostile/tests").glob("test_*.py"))
+    return "\n".join(f"### {section_of_tests(file, 'what the attacker does')}" for file in files)
 
 
 RELIABILITY = """# What happens when things go wrong

@@ -1,9 +1,16 @@
 """What the unit tests share: the project's plugins, imported as Ansible would."""
 
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 
+import ansible.module_utils
+
 PROJECT = Path(__file__).resolve().parents[1]
+# as `module_utils` in ansible.cfg has it for modules
+ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
 
 
 def plugin(path):
@@ -16,3 +23,25 @@ def load(file):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+AS_ANSIBLE = """
+import runpy, sys, ansible.module_utils
+ansible.module_utils.__path__.append(sys.argv[1])
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_module(name, check_mode=False, environment=None, **arguments):
+    """A module's result, run as Ansible runs it: arguments as JSON on the standard input."""
+    arguments |= {"_ansible_check_mode": check_mode, "_ansible_remote_tmp": "/tmp"}
+    done = subprocess.run(
+        [sys.executable, "-c", AS_ANSIBLE, PROJECT / "plugins/module_utils", PROJECT / f"plugins/modules/{name}.py"],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)

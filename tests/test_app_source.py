@@ -26,8 +26,10 @@ def cache(tmp_path):
     return str(tmp_path / "cache")
 
 
-def find(folder, cache):
-    return app_source.from_folder({"source": str(folder)}, cache)
+def find(source, cache, **args):
+    args |= {"source": str(source)}
+    found = app_source.find(args, cache)
+    return found | app_source.read_archive(found, args)
 
 
 def members(found):
@@ -64,7 +66,7 @@ def test_any_change_is_another_version(folder, cache, change):
 
 
 def test_what_is_not_the_apps_stays_at_home(folder, cache):
-    for name in (".git/config", ".venv/bin/python", "pkg/__pycache__/x.pyc", ".env", "instance/secret.db", "node_modules/x/y.js"):
+    for name in ("pkg/.git/config", ".venv/bin/python", "pkg/__pycache__/x.pyc", ".env", "instance/secret.db", "node_modules/x/y.js"):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("not yours")
@@ -96,7 +98,7 @@ def test_a_program_stays_one(folder, cache):
 
 def test_a_folder_that_is_not_there_is_told_with_where_it_was_looked_for(cache):
     with pytest.raises(app_source.SourceError, match=r"app_source: it is neither a git URL nor a folder .*/base/nowhere"):
-        app_source.from_folder({"source": "nowhere", "base": ["/base"]}, cache)
+        find("nowhere", cache, base=["/base"])
 
 
 def test_a_url_is_known_by_its_commit(folder, cache):
@@ -105,7 +107,7 @@ def test_a_url_is_known_by_its_commit(folder, cache):
     git(folder, "commit", "-qm", "one")
     git(folder, "tag", "v1")
     commit = git(folder, "rev-parse", "HEAD").strip()
-    found = app_source.from_git({"source": f"file://{folder}", "version": "v1"}, cache)
+    found = find(f"file://{folder}", cache, version="v1")
     assert (found["commit"], found["version"]) == (commit, commit[:10])
     assert "pkg/__init__.py" in members(found) and "pkg/__init__.py" in found["files"]
 
@@ -118,23 +120,23 @@ def test_of_a_source_a_folder_may_be_the_app(folder, cache):
     (folder / "pkg/run.sh").chmod(0o755)
     git(folder, "add", ".")
     git(folder, "commit", "-m", "second")
-    url = app_source.from_git({"source": f"file://{folder}", "folder": "pkg"}, cache)
-    whole = app_source.from_git({"source": f"file://{folder}"}, cache)
+    url = find(f"file://{folder}", cache, folder="pkg")
+    whole = find(f"file://{folder}", cache)
     assert sorted(url["files"]) == ["__init__.py", "run.sh", "static/style.css"] and "pkg/run.sh" in whole["files"]
     assert {"__init__.py", "run.sh", "static/style.css"} <= {*members(url)} and members(url)["run.sh"].mode & 0o100
     assert members(url)["run.sh"].mtime == members(whole)["pkg/run.sh"].mtime, "the commit's, so that it is the same from any controller"
-    own = app_source.from_folder({"source": str(folder), "folder": "pkg"}, cache)
+    own = find(folder, cache, folder="pkg")
     assert own["files"] == sorted(url["files"]) and own["folder"] == str(folder / "pkg")
 
 
-@pytest.mark.parametrize("kind", ["from_folder", "from_git"])
+@pytest.mark.parametrize("kind", ["folder", "git"])
 def test_a_folder_that_the_source_has_not_is_told(folder, cache, kind):
     git(folder, "init")
     git(folder, "add", ".")
     git(folder, "commit", "-m", "first")
-    source = f"file://{folder}" if kind == "from_git" else str(folder)
+    source = f"file://{folder}" if kind == "git" else str(folder)
     with pytest.raises(app_source.SourceError, match=rf"^app_folder: {source} has no folder 'nowhere'\.$"):
-        getattr(app_source, kind)({"source": source, "folder": "nowhere"}, cache)
+        find(source, cache, folder="nowhere")
 
 
 def test_a_branch_that_moves_during_a_run_stays_one_commit_for_all_hosts(folder, cache, monkeypatch):
@@ -142,11 +144,11 @@ def test_a_branch_that_moves_during_a_run_stays_one_commit_for_all_hosts(folder,
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "one")
     args = {"source": f"file://{folder}", "version": "main"}
-    first = app_source.from_git(args, cache)["commit"]
+    first = find(cache=cache, **args)["commit"]
     git(folder, "commit", "-q", "--allow-empty", "-m", "two")
-    assert app_source.from_git(args, cache)["commit"] == first
+    assert find(cache=cache, **args)["commit"] == first
     monkeypatch.setattr(app_source, "RUN", "the next run")
-    assert app_source.from_git(args, cache)["commit"] != first
+    assert find(cache=cache, **args)["commit"] != first
 
 
 def test_a_version_that_is_not_there_is_told(folder, cache):
@@ -154,12 +156,12 @@ def test_a_version_that_is_not_there_is_told(folder, cache):
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "one")
     with pytest.raises(app_source.SourceError, match=r"app_version: it is no branch, tag or commit of file:.*leave it empty"):
-        app_source.from_git({"source": f"file://{folder}", "version": "v9"}, cache)
+        find(f"file://{folder}", cache, version="v9")
 
 
 def test_a_url_that_does_not_answer_is_told(tmp_path, cache):
     with pytest.raises(app_source.SourceError, match=r"app_source: git could not read it .*nowhere.* Check the URL"):
-        app_source.from_git({"source": f"file://{tmp_path}/nowhere", "version": ""}, cache)
+        find(f"file://{tmp_path}/nowhere", cache, version="")
 
 
 @pytest.mark.parametrize(

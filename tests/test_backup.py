@@ -1,23 +1,35 @@
 """What is backed up comes back, every row and every file; what goes wrong is told, and leaves all as it was."""
 
+import contextlib
 import getpass
 import grp
 import json
 import os
 import pwd
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
+import tarfile
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT, load
 
-backup = load(PROJECT / "roles/backup/files/backup.py")
+PROGRAMS = PROJECT / "roles/backup/files"
+sys.path.insert(0, str(PROGRAMS))
+backup = load(PROGRAMS / "backup.py")
+import appdata_files
+import appdata_sqlite
+import backup_repository
+import backup_sandbox
 
 # restic's manners, with plain copies: for machines that have no restic
-STAND_IN = """
+RESTIC = """
 import json, os, shutil, sys, time
 from pathlib import Path
 place = Path(os.environ["RESTIC_REPOSITORY"])
@@ -35,24 +47,43 @@ if verb == "key":
         config.write("\\n" + Path(option("new-password-file")).read_text())
 elif verb == "backup":
     name = f"{len(names):08x}"
-    excluded = {word[10:].replace(chr(92), "") for word in words if word.startswith("--exclude=")}
-    ignore = lambda folder, entries: [entry for entry in entries if os.path.join(folder, entry) in excluded]
-    for path in words:
-        if os.path.islink(path):
-            # it follows no link, not even one that it is given
-            target = place / name / path[1:]
-            target.parent.mkdir(parents=True)
-            target.symlink_to(os.readlink(path))
-        elif not path.startswith("--"):
-            shutil.copytree(path, place / name / path[1:], ignore=ignore, symlinks=True)
-    said = {"short_id": name, "time": time.strftime("%Y-%m-%dT%H:%M:%S.123Z", time.gmtime()), "hostname": option("host")}
-    said["paths"] = [word for word in words if not word.startswith("--")]
+    paths = [word for word in words if not word.startswith("--")]
+    if "--stdin" in words:
+        paths = ["/" + option("stdin-filename")]
+        (place / "unfinished").mkdir(exist_ok=True)
+        with open(place / "unfinished" / paths[0][1:], "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        (place / "unfinished").rename(place / name)
+    else:
+        for path in paths:
+            shutil.copytree(path, place / name / path[1:], symlinks=True)
+    said = {"short_id": name, "time": time.strftime("%Y-%m-%dT%H:%M:%S.123Z", time.gmtime()), "hostname": option("host"), "paths": paths}
     (place / f"{name}.json").write_text(json.dumps(said))
     print(json.dumps({"message_type": "summary", "snapshot_id": name * 8}))
 elif verb == "snapshots":
-    print(json.dumps([json.loads((place / f"{name}.json").read_text()) for name in names]))
+    print(json.dumps([json.loads((place / f"{name}.json").read_text()) for name in names if name != "unfinished"]))
+elif verb == "dump":
+    with open(place / words[0] / words[1][1:], "rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer)
 elif verb == "restore":
-    shutil.copytree(place / words[0], words[1].removeprefix("--target="), symlinks=True)
+    shutil.copytree(place / words[0], words[1].removeprefix("--target="), symlinks=True, dirs_exist_ok=True)
+"""
+# of systemd-run, what a machine can do whose PID 1 is none of systemd's: another user and the limits
+SYSTEMD_RUN = """
+import grp, os, pwd, resource, sys
+found = dict(word[11:].split("=", 1) for word in sys.argv if word.startswith("--property="))
+if "LimitFSIZE" in found:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(found["LimitFSIZE"]),) * 2)
+os.chdir("/")
+os.dup2(5, 0)
+os.dup2(6, 1)
+if not os.geteuid():
+    os.setgroups([])
+    os.setgid(grp.getgrnam(found["Group"]).gr_gid)
+    os.setuid(pwd.getpwnam(found["User"]).pw_uid)
+environment = dict(word.split("=", 1) for word in found["Environment"].split())
+command = sys.argv[sys.argv.index("/bin/sh"):]
+os.execve(command[0], command, environment)
 """
 
 
@@ -60,38 +91,54 @@ REAL = pytest.mark.parametrize("host", ["stand-in", "restic"], indirect=True)
 
 
 @pytest.fixture
-def host(request, tmp_path, monkeypatch):
-    """A host with an app's files, whose backups go to two places."""
-    path = backup.PATH
-    if getattr(request, "param", "stand-in") == "stand-in":
-        program = tmp_path / "bin/restic"
-        program.parent.mkdir()
-        program.write_text(f"#!{sys.executable}\n{STAND_IN}")
-        program.chmod(0o755)
-        path = f"{program.parent}:{path}"
-    elif not shutil.which("restic", path=path):
-        pytest.skip("this machine has no restic")
-    for name, folder in ("SETTINGS", "etc"), ("WORK", "work"), ("CACHE", "cache"):
-        (tmp_path / folder).mkdir()
-        monkeypatch.setattr(backup, name, tmp_path / folder)
-    monkeypatch.setattr(backup, "PATH", path)
-    (tmp_path / "state").mkdir()
-    host = Host(tmp_path)
-    host.set()
-    return host
+def host(request, monkeypatch):
+    """A host with an app's files, whose backups go to two places. As root, the app is another user."""
+    with tempfile.TemporaryDirectory(prefix="flaskhost-backup-", ignore_cleanup_errors=True) as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        for name in "bin", "etc", "work", "cache", "lib", "state":
+            (folder / name).mkdir()
+        path = f"{folder / 'bin'}:{backup_sandbox.PATH}"
+        stand_ins = {"systemd-run.py": SYSTEMD_RUN, "systemctl": ""}
+        if getattr(request, "param", "stand-in") == "stand-in":
+            stand_ins["restic"] = RESTIC
+        elif not shutil.which("restic", path=path):
+            pytest.skip("this machine has no restic")
+        for name, text in stand_ins.items():
+            (folder / "bin" / name).write_text(f"#!{sys.executable}\n{text}")
+            (folder / "bin" / name).chmod(0o755)
+        # Python takes no directory for a standard stream
+        (folder / "bin/systemd-run").write_text(f'#!/bin/sh\nexec {folder}/bin/systemd-run.py "$@" 5<&0 6>&1 </dev/null >&2\n')
+        (folder / "bin/systemd-run").chmod(0o755)
+        for program in PROGRAMS.glob("appdata*.py"):
+            shutil.copy(program, folder / "lib")
+        for module in backup, backup_repository:
+            monkeypatch.setattr(module, "SETTINGS", folder / "etc")
+        monkeypatch.setattr(backup, "WORK", folder / "work")
+        monkeypatch.setattr(backup_repository, "CACHE", folder / "cache")
+        monkeypatch.setattr(backup_sandbox, "PATH", path)
+        monkeypatch.setattr(backup_sandbox, "PROGRAM", folder / "lib/appdata.py")
+        host = Host(folder)
+        host.set()
+        yield host
 
 
 class Host:
     def __init__(self, folder):
         self.folder, self.state = folder, folder / "state"
-        self.before = folder / "work/shop/before"
+        self.work = folder / "work/shop"
+        self.before, self.fetched = self.work / "before", self.work / "fetched"
+        self.user = getpass.getuser() if os.geteuid() else "nobody"
+        self.group = grp.getgrgid(pwd.getpwnam(self.user).pw_gid).gr_name
+        self.settings = {}
 
     def set(self, **settings):
-        settings = {
+        self.settings = {
             "of": "production/web",
             "state": str(self.state),
-            "user": getpass.getuser() if os.geteuid() else "root",
-            "group": grp.getgrgid(pwd.getpwuid(os.geteuid()).pw_gid).gr_name,
+            "user": self.user,
+            "group": self.group,
+            "sandbox": [f"User={self.user}", f"Group={self.group}", "Environment=STATE_DIRECTORY=/x"],
             "places": {"host": str(self.folder / "here"), "s3": str(self.folder / "there")},
             "environment": {},
             "password": "",
@@ -100,20 +147,39 @@ class Host:
             "exclude": [],
             **settings,
         }
-        (self.folder / "etc/backup-shop.json").write_text(json.dumps(settings))
+        (self.folder / "etc/backup-shop.json").write_text(json.dumps(self.settings))
+
+    def own(self):
+        """What a test has written is the app's."""
+        if not os.geteuid():
+            subprocess.run(["chown", "-hR", f"{self.user}:{self.group}", f"{self.state}/."], check=True)
 
     def do(self, verb, *words):
+        self.own()
         getattr(backup.Backup("shop"), verb)(*words)
+
+    def main(self, *words):
+        """As from a shell: the exit code's text, and what was printed."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["backup.py", "shop", *words])
+            try:
+                backup.main()
+            except SystemExit as error:
+                return str(error.code)
+        return ""
 
     def fetch(self, name="latest"):
         self.do("fetch", name)
-        return (self.folder / "work/shop/fetched/id").read_text()
+        return (self.fetched / "id").read_text()
 
     def restore(self, name="latest"):
         self.do("restore", self.fetch(name))
 
     def made(self):
-        return json.loads((self.folder / "work/shop/made.json").read_text())
+        return json.loads((self.work / "made.json").read_text())
+
+    def warnings(self):
+        return self.made()["host"]["warnings"]
 
     def content(self):
         """Every file; of a database its rows."""
@@ -148,7 +214,7 @@ def app(host):
 
 def destroy(host):
     for path in host.state.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @REAL
@@ -163,15 +229,16 @@ def test_every_row_and_file_comes_back(host, app):
     host.restore()
     assert host.content() == wanted and len(wanted["data/sample *.db"]) == 500
     assert [path.name for path in (host.before / "files").iterdir()] == ["new since then"]
-    assert not (host.folder / "work/shop/desk").exists() and not (host.folder / "work/shop/fetched").exists()
+    assert not host.fetched.exists() and host.warnings() == {"count": 0, "first": []}
+    assert {path.owner() for path in [host.state, *host.state.rglob("*")] if not path.is_symlink()} == {host.user}
 
 
 def test_a_database_in_use_is_copied_whole_and_only_so(host, app):
     host.do("now")
     host.fetch()
-    fetched = host.folder / "work/shop/fetched"
-    assert not list((fetched / "files").rglob("*.db*")), "as a file it may be damaged"
-    assert sqlite3.connect(fetched / "dump/sqlite/data/sample *.db").execute("select count(*) from entry").fetchone() == (500,)
+    there = host.fetched / "files/data"
+    assert [path.name for path in there.iterdir()] == ["sample *.db"], "its log belongs to the file that it was"
+    assert sqlite3.connect(there / "sample *.db").execute("select count(*) from entry").fetchone() == (500,)
 
 
 def test_a_backup_is_found_by_its_id_or_its_time(host, capsys):
@@ -246,27 +313,32 @@ def test_files_that_can_not_be_put_in_place_leave_all_as_it_was(host, app, monke
     (host.state / "note").write_text("later")
     wanted = host.content()
     name = host.fetch()
-    real, moves = shutil.move, []
-
-    def move(source, target):
-        moves.append(source)
-        if len(moves) == 4:
-            raise OSError(28, "No space left on device")
-        return real(source, target)
-
-    monkeypatch.setattr(backup.shutil, "move", move)
+    fail_once(monkeypatch, OSError(28, "No space left on device"))
     with pytest.raises(OSError, match="No space"):
         host.do("restore", name)
     assert host.content() == wanted and not (host.before / "unfinished").exists()
 
 
-def test_a_database_that_can_not_be_put_in_place_leaves_the_files_as_they_were(host, app, monkeypatch):
+def fail_once(monkeypatch, error):
+    """When the backup's files should get their place."""
+    real = os.rename
+
+    def rename(source, target):
+        if Path(source).name == "files" and Path(source).parent.name == "fetched":
+            monkeypatch.setattr(backup.os, "rename", real)
+            raise error
+        return real(source, target)
+
+    monkeypatch.setattr(backup.os, "rename", rename)
+
+
+def test_a_database_that_can_not_be_put_in_place_leaves_the_files_as_they_were(host, app):
     host.do("now")
     (host.state / "note").write_text("later")
     wanted = host.content()
     name = host.fetch()
     host.set(database="postgresql://ann@127.0.0.1:1/shop")
-    (host.folder / "work/shop/fetched/dump/database").write_text("no dump")
+    (host.fetched / "database").write_text("no dump")
     with pytest.raises(backup.Trouble, match="the database could not be restored, and is as it was"):
         host.do("restore", name)
     assert host.content() == wanted
@@ -277,54 +349,94 @@ def test_what_a_restore_had_moved_that_was_cut_short_is_never_lost(host, monkeyp
     host.do("now")
     (host.state / "note").write_text("two")
     name = host.fetch()
-    real = shutil.move
-
-    def move(source, target):
-        if Path(source).is_relative_to(host.folder / "work"):
-            raise KeyboardInterrupt
-        return real(source, target)
-
-    monkeypatch.setattr(backup.shutil, "move", move)
+    fail_once(monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         host.do("restore", name)
-    monkeypatch.setattr(backup.shutil, "move", real)
+    host.state.mkdir()
     host.restore()
     assert (host.state / "note").read_text() == "one"
-    aside = next((host.folder / "work/shop").glob("before-*"))
+    aside = next(host.work.glob("before-*"))
     assert (aside / "files/note").read_text() == "two" and f"kept in {aside}" in capsys.readouterr().out
 
 
-def test_files_on_another_disk_are_in_the_backup_and_come_back(host, tmp_path):
+def test_files_on_another_disk_are_in_the_backup_and_come_back(host):
     """The app's folder is a link to it."""
-    host.state.rename(tmp_path / "disk")
-    host.state.symlink_to(tmp_path / "disk")
+    host.state.rename(host.folder / "disk")
+    host.state.symlink_to(host.folder / "disk")
     (host.state / "note").write_text("one")
+    (host.state / "deep/er").mkdir(parents=True)
     host.do("now")
     (host.state / "note").write_text("two")
+    (host.state / "new").mkdir()
+    (host.state / "new/one").write_text("two")
     host.restore()
-    assert (host.state / "note").read_text() == "one" and host.state.is_symlink()
-    assert (host.before / "files/note").read_text() == "two"
+    assert (host.state / "note").read_text() == "one" and host.state.is_symlink() and not (host.state / "new").exists()
+    assert (host.state / "deep/er").is_dir()
+    assert (host.before / "files/note").read_text() == (host.before / "files/new/one").read_text() == "two"
 
 
-def test_a_disk_among_the_files_stays_where_it_is(host, monkeypatch):
+@pytest.fixture
+def disk(host):
     (host.state / "uploads").mkdir()
-    (host.state / "uploads/a").write_text("one")
-    host.do("now")
-    (host.state / "uploads/a").write_text("two")
-    disk = (host.state / "uploads").stat().st_ino
-    monkeypatch.setattr(Path, "is_mount", lambda path: path == host.state / "uploads")
-    host.restore()
-    assert (host.state / "uploads/a").read_text() == "one" and (host.before / "files/uploads/a").read_text() == "two"
-    assert (host.state / "uploads").stat().st_ino == disk
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", host.state / "uploads"], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield host.state / "uploads"
+    subprocess.run(["umount", host.state / "uploads"], check=True)
 
 
-def test_a_backup_without_the_app_s_files_is_refused(host):
+def test_a_disk_among_the_files_stays_where_it_is(host, disk):
+    (disk / "a").write_text("one")
+    (disk / "deep").mkdir()
     host.do("now")
-    for place in "here", "there":
-        for path in (host.folder / place).glob("*/"):
-            shutil.rmtree(path / str(host.state)[1:])
-    with pytest.raises(backup.Trouble, match=r"is not whole: it has no .*state"):
+    (disk / "a").write_text("two")
+    (disk / "lost+found").mkdir(mode=0o700)
+    (host.state / "note").write_text("two")
+    (host.state / "shut").mkdir(mode=0)
+    os.mkfifo(host.state / "fifo")
+    host.do("fetch", "latest")
+    if not os.geteuid():
+        os.chown(disk / "lost+found", 0, 0)
+    backup.Backup("shop").restore((host.fetched / "id").read_text())
+    assert {path.name for path in host.state.iterdir()} == {"uploads"}
+    assert disk.is_mount() and (disk / "a").read_text() == "one" and (disk / "deep").is_dir() and not (host.state / "note").exists()
+    assert (host.before / "files/uploads/a").read_text() == (host.before / "files/note").read_text() == "two"
+
+
+def test_files_that_can_not_be_copied_leave_all_as_it_was(host, disk, monkeypatch):
+    (disk / "a").write_text("one")
+    host.do("now")
+    (disk / "a").write_text("two")
+    (host.state / "note").write_text("two")
+    wanted, name, real = host.content(), host.fetch(), backup.Sandbox.run
+
+    def run(sandbox, verb, *words, **options):
+        if words == ("-", host.state):
+            monkeypatch.setattr(backup.Sandbox, "run", real)
+            raise backup.Trouble("No space left on device")
+        return real(sandbox, verb, *words, **options)
+
+    monkeypatch.setattr(backup.Sandbox, "run", run)
+    with pytest.raises(backup.Trouble, match="No space"):
+        host.do("restore", name)
+    assert host.content() == wanted and disk.is_mount() and not (host.before / "unfinished").exists()
+
+
+def test_a_backup_that_is_not_whole_is_refused(host):
+    (host.state / "note").write_text("x" * 200_000)
+    host.do("now")
+    for path in host.folder.glob("*here/*/shop.tar"):
+        os.truncate(path, 150_000)
+    with pytest.raises(backup.Trouble, match="is not whole: it was cut short"):
         host.do("fetch", "latest")
+    assert not host.fetched.exists()
+
+
+def test_what_can_not_be_read_whole_is_no_backup(host):
+    """Whoever restored it would not know."""
+    host.set(database="postgresql://ann@127.0.0.1:1/shop")
+    with pytest.raises(backup.Trouble, match="could not be read"):
+        host.do("now")
+    assert backup.Backup("shop").all() == [] and not (host.work / "made.json").exists()
 
 
 def test_another_one_than_was_fetched_is_not_restored(host):
@@ -339,7 +451,8 @@ def test_what_only_begins_as_a_database_is_in_the_backup_as_it_is(host, app, con
     """A visitor may have uploaded it."""
     (host.state / "uploads/x.png").write_bytes(content)
     host.do("now")
-    assert "x.png begins as an SQLite database does, and is damaged, or none" in capsys.readouterr().out
+    said = "uploads/x.png: an SQLite database, saved as the file that it is, maybe not consistent"
+    assert said in capsys.readouterr().out and said in host.warnings()["first"][0]
     app.close()
     destroy(host)
     host.restore()
@@ -349,7 +462,7 @@ def test_what_only_begins_as_a_database_is_in_the_backup_as_it_is(host, app, con
 def test_nobody_else_can_read_what_was_fetched(host, app):
     host.do("now")
     host.fetch()
-    assert {path.stat().st_mode & 0o777 for path in (host.folder / "work/shop/fetched").glob("*/")} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in (host.work, host.fetched)} == {0o700}
 
 
 @REAL
@@ -365,24 +478,15 @@ def test_backups_that_were_made_without_a_password_open_with_the_owner_s_first(h
 
 
 def test_a_place_where_another_host_is_at_work_is_waited_for(host, monkeypatch):
-    monkeypatch.setattr(backup, "LOCKED_SECONDS", 0)
+    monkeypatch.setattr(backup_repository, "LOCKED_SECONDS", 0)
     program = host.folder / "bin/restic"
     program.write_text(
         "#!/bin/sh\n[ $1 != forget ] || [ -e $0.free ] || { touch $0.free; echo unable to create lock: already locked >&2; exit 1; }\n"
         + f'exec {sys.executable} {program}.py "$@"\n'
     )
-    (host.folder / "bin/restic.py").write_text(STAND_IN)
+    (host.folder / "bin/restic.py").write_text(RESTIC)
     host.do("now")
     assert {*host.made()} == {"host", "s3"} and (host.folder / "bin/restic.free").exists()
-
-
-def test_a_damaged_backup_is_refused_before_the_app_stands_still(host, app, monkeypatch):
-    monkeypatch.setattr(
-        backup, "COPY", "import os, sys; os.makedirs(os.path.dirname(sys.argv[2])); open(sys.argv[2], 'w').write('x' * 9999)"
-    )
-    host.do("now")
-    with pytest.raises(backup.Trouble, match=r"sample \*\.db in that backup is damaged"):
-        host.do("fetch", "latest")
 
 
 @pytest.mark.parametrize(
@@ -409,21 +513,334 @@ def test_a_database_of_another_kind_is_not_passed_over_in_silence(host):
         host.do("now")
 
 
-def test_the_database_s_password_is_in_a_file_that_only_the_app_can_read(host):
+def test_the_database_s_password_is_in_no_command_line(host):
     host.set(database="postgresql://ann:hunter2@127.0.0.1:1/shop")
-    program = backup.Backup("shop")
-    with program.clean_desk(), program.service() as service:
-        path = service["PGSERVICEFILE"]
-        assert os.stat(path).st_mode & 0o777 == 0o600 and "password=hunter2\n" in Path(path).read_text()
+    (host.folder / "bin/pg_dump").write_text(
+        f"#!/bin/sh\n( stat -c %a $PGSERVICEFILE; cat $PGSERVICEFILE /proc/*/cmdline ) 2>/dev/null >{host.state}/seen; exit 1\n"
+    )
+    (host.folder / "bin/pg_dump").chmod(0o755)
     with pytest.raises(backup.Trouble, match="the database could not be dumped") as error:
         host.do("now")
-    assert "hunter2" not in str(error.value) and not os.path.exists(path)
-
-
-def test_patterns_in_names_are_names():
-    assert backup.escaped("/a/b [1]*?\\") == "/a/b \\[1\\]\\*\\?\\\\"
+    mode, service = (host.state / "seen").read_bytes().split(b"\n", 1)
+    assert mode == b"600" and service.count(b"hunter2") == 1 and b"password=hunter2\n" in service and "hunter2" not in str(error.value)
 
 
 def test_a_word_that_it_does_not_know_is_told():
     done = subprocess.run([sys.executable, PROJECT / "roles/backup/files/backup.py", "shop", "nothing"], text=True, capture_output=True)
     assert done.returncode == 1 and "backup.py APP now" in done.stderr
+
+
+# -- an app that is hostile -----------------------------------------------------------------------------------------
+
+
+def evil(path, rows=200):
+    """28 KB, of which a check of it makes gigabytes."""
+    database = sqlite3.connect(path)
+    database.execute("pragma ignore_check_constraints = on")
+    database.execute("create table t (a int check (length(hex(zeroblob(90000000 + a))) > 0))")
+    database.executemany("insert into t values (?)", [(number,) for number in range(rows)])
+    database.commit()
+    database.close()
+
+
+def test_a_database_whose_check_burns_memory_and_time_keeps_no_backup_waiting(host, app):
+    evil(host.state / "a.db.upload")
+    begun = time.monotonic()
+    host.do("now")
+    assert time.monotonic() - begun < 30
+    host.restore()
+    assert sqlite3.connect(host.state / "a.db.upload").execute("select count(*) from t").fetchone() == (200,)
+    assert len(host.content()["data/sample *.db"]) == 500
+
+
+def check_sqlite(_path):
+    """As for a database that is worse than those that are known."""
+    return bytearray(2**30)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "job", "why"), [(1e-6, appdata_sqlite.check_sqlite, "more than 0 seconds"), (30, check_sqlite, "too much memory")]
+)
+def test_what_sqlite_does_is_limited_and_the_next_database_is_not_hurt(tmp_path, monkeypatch, seconds, job, why):
+    path, worker = str(tmp_path / "db"), appdata_sqlite.Worker()
+    evil(path)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(appdata_sqlite, "check_sqlite", job)
+            state, text = worker.do(job, seconds, 10**9, path)
+        assert state == "failed" and why in text
+        assert worker.do(appdata_sqlite.check_sqlite, 30, 10**9, path) == ("done", "")
+    finally:
+        worker.end()
+
+
+def test_a_database_that_is_locked_for_ever_is_saved_as_it_is(host, app):
+    holder = sqlite3.connect(host.state / "locked", isolation_level=None)
+    holder.execute("pragma locking_mode = exclusive")
+    holder.execute("create table t (a)")
+    host.do("now")
+    assert host.warnings()["count"] == 1 and "database is locked" in host.warnings()["first"][0]
+    host.restore()
+    assert (host.state / "locked").read_bytes() == (host.before / "files/locked").read_bytes()
+    assert len(host.content()["data/sample *.db"]) == 500
+    holder.close()
+
+
+def test_databases_for_which_there_is_no_time_are_saved_as_they_are(host, app, monkeypatch):
+    program = host.folder / "lib/appdata_sqlite.py"
+    program.write_text(program.read_text().replace("COPY_SECONDS, CHECK_SECONDS = 1800, 300", "COPY_SECONDS, CHECK_SECONDS = 0, 0"))
+    host.do("now")
+    assert "there was no time left to copy all databases" in host.warnings()["first"][0]
+    name = host.fetch()
+    assert {path.name for path in (host.fetched / "files/data").iterdir()} >= {"sample *.db", "sample *.db-wal"}, "its log holds its rows"
+    host.do("restore", name)
+    assert len(host.content()["data/sample *.db"]) == 500
+
+
+def test_many_databases_are_no_matter(host):
+    """Their names would fit into no command line."""
+    (host.state / "a").write_bytes(b"")
+    database = sqlite3.connect(host.state / "a")
+    database.execute("create table t (a)")
+    database.close()
+    for number in range(3000):
+        shutil.copy(host.state / "a", host.state / f"{'x' * 180}{number}.db")
+    host.do("now")
+    host.fetch()
+    assert host.warnings()["count"] == 0 and len(list((host.fetched / "files").iterdir())) == 3001
+
+
+def test_a_file_that_is_swapped_for_a_fifo_keeps_no_backup_waiting(host, app):
+    host.own()
+    stop, path = threading.Event(), host.state / "uploads"
+
+    def swap():
+        while not stop.is_set():
+            for make in (lambda new: new.write_bytes(appdata_sqlite.MAGIC * 99), os.mkfifo, lambda new: new.symlink_to("/etc/shadow")):
+                with contextlib.suppress(FileExistsError):
+                    make(path / "new")
+                os.replace(path / "new", path / "swapped")
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        begun = time.monotonic()
+        for _ in range(3):
+            backup.Backup("shop").now()
+        assert time.monotonic() - begun < 60
+    finally:
+        stop.set()
+        thread.join()
+    host.restore()
+    assert len(host.content()["data/sample *.db"]) == 500
+
+
+def test_what_can_not_be_saved_is_told_and_the_rest_is_saved(host, capsys):
+    odd = os.fsencode(host.state) + b"/\xff \x1b[31m\n"
+    (host.state / "deep").mkdir()
+    below = os.open(host.state / "deep", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d" * 60, dir_fd=below)
+        below, above = os.open("d" * 60, os.O_RDONLY, dir_fd=below), below
+        os.close(above)
+    os.close(below)
+    os.close(os.open(odd, os.O_CREAT | os.O_WRONLY))
+    os.mkfifo(host.state / "fifo")
+    socket.socket(socket.AF_UNIX).bind(os.path.relpath(host.state / "socket"))
+    (host.state / "secret").write_text("x")
+    host.own()
+    (host.state / "secret").chmod(0)
+    (host.state / "shadow").symlink_to("/etc/shadow")
+    with open(host.state / "hole", "wb") as file:
+        file.seek(8 * 1024**4 - 1)
+        file.write(b"x")
+    host.do("now")
+    told = host.warnings()
+    assert told["count"] == 4 and {line.rsplit(":", 1)[1].strip() for line in told["first"]} == {
+        "a FIFO, a socket or a device",
+        "Permission denied",
+        "more than 500 directories deep",
+    }
+    assert "4 of the app's files were left out" in capsys.readouterr().out
+    host.restore()
+    assert os.path.lexists(odd) and os.readlink(host.state / "shadow") == "/etc/shadow"
+    found = (host.state / "hole").stat()
+    assert found.st_size == 8 * 1024**4 and found.st_blocks * 512 < 1024**2
+    with open(host.state / "hole", "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        assert file.read() == b"x"
+    assert sum(len(folders) for _, folders, _, _ in os.fwalk(host.state / "deep")) == 499
+    capsys.readouterr()
+    host.do("now")
+
+
+@pytest.mark.parametrize("text", ["", "junk", "[]", '{"count": "x"}', "[" * 5000, '{"count": 1, "first": 7}', "\udcff"])
+def test_a_report_is_taken_for_what_the_app_may_have_made_of_it(text):
+    assert backup_sandbox.warnings(text) == {"count": 0, "first": []}
+
+
+def test_a_report_reaches_no_terminal_as_it_is():
+    found = backup_sandbox.warnings(json.dumps({"count": 99, "first": ["\x1b[31m\u202e" + "x" * 9999] * 99}))
+    assert len(found["first"]) == 20 and set(found["first"][0]) == {"?", "[", "3", "1", "m", "x"} and len(found["first"][0]) == 400
+
+
+def test_a_name_that_leads_out_of_the_directory_is_refused(host):
+    host.do("now")
+    member = tarfile.TarInfo("files/../../evil")
+    for path in host.folder.glob("*here/*/shop.tar"):
+        with tarfile.open(path, "w") as tar:
+            tar.addfile(member)
+            tar.addfile(tarfile.TarInfo("end"))
+    with pytest.raises(backup.Trouble, match="a name that leads out of it"):
+        host.do("fetch", "latest")
+
+
+# -- backups of the former format: two directories, the dumps and the files -----------------------------------------
+
+
+def former(host, dumps):
+    """What a former version has saved."""
+    host.own()
+    place = backup.Backup("shop").places[0]
+    place.open()
+    desk = host.work / "desk/dump"
+    for name, make in dumps.items():
+        (desk / name).parent.mkdir(parents=True, exist_ok=True)
+        make(desk / name)
+    place.restic("backup", "--json", *place.whose(), str(desk), str(host.state))
+    shutil.rmtree(host.work / "desk")
+
+
+def database_at(path):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("create table entry (id integer primary key, text text)")
+        database.execute("insert into entry values (1, 'one')")
+        database.commit()
+
+
+@REAL
+def test_a_backup_of_the_former_format_comes_back(host):
+    (host.state / "data").mkdir()
+    (host.state / "data/link").symlink_to("/etc")
+    (host.state / "note").write_text("one")
+    former(host, {"sqlite/data/shop.db": database_at, "sqlite/new/other.db": database_at})
+    destroy(host)
+    host.restore()
+    rows = [(1, "one")]
+    assert host.content() == {"data/link": "/etc", "data/shop.db": rows, "new/other.db": rows, "note": b"one"}
+    assert {path.owner() for path in host.state.rglob("*") if not path.is_symlink()} == {host.user}
+
+
+@REAL
+def test_a_directory_that_became_a_link_after_the_dump_leads_nowhere(host, capsys):
+    """S4: the restored database would be a program that root runs."""
+    (host.folder / "profile.d").mkdir(mode=0o777)
+    (host.folder / "profile.d").chmod(0o777)
+    (host.state / "d").symlink_to(host.folder / "profile.d")
+    (host.state / "note").write_text("one")
+    former(host, {"sqlite/d/evil.sh": database_at})
+    destroy(host)
+    host.restore()
+    assert list((host.folder / "profile.d").iterdir()) == [] and host.content() == {
+        "d": str(host.folder / "profile.d"),
+        "note": b"one",
+    }
+    assert "d/evil.sh: not restored" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_nothing_outside_becomes_the_app_s(host):
+    """S5: while root gave files away, the app had a handle to their directory, and put links into it."""
+    (host.folder / "etc/shadow").write_text("x")
+    (host.folder / "etc/shadow").chmod(0o600)
+    for name in "shadow", "dir":
+        (host.state / name).symlink_to(host.folder / "etc" / ("shadow" if name == "shadow" else ""))
+    former(host, {"sqlite/dir/shadow": database_at, "database": lambda path: path.symlink_to(host.folder / "etc/shadow")})
+    host.restore()
+    assert (host.folder / "etc/shadow").owner() == (host.folder / "etc").owner() == "root"
+    assert (host.folder / "etc/shadow").read_text() == "x"
+
+
+def test_a_damaged_backup_of_the_former_format_is_refused(host):
+    former(host, {"sqlite/shop.db": lambda path: path.write_bytes(b"x" * 9999)})
+    with pytest.raises(backup.Trouble, match=r"shop\.db in that backup is damaged"):
+        host.do("fetch", "latest")
+
+
+# -- a backup that hangs --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hung(host):
+    """Another process makes one, and never ends."""
+    host.do("now")
+    with backup.Backup("shop").lock("now"):
+        yield host
+
+
+def test_those_that_are_there_are_told_while_one_is_made(hung, capsys):
+    capsys.readouterr()
+    assert hung.main("list") == "" and len(json.loads(capsys.readouterr().out)) == 2
+
+
+@pytest.mark.parametrize("verb", ["fetch", "restore", "now", "unfetch"])
+def test_who_waits_says_for_whom_and_not_for_ever(hung, monkeypatch, capsys, verb):
+    monkeypatch.setitem(backup.WAIT, "fetch", 1)
+    monkeypatch.setitem(backup.WAIT, "now", 1)
+    words = {"fetch": ["latest"], "restore": ["5e5e"]}.get(verb, [])
+    said = hung.main(verb, *words)
+    assert f"A backup is being made by process {os.getpid()} since 20" in said and "systemctl stop shop-backup.service" in said
+    if verb in ("fetch", "now"):
+        assert "Waiting for its end, at most 1 seconds" in capsys.readouterr().err
+
+
+def test_a_helper_that_hangs_is_ended(host, monkeypatch):
+    monkeypatch.setattr(backup_sandbox, "HOURS_6", -59)
+    (host.folder / "bin/systemd-run").write_text("#!/bin/sh\nexec sleep 100\n")
+    with pytest.raises(backup.Trouble, match=r"shop-backup-save\.service did not end"):
+        host.do("now")
+    assert backup.Backup("shop").all() == []
+
+
+# -- what is left out on purpose ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "out"),
+    [
+        ("*.tmp", "a/b/c.tmp", True),
+        ("*.tmp", "a/b/c.txt", False),
+        ("/var/lib/shop/cache", "cache", True),
+        ("/var/lib/shop/cache", "uploads/cache", False),
+        ("/disk/shop/ca*", "cache", True),
+        ("/srv/cache", "cache", False),
+        ("cache/*", "a/cache/b", True),
+        ("cache/*", "cache", False),
+        ("/var/lib/shop/**/thumbs", "a/b/thumbs", True),
+        ("/var/lib/shop/**/thumbs", "thumbs", True),
+        ("/var/**/x/**/y", "a/x/b/c/y", True),
+        ("[a-c]?", "b1", True),
+        ("[^a-c]?", "b1", False),
+        ("a\\*b", "a*b", True),
+        ("a\\*b", "axb", False),
+    ],
+)
+def test_patterns_fit_as_restic_s_do(pattern, path, out):
+    patterns = appdata_files.Patterns([pattern], ["/var/lib/shop", "/disk/shop"])
+    states = patterns.start()
+    for name in path.split("/"):
+        states = patterns.step(states, name)
+    assert patterns.match(states) == out
+
+
+def test_what_is_excluded_is_in_no_backup(host, app):
+    (host.state / "cache").mkdir()
+    (host.state / "cache/x").write_text("x")
+    host.set(exclude=["*.png", f"{host.state}/cache", "!*.keep", "uploads/*.keep", "!uploads/a.keep"])
+    for name in "a.keep", "b.keep":
+        (host.state / "uploads" / name).write_text("x")
+    host.do("now")
+    host.fetch()
+    there = host.fetched / "files"
+    found = {str(path.relative_to(there)) for path in there.rglob("*")}
+    assert found == {"data", "data/sample *.db", "uploads", "uploads/a.keep", "uploads/deep [1]", "uploads/link"}

@@ -5,6 +5,7 @@ import http.server
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -30,16 +31,35 @@ def program(tmp_path, monkeypatch):
     for name in ("run", "etc", "bin", "site", "ca"):
         (tmp_path / name).mkdir()
     module.RUN, module.UNITS, module.RELOAD_SECONDS = tmp_path / "run", tmp_path / "etc", 0.5
-    real_lock = module.lock
-    module.lock = lambda path, *flags: real_lock(tmp_path / "run/lock" if str(path) == "/run/flaskhost.lock" else path, *flags)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    me = SimpleNamespace(pw_uid=os.getuid(), pw_gid=os.getgid())
+    me = SimpleNamespace(pw_uid=os.getuid(), pw_gid=os.getgid(), pw_dir="/nonexistent", pw_shell="/usr/sbin/nologin")
     monkeypatch.setattr(module, "pwd", SimpleNamespace(getpwnam=lambda _name: me))
-    command(tmp_path, "setpriv", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
+    monkeypatch.setattr(module, "grp", SimpleNamespace(getgrnam=lambda _name: SimpleNamespace(gr_mem=["unit-tls"])))
+    # what is run by it ends all processes of its user
+    command(tmp_path, "setpriv", "exit 1")
+    command(tmp_path, "getent", "echo 'unit-tls:!:20000::::1:1:'")
+    command(tmp_path, "systemd-run", UNIT.format(here=tmp_path))
     command(tmp_path, "systemctl", f'echo "$@" >>{tmp_path}/systemctl')
     openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1000", "-subj", "/CN=CA",
             "-keyout", tmp_path / "ca/key", "-out", tmp_path / "ca/pem")  # fmt: skip
     return module
+
+
+# what systemd does for the client's unit: a folder that comes and goes with it, and a place to work in
+UNIT = """
+echo "$@" >>{here}/units
+while [ "$1" != -- ]; do
+  case $1 in --property=RuntimeDirectory=*) folder={here}/run/${{1##*=}} ;; --setenv=*) export "${{1#--setenv=}}" ;; --collect) ;; --quiet) ;; esac
+  shift
+done
+shift
+mkdir -p "$folder" {here}/state
+cd "$(mktemp -d -p {here})"
+"$@"
+code=$?
+rm -rf "$folder"
+exit $code
+"""
 
 
 def command(folder, name, script):
@@ -86,7 +106,7 @@ for word; do
   last=$word
 done
 echo "$@" >>{here}/asked
-ls "$(dirname "$request")" >{here}/given
+ls -l "$(dirname "$request")" | awk 'NR > 1 {{ print $1, $NF }}' >{here}/given
 openssl x509 -req -in "$request" -CA {here}/ca/pem -CAkey {here}/ca/key -days {days} -copy_extensions copy -out "$chain" 2>/dev/null
 cat {here}/ca/pem >>"$chain"
 """
@@ -191,13 +211,15 @@ def test_a_bare_host_gets_a_certificate_and_then_asks_no_more(program, site, ngi
     assert keep(program, site) == 0 and capsys.readouterr().out == ""
     assert len(asked(tmp_path)) == 1
     assert sorted(os.listdir(site.folder)) == ["acme.json", "certificate.pem"]
-    assert not site.webroot.exists() and sorted(os.listdir(program.RUN)) == ["flaskhost-acme", "lock"]
+    assert not site.webroot.exists() and sorted(os.listdir(program.RUN)) == ["flaskhost", "flaskhost-acme"]
+    assert os.listdir(program.RUN / "flaskhost") == ["host.lock"]
+    assert stat.S_IMODE((program.RUN / "flaskhost/host.lock").stat().st_mode) == 0o600
 
 
 def test_who_talks_to_the_ca_gets_no_key(program, site, nginx, tmp_path):
     client(tmp_path)
     keep(program, site)
-    assert (tmp_path / "given").read_text().split() == ["ca", "request", "secrets"]
+    assert (tmp_path / "given").read_text().split() == ["-rw-r-----", "ca", "-rw-r-----", "request", "-rw-r-----", "secrets"]
 
 
 def test_each_certificate_has_a_key_of_its_own(program, site, nginx, tmp_path):
@@ -367,6 +389,101 @@ def test_a_full_disk_is_noticed_before_the_ca_is_asked(program, site, nginx, tmp
     assert "No space left on device" in capsys.readouterr().err and asked(tmp_path) == []
 
 
+# -- a client that was taken over --------------------------------------------------------------------------------------
+
+
+def test_the_client_runs_in_a_unit_that_ends_with_all_it_started(program, site, nginx, tmp_path):
+    client(tmp_path)
+    keep(program, site)
+    unit = (tmp_path / "units").read_text()
+    for line in (
+        *("User=unit-tls", "KillMode=control-group", "KillSignal=SIGKILL", "RuntimeMaxSec=330", "StateDirectory=flaskhost-acme/unit"),
+        *(
+            "PrivateTmp=yes",
+            "ProtectSystem=strict",
+            "NoNewPrivileges=yes",
+            "CapabilityBoundingSet=",
+            "LimitFSIZE=64M",
+            "InaccessiblePaths=-/srv",
+        ),
+        "RuntimeDirectory=flaskhost-acme/unit/.well-known/acme-challenge",
+    ):
+        assert f" --property={line} " in unit, line
+    assert " --unit=unit-certificate-client.service " in unit and " --wait --pipe " in unit
+    # the state is the client's own: root doesn't even make it
+    text = (PROJECT / "roles/tls/files/certificate.py").read_text()
+    assert not re.search(r"rmtree\((?!site\.given)|shutil\.chown|read\(site\.state|\"chown\"", text)
+
+
+@pytest.mark.parametrize(
+    ("does", "found"),
+    [
+        ("exec sleep 5", "no answer within 1 seconds"),
+        ("exec yes", "The ACME client failed: File size limit exceeded"),
+        ("ln -s /dev/zero chain; exit 0", "isn't the certificate that was asked for"),
+        ("mkdir -p $log; ln -s /dev/zero $log/letsencrypt.log; echo end; exit 1", "The ACME client failed: end"),
+        ("yes -----BEGIN CERTIFICATE----- | head -c 3000000 | tr -d '\\n' >chain; exit 0", "isn't the certificate that was asked for"),
+        ("printf 'a\\033]0;b\\007\\377\\n'; exit 1", "The ACME client failed: a\N{REPLACEMENT CHARACTER}]0;b"),
+    ],
+)
+def test_what_it_leaves_blocks_nobody(program, site, nginx, tmp_path, capsys, monkeypatch, does, found):
+    monkeypatch.setattr(program, "CLIENT_SECONDS", 1)
+    client(tmp_path, before=f"log=$(echo \"$@\" | sed 's/.*--logs-dir //; s/ .*//'); {does}\n")
+    began = time.monotonic()
+    assert keep(program, site) == 1
+    assert time.monotonic() - began < 4
+    told = capsys.readouterr().err
+    assert found in told and "\033" not in told and len(told) < 2000
+
+
+def test_what_it_prints_without_end_is_read_to_a_bound(program):
+    code, printed = program.bounded(["yes"], 10)
+    assert code == 1 and printed == b"certbot printed more than 240000 bytes"
+
+
+def test_what_a_killed_run_left_to_visitors_is_not_followed(program, site, nginx, tmp_path):
+    client(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").write_text("")
+    site.challenges.mkdir(parents=True)
+    (site.challenges / "link").symlink_to(tmp_path / "other")
+    site.given.mkdir()
+    (site.given / "secrets").write_text("old")
+    assert keep(program, site) == 0
+    assert (tmp_path / "other/file").exists() and not site.webroot.exists() and not site.given.exists()
+
+
+def test_a_lock_that_is_held_is_waited_for_and_its_holder_told(program, site, nginx, tmp_path, monkeypatch, capsys):
+    put(site, tmp_path)
+    monkeypatch.setattr(program, "HOST_LOCK_SECONDS", 0.3)
+    (program.RUN / "flaskhost").mkdir()
+    file = program.RUN / "flaskhost/host.lock"
+    with subprocess.Popen(["flock", "--no-fork", file, "sleep", "3"]) as other:
+        while not file.exists() or program.locked(os.open(file, os.O_RDWR)):
+            time.sleep(0.05)
+        assert keep(program, site) == 1
+        other.terminate()
+    told = capsys.readouterr().err
+    assert f"{file} is locked by process" in told and "sleep 3)" in told
+    assert keep(program, site) == 0
+
+
+def test_nobody_logs_in_as_the_client(program, site, tmp_path, monkeypatch, capsys):
+    calls = tmp_path / "calls"
+    for name in "systemd-sysusers", "usermod":
+        command(tmp_path, name, f'echo {name} "$@" >>{calls}')
+    program.have_user(site)
+    assert not calls.exists() and capsys.readouterr().out == "", "all is as it should be"
+    # of a former version
+    former = SimpleNamespace(pw_dir="/var/lib/flaskhost-acme/unit", pw_shell="/usr/sbin/nologin")
+    monkeypatch.setattr(program, "pwd", SimpleNamespace(getpwnam=lambda _name: former))
+    monkeypatch.setattr(program, "grp", SimpleNamespace(getgrnam=lambda _name: SimpleNamespace(gr_mem=[])))
+    program.have_user(site)
+    made, shut = calls.read_text().splitlines()
+    assert made.endswith("/nonexistent /usr/sbin/nologin m unit-tls flaskhost")
+    assert shut == "usermod --home /nonexistent --shell /usr/sbin/nologin --expiredate 1 unit-tls"
+
+
 # -- whether the names lead here ---------------------------------------------------------------------------------------
 
 
@@ -411,19 +528,19 @@ class Answers(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def probe(program, web):
-    challenges = web.folder / program.CHALLENGES
-    challenges.mkdir(parents=True, exist_ok=True)
+def probe(program, web, tmp_path):
+    site = configured(program, tmp_path)
+    web.folder = site.webroot
     try:
-        program.probe(["a.example", "b.example"], challenges)
+        program.probe(site)
     finally:
-        assert os.listdir(challenges) == []
+        assert not site.challenges.exists(), "the client's own, which it makes when it runs"
 
 
 @pytest.mark.parametrize("answers", ["files", "redirect"])
-def test_names_that_lead_here_are_found_so(program, web, answers):
+def test_names_that_lead_here_are_found_so(program, web, tmp_path, answers):
     web.answers = answers
-    probe(program, web)
+    probe(program, web, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -437,21 +554,21 @@ def test_names_that_lead_here_are_found_so(program, web, answers):
         ("files", {"b.example": ["::1"]}, ["http://b.example leads to ::1, where nobody answers"]),
     ],
 )
-def test_names_that_do_not_lead_here_are_told(program, web, answers, names, words):
+def test_names_that_do_not_lead_here_are_told(program, web, tmp_path, answers, names, words):
     web.answers = answers
     web.names.update(names)
     web.names = {name: addresses for name, addresses in web.names.items() if addresses}
     with pytest.raises(program.Problem) as problem:
-        probe(program, web)
+        probe(program, web, tmp_path)
     assert problem.value.found.startswith("The CA was not asked: ")
     for word in words:
         assert word in problem.value.found
     assert "open port 80" in problem.value.cure and not problem.value.refused
 
 
-def test_a_host_without_ipv6_leaves_that_to_the_ca(program, web):
+def test_a_host_without_ipv6_leaves_that_to_the_ca(program, web, tmp_path):
     web.names["b.example"] = ["127.0.0.1", "::1"]
-    probe(program, web)
+    probe(program, web, tmp_path)
 
 
 def test_the_ca_is_not_asked_while_a_name_leads_elsewhere(program, web, nginx, tmp_path):
@@ -539,7 +656,8 @@ def test_without_settings_it_removes_itself_and_all_that_it_made(program, site, 
         unit.write_text("")
     monkeypatch.setattr(program, "__file__", str(own))
     command(tmp_path, "systemctl", f'echo "$@" >>{tmp_path}/systemctl')
-    command(tmp_path, "systemd-run", f'echo "$@" >>{tmp_path}/later')
+    own_run = f'case " $* " in *" --wait "*) ;; *) echo "$@" >>{tmp_path}/later; exit ;; esac\n'
+    command(tmp_path, "systemd-run", own_run + UNIT.format(here=tmp_path))
     command(tmp_path, "userdel", f'echo "$@" >>{tmp_path}/users')
     site.settings_file.unlink()
     program.remove(site, argparse.Namespace(check=True, timer=False))

@@ -96,9 +96,10 @@ def certificate(**changed):
     return {"certificate": {**report()["certificate"], **changed}}
 
 
-def backups(hours=3, since=500, **changed):
+def backups(hours=3, since=500, warnings=(), **changed):
     now = 1_000_000_000.0
     made = {"id": "3f2a91c0", "at": now - hours * 3600} if hours is not None else {"id": "", "at": 0}
+    made["warnings"] = {"count": len(warnings), "first": warnings}
     there = {"since": now - since * 3600, "timer": "active", "result": "success", "words": ""}
     return {"backup": {**there, "places": {"host": {"url": "/var/backups/shop", **made}}, **changed}}
 
@@ -133,11 +134,14 @@ def test_notes_of_backups_are_read(tmp_path, monkeypatch):
 
     assert module.backup("shop", output)["places"] == {}
     (tmp_path / "etc/backup-shop.json").write_text('{"places": {"host": "/var/backups/shop", "s3": "s3:https://x/y"}}')
-    (tmp_path / "lib/shop/made.json").write_text('{"host": {"id": "3f2a91c0", "at": 7}}')
+    warnings = {"count": 1, "first": ["a: a FIFO"]}
+    (tmp_path / "lib/shop/made.json").write_text(json.dumps({"host": {"id": "3f2a91c0", "at": 7, "warnings": warnings}}))
     found = module.backup("shop", output)
     assert (found["timer"], found["result"], found["words"]) == ("active", "exit-code", "one two")
-    assert found["places"]["host"] == {"url": "/var/backups/shop", "id": "3f2a91c0", "at": 7}
-    assert found["places"]["s3"] == {"url": "https://x/y", "id": "", "at": 0}
+    assert found["places"]["host"] == {"url": "/var/backups/shop", "id": "3f2a91c0", "at": 7, "warnings": warnings}
+    assert found["places"]["s3"] == {"url": "https://x/y", "id": "", "at": 0, "warnings": {"count": 0, "first": []}}
+    (tmp_path / "lib/shop/made.json").write_text('{"host": {"id": "3f2a91c0", "at": 7}}')
+    assert module.backup("shop", output)["places"]["host"]["warnings"]["count"] == 0, "a former version noted none"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +168,7 @@ def test_notes_of_backups_are_read(tmp_path, monkeypatch):
         (backups(timer="inactive"), "bad", "none is made"),
         (backups(places={}), "bad", "none is made"),
         (backups(result="exit-code", words="here: no space left on device"), "bad", "was not made: here: no space left on device"),
+        (backups(warnings=["a.db: locked", "b: a FIFO"]), "note", "with 2 warnings: a.db: locked; b: a FIFO"),
         (backups(hours=30), "bad", "the last to /var/backups/shop is 30 hours old"),
         (backups(hours=None, since=30), "bad", "there is none in /var/backups/shop"),
         (certificate(ends=0), "bad", "there is none"),
@@ -354,3 +359,41 @@ tcp   LISTEN 0      4096           [::1]:6379          [::]:*    users:(("redis-
         (443, "tcp", "nginx"),
         (51820, "udp", "the kernel"),
     ]
+
+
+def test_the_name_of_a_program_is_the_program_s_choice():
+    table = """\
+tcp LISTEN 0      128    0.0.0.0:7777 0.0.0.0:* users:(("\ufffd
+x")) tcp L 0 0",pid=1789,fd=4))
+tcp LISTEN 0      128    0.0.0.0:7778 0.0.0.0:* users:(("\x1b[31m a  b",pid=1789,fd=4))
+
+nonsense
+udp UNCONN
+"""
+    assert [tuple(entry.values()) for entry in module.listening(table)] == [(7777, "tcp", "\ufffd"), (7778, "tcp", "a b")]
+
+
+def test_a_lock_may_be_held_by_a_program_with_any_name(tmp_path):
+    lock = tmp_path / "lock"
+    lock.touch()
+    code = (
+        "import ctypes, fcntl, sys, time; ctypes.CDLL(None).prctl(15, b'\\xff\\x1b[2Jx\\n', 0, 0, 0);"
+        "h = open(sys.argv[1], 'w'); fcntl.lockf(h, fcntl.LOCK_EX); print('held', flush=True); time.sleep(30)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        assert module.lock_holder(lock) == f"\ufffdx ({process.pid})"
+        process.kill()
+
+
+def test_what_a_program_prints_is_bounded_and_printable():
+    assert module.output("printf", r"a\xff\033[2J") == "a\ufffd"
+    assert module.output("no-such-program") == ""
+    assert len(module.output("head", "-c", "9000000", "/dev/zero")) < 1_100_000
+
+
+def test_what_a_host_sends_before_a_login_fails_is_printable(monkeypatch):
+    monkeypatch.setattr(action, "reach", lambda _host, _port: "")
+    said = action.unreachable("127.0.0.1", 22, "banner\n\x1b[2JPermission denied\x07 (publickey).\r\n")
+    assert said["found"] == "Permission denied\ufffd (publickey)." and "ansible_user" in said["cure"]
+    assert action.unreachable("127.0.0.1", 22, "")["found"] == "the login failed"

@@ -1,29 +1,17 @@
 """A file changes whole or not at all, and what a check refuses never reaches the disk."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from conftest import run_module
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="sets owners, as on a host")
 
 
-def run(check_mode=False, **arguments):
-    """As Ansible runs it: arguments as JSON on the standard input."""
-    arguments["_ansible_check_mode"] = check_mode
-    arguments["_ansible_remote_tmp"] = "/tmp"
-    done = subprocess.run(
-        [sys.executable, PROJECT / "plugins/modules/managed_files.py"],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
-        capture_output=True,
-        text=True,
-    )
-    return json.loads(done.stdout)
+def run(**arguments):
+    return run_module("managed_files", **arguments)
 
 
 @root_only

@@ -175,6 +175,9 @@ def test_what_browsers_are_told_follows_from_where_the_certificate_comes_from(re
 def test_the_units_of_the_certificate(rendered):
     service, timer = rendered("Debian13-tls", "certificate.service"), rendered("Debian13-tls", "certificate.timer")
     assert "ExecStart=/usr/local/sbin/shop-certificate --timer /etc/ssl/flaskhost/shop\n" in service
+    # root's part: it writes beside the key and in two folders of its own; the client has a unit of its own
+    assert "ReadWritePaths=/etc/ssl/flaskhost/shop\n" in service and "RuntimeDirectory=flaskhost flaskhost-acme\n" in service
+    assert "CapabilityBoundingSet=CAP_CHOWN\n" in service
     assert "OnCalendar=hourly" in timer and "WantedBy=timers.target" in timer
 
 

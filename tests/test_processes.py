@@ -143,7 +143,7 @@ def test_a_process_has_the_walls_of_the_server(identified):
     def lines(name):
         return {line for line in identified["world"]["files"][name].splitlines() if re.match(r"[A-Z]\w+=", line)}
 
-    own = r"(Description|Type|ExecStart|WorkingDirectory|Environment\w*|Restart\w*|StartLimit\w+|RuntimeDirectory\w*|TimeoutStopSec|WantedBy)="
+    own = r"(Description|RequiresMountsFor|Type|ExecStart|WorkingDirectory|Environment\w*|Restart\w*|StartLimit\w+|RuntimeDirectory\w*|TimeoutStopSec|WantedBy)="
     for name in "worker.1.service", "schedule-tidy.service":
         assert not [line for line in lines("unit") ^ lines(name) if not re.match(own, line)]
     assert "StateDirectory=shop" in lines("worker.1.service")

@@ -1,34 +1,39 @@
-"""What nginx serves is packed once, when the release is built; what the app writes to is linked to where it outlives releases."""
+"""A release's folder is laid out of a source that nobody trusts: by the building user, and root follows nothing in it."""
 
 import gzip
+import io
 import os
-from pathlib import Path
+import pwd
+import stat
+import subprocess
+import tarfile
 
 import pytest
 from conftest import plugin
 
 module = plugin("modules/release_folder")
 CSS = "body { color: black }\n" * 200
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="changes users, as on a host")
 
 
 @pytest.fixture
-def release(tmp_path):
-    for name in ("new", "old"):
-        (tmp_path / f"releases/{name}/app/static").mkdir(parents=True)
-    (tmp_path / "live").symlink_to("releases/old")
-    return module.Release(
-        {"root": str(tmp_path), "id": "new", "static": {"/static/": "static"}, "shared": ["instance", "a/b"], "state": "/var/lib/shop"}
-    )
+def source(tmp_path, monkeypatch):
+    """The directory in which a source is handled."""
+    (tmp_path / "source/static").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "source")
+    return tmp_path / "source"
 
 
 @pytest.fixture
-def static(release, tmp_path):
-    return tmp_path / "releases/new/app/static"
+def static(source):
+    return source / "static"
 
 
 @pytest.fixture
-def served(release, tmp_path):
-    return tmp_path / "releases/old/app/static"
+def served(tmp_path):
+    """That of the live release."""
+    (tmp_path / "live/static").mkdir(parents=True)
+    return tmp_path / "live/static"
 
 
 @pytest.fixture(autouse=True)
@@ -42,86 +47,188 @@ def brotli(tmp_path, monkeypatch):
     return program
 
 
-def test_text_is_packed_and_the_packed_one_is_as_old(release, static):
+def test_text_is_packed_and_the_packed_one_is_as_old(static, served):
     (static / "site.css").write_text(CSS)
     os.utime(static / "site.css", (1_000_000, 1_000_000))
-    release.pack()
+    module.pack("static", str(served.parent))
     assert gzip.decompress((static / "site.css.gz").read_bytes()).decode() == CSS
     assert (static / "site.css.br").read_text().startswith("packed: --best")
     assert {path.stat().st_mtime for path in static.iterdir()} == {1_000_000}
 
 
-def test_what_is_packed_already_or_small_stays_as_it_is(release, static):
+def test_what_is_packed_already_or_small_stays_as_it_is(static, served):
     (static / "photo.jpg").write_bytes(b"x" * 5000)
     (static / "small.css").write_text("p {}")
     (static / "link.css").symlink_to("elsewhere.css")
-    release.pack()
+    module.pack("static", str(served.parent))
     assert sorted(path.name for path in static.iterdir()) == ["link.css", "photo.jpg", "small.css"]
 
 
-def test_an_app_s_own_is_kept(release, static):
+def test_an_app_s_own_is_kept(static, served):
     (static / "site.css").write_text(CSS)
     (static / "site.css.gz").write_text("the app's")
-    release.pack()
+    module.pack("static", str(served.parent))
     assert (static / "site.css.gz").read_text() == "the app's"
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_only_what_has_changed_is_packed_anew(release, static, served, same):
+def test_only_what_has_changed_is_packed_anew(static, served, same):
     (served / "site.css").write_text(CSS)
     (served / "site.css.br").write_text("packed before")
     (static / "site.css").write_text(CSS if same else CSS + "p {}")
-    release.pack()
+    module.pack("static", str(served.parent))
     assert ((static / "site.css.br").read_text() == "packed before") is same
 
 
-def test_without_brotli_there_is_gzip(release, static, brotli, monkeypatch):
+def test_without_brotli_there_is_gzip(static, served, brotli, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     (static / "site.css").write_text(CSS)
-    release.pack()
+    module.pack("static", str(served.parent))
     assert sorted(path.name for path in static.iterdir()) == ["site.css", "site.css.gz"]
 
 
-def test_what_brotli_says_of_a_full_disk_is_told(release, static, brotli):
+def test_what_brotli_says_of_a_full_disk_is_told(static, served, brotli):
     brotli.write_text("#!/bin/sh\necho No space left on device >&2; exit 1\n")
     (static / "site.css").write_text(CSS)
     with pytest.raises(OSError, match=r"brotli can't pack .*site.css: No space left on device"):
-        release.pack()
+        module.pack("static", str(served.parent))
 
 
-def test_what_the_app_writes_to_is_kept_outside_of_releases(release, tmp_path):
-    app = tmp_path / "releases/new/app"
-    (app / "instance").mkdir()
-    (app / "instance/left.db").touch()
-    release.share()
-    assert (app / "instance").readlink() == Path("/var/lib/shop/instance") and (app / "a/b").readlink() == Path("/var/lib/shop/a/b")
+def archive(path, *members):
+    """Members are (name, text), (name, None) for a directory, or (name, link's target, True)."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content, *is_link in members:
+            info = tarfile.TarInfo(name)
+            if is_link:
+                info.type, info.linkname = tarfile.SYMTYPE, content
+            elif content is None:
+                info.type, info.mode = tarfile.DIRTYPE, 0o755
+            else:
+                info.size = len(content)
+            tar.addfile(info, io.BytesIO((content or "").encode()) if info.isreg() else None)
+    return path
 
 
 @pytest.fixture
-def built(release, tmp_path, monkeypatch):
-    """A source that its build command has written to."""
-    monkeypatch.setattr(release, "give_to_root", lambda group: None)
-    app = tmp_path / "releases/new/app"
-    release.params["phase"] = "sealed"
-    (app / "instance").symlink_to("/var/lib/shop/instance")
-    (app / "node_modules/.bin").mkdir(parents=True)
-    (app / "node_modules/.bin/tool").symlink_to("../tool/cli.js")
-    return app
+def release(tmp_path, monkeypatch):
+    """One that can be laid out as on a host; nobody builds."""
+    nobody = pwd.getpwnam("nobody")
+    monkeypatch.setattr(module.Release, "builder", lambda self: nobody)
+    for name in "releases", "venvs/key", "state":
+        (tmp_path / f"srv/{name}").mkdir(parents=True)
+    (tmp_path / "srv/venvs/key/complete").touch()
+
+    def make(*members, **params):
+        source = archive(tmp_path / "source.tar.gz", *members)
+        defaults = {"app": "shop", "root": str(tmp_path / "srv"), "id": "r1", "phase": "unpacked", "build": False, "archive": str(source)}
+        defaults |= {
+            "files": {"start": "#!/bin/sh"},
+            "secret_files": {"env": "A=b"},
+            "programs": ["start"],
+            "venv": "key",
+            "group": "games",
+        }
+        defaults |= {"socket": "/run/x/wsgi.sock", "static": {}, "shared": [], "state": str(tmp_path / "srv/state"), "manifest": {}}
+        return module.Release(defaults | params)
+
+    return make
 
 
-def test_what_a_build_command_made_is_taken_over(release, built, tmp_path):
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "module.pyc").touch()
-    (built / "__pycache__").symlink_to(elsewhere)
-    (built / "node_modules/__pycache__").mkdir()
-    release.take_over(0)
-    assert not (built / "__pycache__").is_symlink() and not (built / "node_modules/__pycache__").exists()
-    assert (elsewhere / "module.pyc").exists() and (built / "node_modules/.bin/tool").is_symlink()
+@root_only
+def test_a_finished_release_is_root_s_and_nginx_reads_what_it_serves(release, tmp_path):
+    members = [("shop", None), ("shop/app.py", "x = 1"), ("shop/static", None), ("shop/static/site.css", CSS)]
+    told = release(*members, static={"/static/": "shop/static"}, shared=["instance"]).lay_out()
+    code = tmp_path / "srv/releases/r1/app"
+    assert told == {"venv_complete": True, "sealed": True}
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in code.rglob("*")} == {(0, 60)}
+    modes = {str(path.relative_to(code)): stat.S_IMODE(path.stat().st_mode) for path in (code, *code.rglob("*")) if not path.is_symlink()}
+    assert modes["shop/app.py"] == 0o640 and modes["shop/static/site.css"] == 0o644 and modes["shop/static/site.css.gz"] == 0o644
+    assert modes["."] == modes["shop"] == 0o751 and modes["shop/static"] == 0o755
+    assert list((code / "shop/__pycache__").iterdir())
+    assert (code / "instance").readlink() == tmp_path / "srv/state/instance"
+    assert not (tmp_path / "srv/building/r1").exists()
 
 
-@pytest.mark.parametrize("target", ["/etc", "../../../../etc/passwd", "/var/lib/shop", "../.."])
-def test_a_link_out_of_the_source_is_refused(release, built, target):
-    (built / "static/site.css").symlink_to(target)
-    with pytest.raises(OSError, match=r"a link that leads out of the source: static/site\.css"):
-        release.take_over(0)
+HOSTILE = {
+    "link out": ([("data", "/etc", True)], ["data/uploads"]),
+    "link in the way": ([("other", None), ("data", "other", True)], ["data/uploads"]),
+    "twice": ([("data", None), ("data", "/etc", True), ("data/x", "y")], []),
+    "beneath a link": ([("data", "other", True), ("data/x", "y")], []),
+    "out by name": ([("../x", "y")], []),
+}
+
+
+@root_only
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_archive_is_rejected_also_by_the_host(release, tmp_path, name):
+    """Whatever Python it has, and whoever made the archive."""
+    members, shared = HOSTILE[name]
+    with pytest.raises(module.LayoutError):
+        release(*members, shared=shared).lay_out()
+    assert not (tmp_path / "srv/building/r1/x").exists() and not (tmp_path / "srv/x").exists()
+
+
+@root_only
+def test_what_a_build_left_is_taken_over_and_nothing_of_it_is_followed(release, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "page.css").write_text(CSS)
+    shop = release(("shop.py", "x = 1"), static={"/s/": "static", "/m/": "thumbs"}, shared=["media"], build=True)
+    assert shop.lay_out()["sealed"] is False
+    building = tmp_path / "srv/building/r1"
+    # as its user, who owns all of it
+    (building / "static").mkdir()
+    os.mkfifo(building / "static/pipe.css")
+    os.mknod(building / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    (building / "root").write_text("#!/bin/sh")
+    os.chmod(building / "root", 0o6755)
+    (building / "__pycache__").symlink_to(outside)
+    (tmp_path / "srv/state/media/thumbs").mkdir(parents=True)
+    (tmp_path / "srv/state/media/thumbs/page.css").write_text(CSS)
+    (building / "thumbs").symlink_to("media/thumbs")
+    (building / "absolute").symlink_to(tmp_path / "srv/releases/r1/app/shop.py")
+    shop.params["phase"] = "sealed"
+    assert shop.lay_out()["sealed"] is True
+    code = tmp_path / "srv/releases/r1/app"
+    assert sorted(path.name for path in code.iterdir()) == ["__pycache__", "absolute", "media", "root", "shop.py", "static", "thumbs"]
+    assert not (code / "__pycache__").is_symlink() and (outside / "page.css").exists()
+    assert list((code / "static").iterdir()) == [] and stat.S_IMODE((code / "root").stat().st_mode) == 0o750
+    # the app's own directory has what it had, and no file of root's
+    assert sorted(path.name for path in (tmp_path / "srv/state/media/thumbs").iterdir()) == ["page.css"]
+
+
+@root_only
+@pytest.mark.parametrize("target", ["/etc", "../../../../etc/passwd", "../..", "loop"])
+def test_a_link_out_of_the_source_is_rejected_after_a_build(release, tmp_path, target):
+    shop = release(("shop.py", "x = 1"), build=True)
+    shop.lay_out()
+    (tmp_path / "srv/building/r1/loop").symlink_to(target)
+    shop.params["phase"] = "sealed"
+    with pytest.raises(module.LayoutError, match=r"a link leads out of the source, or nowhere: 'loop' to "):
+        shop.lay_out()
+
+
+@root_only
+def test_directories_1500_deep_are_removed(release, tmp_path):
+    shop = release(("shop.py", "x = 1"), build=True)
+    shop.lay_out()
+    script = 'import os\nfor _ in range(1500):\n    os.mkdir("d")\n    os.chdir("d")'
+    subprocess.run(["python3", "-c", script], cwd=tmp_path / "srv/building/r1", check=True)
+    shop.remove()
+    assert not (tmp_path / "srv/building/r1").exists()
+
+
+@root_only
+def test_a_host_that_this_version_never_provisioned_is_told_apart(tmp_path):
+    archive(tmp_path / "source.tar.gz", ("shop.py", "x = 1"))
+    (tmp_path / "srv/releases").mkdir(parents=True)
+    params = {
+        "app": "nosuchapp",
+        "root": str(tmp_path / "srv"),
+        "id": "r1",
+        "phase": "unpacked",
+        "archive": str(tmp_path / "source.tar.gz"),
+    }
+    params |= {"secret_files": {}, "venv": "key", "group": "games", "static": {}, "shared": [], "state": "", "build": False}
+    with pytest.raises(module.LayoutError, match=r"the user nosuchapp-build is missing on the host\. Run deploy\.yml"):
+        module.Release(params).lay_out()

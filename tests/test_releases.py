@@ -1,7 +1,10 @@
 """The life of a release with further processes and a schedule, told by a systemd that only remembers."""
 
+import contextlib
+import json
 import os
 import re
+import socket
 import time
 from fnmatch import fnmatch
 from types import SimpleNamespace
@@ -9,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import plugin
 
-releases = plugin("modules/releases")
+releases, holders, findings = plugin("modules/releases"), plugin("action/releases"), plugin("filter/host")
+sockets = plugin("module_utils/sockets")
 DEFAULTS = {
     "app": "shop",
     "ask": False,
@@ -42,6 +46,8 @@ class Systemd:
         program, *words = command
         if program != "systemctl":
             return 0, "", ""
+        if words == ["--version"]:
+            return 0, "systemd 252 (252.39)\n", ""
         options = [word for word in words if word.startswith("--")]
         verb, *names = [word for word in words if not word.startswith("--")]
         if verb == "list-units":
@@ -104,6 +110,8 @@ def host(tmp_path, monkeypatch):
     systemd = Systemd(units)
     monkeypatch.setattr(releases, "SYSTEM_UNITS", str(units))
     monkeypatch.setattr(releases, "available_mb", lambda: 1000)
+    # the journal
+    monkeypatch.setattr(releases, "run", lambda _argv, **_options: (0, "", ""))
     # the site does badly while this release is live
     host = SimpleNamespace(root=root, units=units, systemd=systemd, bad="")
 
@@ -123,6 +131,7 @@ def host(tmp_path, monkeypatch):
         (folder / ".venv").mkdir(parents=True)
         (folder / ".venv/complete").touch()
         (folder / "unit").write_text("the server")
+        (folder / "wsgi.sock").symlink_to(f"/run/flaskhost/shop/{name}/wsgi.sock")
         for number in range(1, workers + 1):
             (folder / f"worker.{number}.service").write_text("a worker")
         for timer, when in timers.items():
@@ -141,6 +150,44 @@ def host(tmp_path, monkeypatch):
 
 def units_of(name, workers=2):
     return sorted([f"shop@{name}.service", *(f"shop-worker.{number}@{name}.service" for number in range(1, workers + 1))])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"id": 1}',
+        b'{"id": {"id": 1}}',
+        b'{"id": "r1", "at": [], "by": 7}',
+        b'{"built": 1}',
+        b"[1]",
+        b"null",
+        b"7",
+        b'"text"',
+        b"",
+        b"\x00\xff{",
+        b"[" * 100_000,
+        b"9" * 10_000,
+        b'{"token": 5, "since": "now", "who": null, "pid": "../../etc"}',
+        b'{"token": "a", "since": Infinity}',
+        b'{"token": "a:b", "since": -1, "pid": 1e999, "controller": []}',
+        b'{"token": "a", "since": 1' + b"0" * 400 + b"}",
+    ],
+)
+def test_files_of_a_host_may_hold_anything(host, content):
+    """By hand, by an older version, by a disk that fails: status, rollback and the next run still do their work."""
+    host.ship("r1")
+    host.build("r2")
+    for name in "history", "lock", "releases/r1/manifest.json":
+        (host.root / name).write_bytes(content)
+    found = host.do("read")
+    assert found["live"] == "r1" and all(isinstance(line["id"], str) for line in found["history"])
+    for name in found["complete"]:
+        findings.kept(name, "r1", **found["releases"][name])
+    if found["held_by"]:
+        found["held_by"]["dead"] = holders.is_dead(found["held_by"])
+    assert list(findings.leftovers(found, []))
+    taken = host.do("read", lock="releasing", holder={"token": "t"}, lock_expires_seconds=1800)
+    assert taken["held_by"]["token"] == "t" and taken["held_by"]["what"] == "releasing"
 
 
 def test_workers_come_and_go_with_their_release(host):
@@ -407,3 +454,65 @@ def test_a_container_that_was_killed_says_so_by_its_status(host, monkeypatch, st
     monkeypatch.setattr(releases.Page, "ask", lambda page: "no answer")
     with pytest.raises(releases.Unfit, match=words):
         host.do("up", "r2")
+
+
+# -- what an app decides ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listener(tmp_path):
+    path = str(tmp_path / "wsgi.sock")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        yield path
+
+
+@pytest.mark.parametrize("count", [sockets.connections, sockets.listed])
+def test_connections_are_counted_beside_sockets_with_any_name(listener, count):
+    names = [b"\0\xff\xfe", b"\0 with  blanks ", f"\0 {listener}".encode(), b"\0\n", b"\0" + listener.encode()]
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
+        for name in names:
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(name)
+        assert count(listener) == 0
+        for client in clients:
+            client.connect(listener)
+        assert count(listener) == 3 and count(f"{listener}.none") == 0
+
+
+def test_no_neighbour_can_look_like_a_connection_to_another_app(host, monkeypatch, tmp_path):
+    """A name may hold a line as in /proc/net/unix; one that counted it would wait."""
+    place = tmp_path / "s"
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as victim, socket.socket(socket.AF_UNIX) as hostile:
+        victim.bind("s")
+        victim.listen()
+        hostile.bind(b"\0\n0000000000000000: 00000003 00000000 00000000 0001 03 1 s")
+        assert sockets.listed("s") == 1
+        assert sockets.connections("s") == sockets.connections(str(place)) == 0
+
+
+def test_a_kernel_that_can_not_be_asked_is_read(listener, monkeypatch):
+    def absent(_file):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(sockets, "asked", absent)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(listener)
+        assert sockets.connections(listener) == 1
+
+
+def test_history_and_notes_may_hold_anything(host):
+    host.ship("r1")
+    with open(host.root / "history", "ab") as history:
+        history.write(b'{"id": 1}\n{"id": ["r1"]}\n1\nnull\n[]\n{"at": "x"}\n\xff\xfe\n{"id": "r1", "by": "\\u001b[2J"}\n')
+    (host.root / "bad").mkdir(exist_ok=True)
+    (host.root / "bad/r1").write_bytes(b"\xff\x1b]0;title\x07 it failed")
+    for name, content in {"r8": b"[1]", "r9": b"\xff"}.items():
+        (host.root / "releases" / name).mkdir()
+        (host.root / "releases" / name / "manifest.json").write_bytes(content)
+    found = releases.printable_values(host.do("read"))
+    assert found["live"] == "r1" and found["releases"]["r1"]["bad"] == "\ufffd it failed"
+    assert found["unfinished"] == ["r8", "r9"] and found["cut_over"]["by"] == ""
+    json.dumps(found).encode()

@@ -24,7 +24,7 @@ GOOD = {
     "app_static": {"/static/": "mysite/static"},
     "app_root": "/srv/mysite",
 }
-SOURCE = {"files": ["mysite/__init__.py", "mysite/static/style.css", "uv.lock"], "dependency_file": "uv.lock"}
+SOURCE = {"files": ["mysite/__init__.py", "mysite/static/style.css", "uv.lock"], "links": {}, "dependency_file": "uv.lock"}
 
 
 def problems(source=SOURCE, without=(), **changes):
@@ -65,7 +65,20 @@ def test_good_settings_pass():
         ({"app_schedule": [{"name": "tidy", "command": "echo 'a", "at": "daily"}]}, ["none that a shell understands"]),
         ({"app_shared": ["/var/data"]}, ["app_shared", "'/var/data' must be a folder within the source"]),
         ({"app_shared": ["../data"]}, ["'../data' must be a folder within the source"]),
-        ({"app_shared": ["mysite/static"]}, ["nginx can't read", "'mysite/static': have the app answer /static/"]),
+        (
+            {"app_shared": ["mysite/static"]},
+            ["app_static is {", "nginx can't read", "'mysite/static' overlaps 'mysite/static' of app_shared"],
+        ),
+        ({"app_shared": ["mysite"]}, ["app_static is {", "'mysite/static' overlaps 'mysite' of app_shared"]),
+        ({"app_shared": ["mysite/static/up"]}, ["app_static is {", "'mysite/static' overlaps 'mysite/static/up' of app_shared"]),
+        ({"app_static": {"/static/": "./mysite//static/"}, "app_shared": ["mysite/static"]}, ["'./mysite//static/' overlaps"]),
+        ({"release_shared": ["mysite/static"]}, ["app_static is {", "overlaps 'mysite/static' of app_shared"]),
+        ({"release_static": {"/s/": "../x"}}, ["release_static is {", "'../x' must be a folder within the source"]),
+        ({"app_shared": ["var", "var/data"]}, ["app_shared is ['var', 'var/data']", "'var/data' and 'var' overlap"]),
+        ({"app_shared": ["mysite/__init__.py"]}, ["app_shared is [", "is a file of the source"]),
+        ({"app_static": {"/static/": "."}}, ["app_static is {", "'.' must be a folder within the source"]),
+        ({"app_static": {"/../etc/": "mysite/static"}}, ["'/../etc/' is no URL of a folder"]),
+        ({"app_static": {"/a//b/": "mysite/static"}}, ["'/a//b/' is no URL of a folder"]),
         ({"app_services": ["mysql"]}, ["app_services", "postgresql, redis, backup"]),
         ({"app_services": ["postgresql"], "app_env": {"DATABASE_URL": "sqlite:///x.db"}}, ["postgresql gives the app DATABASE_URL"]),
         ({"app_services": ["redis"], "app_secrets": {"REDIS_URL": "redis://x"}}, ["redis gives the app REDIS_URL"]),
@@ -199,13 +212,39 @@ def test_a_wrong_database_url_is_told_without_its_password():
 
 def test_a_source_that_is_not_there_is_told():
     (found,) = problems(
-        source={"failed": True, "msg": "app_source: it is neither a git URL nor a folder on this controller (looked for /x)."}
+        source={
+            "failed": False,
+            "failed_when_result": False,
+            "msg": "app_source: it is neither a git URL nor a folder on this controller (looked for /x).",
+        }
     )
     assert "app_source is '../mysite': it is neither a git URL nor a folder" in found
 
 
+@pytest.mark.parametrize(
+    ("links", "changes", "words"),
+    [
+        ({"data": "mysite"}, {"app_shared": ["data/x"]}, ["app_shared is ['data/x']", "goes through 'data', a link of the source"]),
+        (
+            {"pub": "mysite/static"},
+            {"app_static": {"/s/": "pub"}, "app_shared": ["mysite/static"]},
+            ["app_static is '/s/: pub'", "overlaps"],
+        ),
+        ({"pub": "mysite/none"}, {"app_static": {"/s/": "pub"}}, ["app_static is '/s/: pub'", "has no folder 'pub' with files in it"]),
+    ],
+)
+def test_a_link_of_the_source_is_followed_before_any_host_is_touched(links, changes, words):
+    (found,) = problems(source={**SOURCE, "links": links}, **changes)
+    for word in words:
+        assert word in found
+
+
+def test_a_link_to_a_directory_of_the_source_may_be_served():
+    assert not problems(source={**SOURCE, "links": {"pub": "mysite/static"}}, app_static={"/s/": "pub"})
+
+
 def test_a_source_without_dependencies_is_told():
-    (found,) = problems(source={"files": ["mysite/__init__.py", "mysite/static/style.css"], "dependency_file": ""})
+    (found,) = problems(source={**SOURCE, "dependency_file": ""})
     assert "Add a uv.lock, requirements.txt, pyproject.toml or setup.py" in found
 
 

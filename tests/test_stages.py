@@ -115,10 +115,43 @@ def test_an_answer_that_never_comes_is_not_waited_for(staging, monkeypatch):
     assert "it gave no answer within 60 seconds" in stage_before.say("staging", "3f2a91c0de", str(staging))
 
 
-def test_a_line_that_a_crash_has_cut_short_is_passed_over(staging, monkeypatch):
-    lines = '{"id": "3f2a91c0de-7b1d22aa"}\n{"id": "5e5\n7\n'
-    monkeypatch.setattr(stage_before, "ask", lambda *_: SimpleNamespace(stdout=lines, stderr="", returncode=0))
-    assert stage_before.say("staging", "3f2a91c0de", str(staging)) == ""
+ANYTHING = [
+    b'{"id": 1}',
+    b'{"id": null}',
+    b'{"id": ["3f2a91c0de-1"]}',
+    b'{"id": {"id": 1}}',
+    b'["id"]',
+    b'"id"',
+    b"null",
+    b"7",
+    b"NaN",
+    b'{"id": "5e5',
+    b"",
+    b"\x00\xff\xfe",
+    b'{"id": "caf\xe9"}',
+    b"[" * 100_000,
+    b'{"id": "' + b"x" * 500_000 + b'"}',
+    b"9" * 10_000,
+    b"\x1b[2J\r\x85\x0c",
+]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_history_may_hold_anything(staging, tmp_path, known):
+    lines = [*ANYTHING, b'{"id": "3f2a91c0de-7b1d22aa"}'] if known else ANYTHING
+    (tmp_path / "history").write_bytes(b"\n".join(lines))
+    said = stage_before.say("staging", "3f2a91c0de", str(staging))
+    assert said == (
+        "" if known else "staging never had version 3f2a91c0de: it comes here untried. To try it there: make deploy STAGE=staging"
+    )
+
+
+@pytest.mark.parametrize("line", ANYTHING)
+def test_an_answer_may_be_anything(staging, monkeypatch, line):
+    answer = SimpleNamespace(stdout=line, stderr=b"\xff\x1b[2J https://ann:hunter2@host", returncode=4)
+    monkeypatch.setattr(stage_before, "ask", lambda *_: answer)
+    said = stage_before.say("staging", "3f2a91c0de", str(staging))
+    assert said.isprintable() and len(said) < 400 and "hunter2" not in said
 
 
 # -- the inventories -------------------------------------------------------------------------------------------------------

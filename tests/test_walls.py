@@ -29,8 +29,9 @@ OWN = {
     "nginx_headers": {"Referrer-Policy": "", "X-Frame-Options": "DENY", "X-Own": 'a "b"'},
     "nginx_requests_per_second": 0,
     "nginx_connections": 0,
-    "ssh_options": {"AllowTcpForwarding": "local", "LogLevel": "", "UsePAM": "yes"},
-    "ssh_post_quantum_only": False,
+    "ssh_options": {"AllowTcpForwarding": "no", "LogLevel": "", "UsePAM": "yes", "DenyGroups": "guests"},
+    "ssh_post_quantum_only": True,
+    "nginx_app_headers": {"X-Forwarded-User": "$http_x_forwarded_user", "X-Real-IP": ""},
     "hardening_off": ["sudo", "core_dumps"],
     "hardening_sysctl": {"net.ipv4.tcp_rfc1337": "", "vm.swappiness": 10},
     "systemd_apparmor": "enforce",
@@ -76,6 +77,8 @@ def rendered(tmp_path_factory):
         facts["env"] = {"SSH_CONNECTION": "192.0.2.9 40000 10.0.0.5 22"}
         hosts[f"{name}{version}"] = {"facts": facts}
         hosts[f"{name}{version}-own"] = {"facts": facts, **OWN}
+        hosts[f"{name}{version}-acme"] = {"facts": facts, "tls_source": "letsencrypt"}
+    hosts["Debian13-balanced"] = {"facts": hosts["Debian13"]["facts"], "nginx_trusted_proxies": ["198.51.100.0/24"]}
     for role in ("hardening", *FILES):
         settings.update(settings_of(role))
     contents = {
@@ -129,6 +132,105 @@ def test_limits_are_the_app_s_and_not_the_static_files_nor_this_host_s(rendered,
     assert "limit_req" not in re.search(r"location \^~ /assets/ {.*?}", site, re.DOTALL)[0]
     assert "127.0.0.0/8 0;" in site and "limit_req_status 429;" in rendered(host, "nginx.conf")
     assert ("proxy_cookie_flags ~ secure;" in site) is (host != "Ubuntu22.04")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_health_page_has_a_limit_of_its_own(rendered, host):
+    """Not the other pages' count, or a monitoring service would find the site down while its neighbours browse it."""
+    site = rendered(host, "site.conf")
+    health = re.search(r"location = /healthz {.*?}", site, re.DOTALL)[0]
+    assert "limit_req zone=shop_health burst=50 nodelay;" in health
+    assert "limit_req_zone $shop_checker zone=shop_health:1m rate=50r/s;" in site
+    # whoever is free of the other limit is free of this one
+    assert re.search(r"map \$shop_proxy \$shop_checker {\n    default \$shop_visitor;\n    1 '';\n}", site)
+
+
+def test_the_checks_of_a_trusted_proxy_itself_are_not_limited(rendered):
+    site = rendered("Debian13-balanced", "site.conf")
+    assert "geo $shop_proxy {\n    default 0;\n    198.51.100.0/24 1;\n}" in site
+    assert "1 '';" not in re.search(r"map \$shop_limited .*?}", site, re.DOTALL)[0], "visitors behind it are, for other pages"
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_client_switches_to_websocket_only(rendered, host):
+    general, site = rendered(host, "nginx.conf"), rendered(host, "site.conf")
+    (pattern,) = re.findall(r'"~\*(.*)" websocket;', general)
+    for wanted in "HTTP/1.1 GET websocket", "HTTP/1.1 GET WebSocket":
+        assert re.search(pattern, wanted, re.IGNORECASE)
+    for other in (
+        *("HTTP/1.1 GET h2c", "HTTP/1.1 GET TLS/1.0", "HTTP/1.1 GET websocket, h2c", "HTTP/1.1 GET h2c, websocket", "HTTP/1.1 GET "),
+        *("HTTP/1.1 POST websocket", "HTTP/1.0 GET websocket", "HTTP/2.0 GET websocket", "HTTP/1x1 GET websocket"),
+    ):
+        assert not re.search(pattern, other, re.IGNORECASE), other
+    assert {"Upgrade": '"$app_upgrade"', "Connection": '"$app_connection"'}.items() <= app_headers(site).items()
+    assert "$http_upgrade" not in site and "$http_connection" not in site
+
+
+def app_headers(site):
+    """By name, what each request to the app has; the server's own lines, which all locations inherit."""
+    found = re.findall(r"^ *proxy_set_header (\S+) (.*);$", site, re.MULTILINE)
+    assert len(found) == len({name.lower() for name, _ in found}), "one would come twice"
+    assert all(line.startswith("    proxy_set_header") for line in site.splitlines() if line.strip().startswith("proxy_set_header"))
+    return dict(found)
+
+
+# what Werkzeug, gunicorn, waitress, mod_wsgi and others believe of a proxy
+BELIEVED = """Forwarded X-Forwarded-For X-Forwarded-Host X-Forwarded-Proto X-Forwarded-Port X-Forwarded-Prefix X-Forwarded-By X-Forwarded-Server
+X-Forwarded-SSL X-Forwarded-Scheme X-Forwarded-Protocol X-Forwarded-HTTPS X-Forwarded-Path X-Forwarded-URI X-Forwarded-Method
+X-Forwarded-Script-Name X-Script-Name Script-Name Path-Info X-Original-URL X-Original-URI X-Rewrite-URL X-Original-Host X-Original-Method X-Host
+X-Scheme X-URL-Scheme X-HTTPS Front-End-Https X-Real-IP True-Client-IP CF-Connecting-IP CF-Visitor X-Client-IP Client-IP X-Cluster-Client-IP
+Fastly-Client-IP X-Remote-IP X-Remote-Addr Remote-Addr X-Originating-IP Forwarded-For X-Forwarded Proxy Remote-User X-Remote-User
+X-Forwarded-User X-Forwarded-Email X-Forwarded-Groups X-Auth-Request-User X-WebAuth-User X-Forwarded-Client-Cert SSL-Client-Verify
+X-SSL-Client-Cert X-Sendfile-Type X-Accel-Mapping TE Trailer Keep-Alive Expect HTTP2-Settings Proxy-Connection Proxy-Authorization"""
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_client_s_word_about_itself_does_not_reach_the_app(rendered, host):
+    headers = app_headers(rendered(host, "site.conf"))
+    # RFC 9110: names are the same in any case
+    assert {*BELIEVED.lower().split()} <= {name.lower() for name in headers}
+    known = {name: value for name, value in headers.items() if value != '""'}
+    assert known.keys() == {
+        "Host",
+        "Connection",
+        "Upgrade",
+        "X-Real-IP",
+        *(f"X-Forwarded-{what}" for what in ("For", "Host", "Port", "Proto")),
+    }
+    assert not [value for value in known.values() if "$http_" in value or "$proxy_add" in value], "set, never appended to"
+    # nor by a name that is the same to WSGI
+    assert "underscores_in_headers off;" in rendered(host, "nginx.conf")
+
+
+def test_the_owner_of_a_proxy_says_which_of_its_headers_reach_the_app(rendered):
+    headers = app_headers(rendered("Debian13-own", "site.conf"))
+    assert headers["X-Forwarded-User"] == '"$http_x_forwarded_user"' and headers["X-Real-IP"] == headers["Remote-User"] == '""'
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_hidden_files_have_no_url_and_an_app_s_routes_have(rendered, host):
+    site = rendered(host, "site.conf")
+    static = re.search(r"location \^~ /assets/ {.*?\n    }\n", site, re.DOTALL)[0]
+    ((pattern, within),) = re.findall(r"location ~ (\S.*) {\n(.*?)\n        }", static, re.DOTALL)
+    # neither the former release nor the app is asked
+    assert "return 404;" in within and "error_page" in within and "@former" not in within
+    for hidden in "/assets/.env", "/assets/.git/config", "/assets/a/.b/c", "/assets/.well-known/x", "/assets/..a", "/assets/a\nb/.c":
+        assert re.search(pattern, hidden), hidden
+    for other in "/assets/a.css", "/assets/a./b", "/assets/", "/assetsX.env", "/tag/.net", "/x/assets/.env":
+        assert not re.search(pattern, other), other
+    ((pattern, within),) = re.findall(r"\n    location ~ (\S.*?) {\n(.*?)\n    }", site, re.DOTALL)
+    assert within.strip() == "return 404;"
+    for hidden in "/.env", "/.git/config", "/.well-knownx":
+        assert re.search(pattern, hidden), hidden
+    for route in "/tag/.net", "/.well-known/security.txt", "/.well-known", "/a/.git/config", "/":
+        assert not re.search(pattern, route), route
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_nginx_follows_no_link_of_the_acme_client_s(rendered, host):
+    site = rendered(f"{host}-acme", "site.conf")
+    found = re.findall(r"location \^~ /.well-known/acme-challenge/ {(.*?)}", site, re.DOTALL)
+    assert len(found) == 2 and all("disable_symlinks on from=$document_root;" in text for text in found)
 
 
 def test_limits_can_be_taken_away_and_proxies_are_believed_only_if_named(rendered):
@@ -206,15 +308,32 @@ def test_sshd_gets_only_what_its_version_knows(rendered, host):
     assert ("mlkem768x25519-sha256" in values["KexAlgorithms"]) is new
     assert ("PerSourcePenaltyExemptList" in names) is new
     assert "sntrup761x25519-sha512@openssh.com" in values["KexAlgorithms"]
-    assert len(names) - len(set(names)) == 1 and names.count("HostKey") == 2
+    # several of these add up, of others the first counts
+    assert sorted(name for name in names if names.count(name) > 1) == ["DenyGroups"] * 2 + ["HostKey"] * 2
 
 
 def test_the_owner_s_settings_of_sshd_come_first_and_an_empty_one_is_sshd_s_default(rendered):
     plain, own = rendered("Debian13", "sshd.conf"), rendered("Debian13-own", "sshd.conf")
-    assert own.splitlines()[1:3] == ["AllowTcpForwarding local", "UsePAM yes"]
+    settings = [line for line in own.splitlines() if line[0] != "#"]
+    assert settings[0] == "DenyGroups flaskhost"
+    assert set(settings[1:4]) == {"AllowTcpForwarding no", "UsePAM yes", "DenyGroups guests"}
     assert own.count("AllowTcpForwarding") == 1 and "LogLevel" not in own and "LogLevel VERBOSE" in plain
-    assert "curve25519-sha256" in own and "curve25519-sha256" not in plain
     assert "PerSourcePenaltyExemptList 192.0.2.0/24,2001:db8::7" in own and "PerSourcePenaltyExemptList" not in plain
+
+
+@pytest.mark.parametrize("host", [*HOSTS, *(f"{host}-own" for host in HOSTS)])
+def test_users_of_apps_never_log_in(rendered, host):
+    lines = rendered(host, "sshd.conf").splitlines()
+    assert "DenyGroups flaskhost" in lines and not any(line.lower().startswith("match") for line in lines)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_older_clients_can_agree_on_a_key_unless_they_must_not(rendered, host):
+    plain, own = (
+        re.search(r"^KexAlgorithms (.*)", rendered(name, "sshd.conf"), re.MULTILINE)[1].split(",") for name in (host, f"{host}-own")
+    )
+    assert plain == [*own, "curve25519-sha256", "curve25519-sha256@libssh.org"]
+    assert not [name for name in own if name.startswith("curve")]
 
 
 # -- the host -----------------------------------------------------------------------------------------------------------

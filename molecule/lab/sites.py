@@ -33,6 +33,9 @@ SERVERS = ("gunicorn", "uwsgi", "waitress", "granian", "mod_wsgi", "uvicorn")
 for server in SERVERS:
     SITES[f"{server}-older"] = ("servers", "servers-older", "10.207.4.12", 44342)
     SITES[f"{server}-newer"] = ("servers", "servers-newer", "10.207.4.13", 44343)
+for app in ("hostile", "victim"):
+    SITES[f"{app}-older"] = ("hostile", "hostile-older", "10.207.9.12", 44392)
+    SITES[f"{app}-newer"] = ("hostile", "hostile-newer", "10.207.9.13", 44393)
 # not for a person's eyes, and the same for all runs
 PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
 
@@ -81,6 +84,10 @@ class Site:
     def former(self):
         return self.host.check_output(f"basename $(readlink {self.root}/former)")
 
+    def socket(self):
+        """That of the live release."""
+        return self.host.check_output(f"readlink {self.root}/live/wsgi.sock")
+
     def entries(self):
         return json.loads(self.get("/entries.json")[1])["count"]
 
@@ -88,8 +95,9 @@ class Site:
         return self.get("/healthz")[0] == 200
 
     def main_process(self, unit=""):
-        """Of a unit; without one, of the live release."""
-        return self.host.check_output(f"systemctl show --value --property=MainPID {unit or f'{self.app}@{self.live()}'}")
+        """Of a unit; without one, of the live release. An init that stands before it is not meant."""
+        main = self.host.check_output(f"systemctl show --value --property=MainPID {unit or f'{self.app}@{self.live()}'}")
+        return self.host.run(f"grep -qx tini /proc/{main}/comm && pgrep --parent {main} || echo {main}").stdout.strip()
 
     def workers(self):
         """There may be none for a moment."""
@@ -144,6 +152,7 @@ def start(site, playbook, options=(), variables=None):
         cwd=PROJECT,
         env={**os.environ, **PLAIN, **site.environment},
         text=True,
+        errors="replace",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

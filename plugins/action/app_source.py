@@ -9,8 +9,11 @@ default branch), `folder` (of the source, the folder that holds the app; empty f
 archives), `needs` (settings whose types of process the source's Procfile must have: `app_processes`, `app_server`,
 `app_release_command`; without it, nothing is asked of the Procfile).
 
+The source is not trusted, and neither is git's configuration in a working copy: nothing of either runs here, and what
+archives.py rejects is an error. Messages show no credentials.
+
 Returns: `version` (short commit, or hash of the content; with `folder`, of what is in there), `commit` (empty for a folder), `folder` (of a source that is a folder, where the app is), `archive` (a tar.gz on the
-controller), `files` (all paths in it), `dependency_file` (the first of DEPENDENCY_FILES that is there, else empty),
+controller), `files` (all paths in it), `links` (the target of each that is a link), `dependency_file` (the first of DEPENDENCY_FILES that is there, else empty),
 `dependencies` (a digest: the same for two sources that need the same venv) and `procfile` (its text; None if there is none),
 of which `commands` are those by type (with `needs`).
 """
@@ -20,22 +23,63 @@ import difflib
 import fcntl
 import fnmatch
 import hashlib
+import importlib.util
 import io
 import os
 import re
+import shutil
+import stat
 import subprocess
 import tarfile
+import tempfile
 import uuid
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
 DEPENDENCY_FILES = ("uv.lock", "requirements.txt", "pyproject.toml", "setup.py")
 GIT_URL = re.compile(r"^((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)")
 EXCLUDE = (".git", ".venv", "venv", "__pycache__", "*.pyc", ".pytest_cache", "node_modules", ".env", "instance")
 KEPT_ARCHIVES = 20
 PROCESS = re.compile(r"([A-Za-z0-9_-]+)\s*:\s*(\S.*)")
+CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f]")
+# a lock file of a large project has a few
+MAX_TEXT_MB = 32
+SHELL_SECONDS = 10
+GIT_SECONDS = 1800
+# nothing that a repository's own configuration names is run
+SETTINGS = (
+    "core.fsmonitor=false",
+    "core.hooksPath=/dev/null",
+    "safe.bareRepository=explicit",
+    "http.lowSpeedLimit=100",
+    "http.lowSpeedTime=60",
+)
+GIT = ["git", *(word for setting in SETTINGS for word in ("-c", setting))]
+PROTOCOLS = "https:http:ssh:git:file"
+# such as git sets for its hooks: another repository would be read
+GIT_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE", "GIT_PREFIX")
+# git runs it, and passes what to do as an argument; the values never stand in a command line
+CREDENTIAL_HELPER = '!f() { [ "$1" != get ] || printf "username=%s\\npassword=%s\\n" "$FLASKHOST_GIT_USER" "$FLASKHOST_GIT_PASSWORD"; }; f'
+AT_URL = "Check the URL, and that this controller may read it (ssh key, token)."
+ENCODE = "In a password, write / as %2F, # as %23, ? as %3F, @ as %40, : as %3A and a space as %20."
+IN_WORKING_COPY = "Make `git status` succeed in it for the user who deploys."
 # Names this run of Ansible: the playbook's process imports this file, and the workers that it forks inherit the name.
 RUN = uuid.uuid4().hex
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(os.path.basename(path).removesuffix(".py"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+archives = load(f"{PROJECT}/plugins/module_utils/archives.py")
+without_credentials = load(f"{PROJECT}/plugins/filter/urls.py").without_credentials
 
 
 class SourceError(Exception):
@@ -51,24 +95,48 @@ class ActionModule(ActionBase):
         args = self._task.args
         cache = os.path.expanduser(args["cache"])
         os.makedirs(cache, mode=0o700, exist_ok=True)
-        kind = from_git if GIT_URL.match(args["source"]) else from_folder
         try:
             # hosts are handled in parallel; their source is fetched and packed once
             with locked(os.path.join(cache, "lock")):
-                found = kind(args, cache)
+                found = find(args, cache)
                 forget_old_archives(cache)
-        except SourceError as error:
-            return dict(result, failed=True, msg=str(error))
-        with tarfile.open(found["archive"]) as tar:
-            found["dependency_file"] = next((name for name in DEPENDENCY_FILES if name in found["files"]), "")
-            dependencies = Dependencies(tar, found["version"])
-            found["dependencies"] = dependencies.digest(found["dependency_file"])
-            found["procfile"] = dependencies.read("Procfile") if "Procfile" in found["files"] else None
-        if "needs" in args:
-            for name, problem in procfile_problems(found["procfile"], args["needs"]):
-                return dict(result, failed=True, msg=f"{name}: {problem}")
-            found["commands"] = commands(found["procfile"] or "") if wanted_types(args["needs"]) else {}
+            found |= read_archive(found, args)
+        except archives.UnsafeArchive as error:
+            return dict(result, failed=True, msg=f"app_source: {error}")
+        except (SourceError, OSError, tarfile.TarError) as error:
+            text = str(error) if isinstance(error, SourceError) else f"app_source: it could not be read: {error}"
+            return dict(result, failed=True, msg=CONTROL_CHARACTERS.sub("?", without_credentials(text)))
         return dict(result, changed=False, **found)
+
+
+def find(args, cache):
+    for name in "source", "version", "folder":
+        if CONTROL_CHARACTERS.search(str(args.get(name) or "")):
+            raise SourceError(f"app_{name}: it has a control character, such as a line break. Write it on one line.")
+    folder = os.path.normpath(args["folder"]) if args.get("folder") else ""
+    if folder.startswith(("/", "../")) or folder == "..":
+        raise SourceError(f"app_folder: '{args['folder']}' is not within the source. Write a relative path, such as backend.")
+    kind = from_git if GIT_URL.match(args["source"]) else from_folder
+    return kind(dict(args, folder="" if folder == "." else folder), cache)
+
+
+def read_archive(source, args):
+    """What the archive holds, after it has been checked: it may be an older version's, so it is checked each time."""
+    with tarfile.open(source["archive"]) as tar:
+        members = tar.getmembers()
+        archives.check_members(members)
+        reject_submodules(members)
+        files = sorted(member.name for member in members if not member.isdir())
+        found = {"files": files, "links": archives.links_of(members)}
+        found["dependency_file"] = next((name for name in DEPENDENCY_FILES if name in files), "")
+        dependencies = Dependencies(tar, source["version"])
+        found["dependencies"] = dependencies.digest(found["dependency_file"])
+        found["procfile"] = dependencies.read("Procfile") if "Procfile" in files else None
+    if "needs" in args:
+        for name, problem in procfile_problems(found["procfile"], args["needs"]):
+            raise SourceError(f"{name}: {problem}")
+        found["commands"] = commands(found["procfile"] or "") if wanted_types(args["needs"]) else {}
+    return found
 
 
 @contextlib.contextmanager
@@ -102,8 +170,9 @@ def commands(text):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         process = PROCESS.fullmatch(line.strip())
-        if not process:
-            raise SourceError(f"line {number} of its Procfile, '{line.strip()}', is no process: write a type, a colon and a command.")
+        if not process or CONTROL_CHARACTERS.search(process[2]):
+            what = "has a control character" if process else "is no process"
+            raise SourceError(f"line {number} of its Procfile, {line.strip()[:200]!r}, {what}: write a type, a colon and a command.")
         if process[1] in found:
             raise SourceError(f"line {number} of its Procfile describes '{process[1]}' a second time.")
         found[process[1]] = process[2]
@@ -136,9 +205,13 @@ def procfile_problems(text, settings):
 
 def shell_problem(command):
     try:
-        said = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True).stderr.strip()
+        # on its standard input a command may have any length
+        done = subprocess.run(["bash", "-n"], input=command.encode(errors="replace"), capture_output=True, timeout=SHELL_SECONDS)
     except FileNotFoundError:
         return ""  # the host has one, and will say
+    except subprocess.TimeoutExpired:
+        return f"bash has not read it to its end after {SHELL_SECONDS} seconds"
+    said = done.stderr.decode(errors="replace").strip()
     return said.splitlines()[0].rpartition(": ")[2] if said else ""
 
 
@@ -159,9 +232,15 @@ class Dependencies:
 
     def read(self, name):
         try:
-            return self.tar.extractfile(name).read().decode(errors="replace")
-        except (KeyError, AttributeError):
+            handle = self.tar.extractfile(name)
+        except KeyError:
             return ""
+        if not handle:
+            return ""
+        content = handle.read(MAX_TEXT_MB * 2**20 + 1)
+        if len(content) > MAX_TEXT_MB * 2**20:
+            raise SourceError(f"app_source: its file {name} is larger than {MAX_TEXT_MB} MB. Make it smaller.")
+        return content.decode(errors="replace")
 
     def is_package(self):
         self.seen["pyproject.toml"] = text = self.read("pyproject.toml")
@@ -169,16 +248,18 @@ class Dependencies:
 
     def read_requirements(self, name):
         """Whether they name a part of the source itself; all files they include are noted."""
-        if name in self.seen:
-            return False
-        self.seen[name] = text = self.read(name)
-        itself = False
-        for line in text.splitlines():
-            include = re.match(r"(?:-r|-c|--requirement|--constraint)[ =]*(\S+)", line.strip())
-            if include:
-                itself |= self.read_requirements(os.path.normpath(os.path.join(os.path.dirname(name), include[1])))
-            elif re.match(r"(-e|--editable|\.|/|file:)|.*@ *file:", line.strip()):
-                itself = True
+        itself, names = False, [name]
+        while names:
+            name = names.pop()
+            if name in self.seen:
+                continue
+            self.seen[name] = text = self.read(name)
+            for line in text.splitlines():
+                include = re.match(r"(?:-r|-c|--requirement|--constraint)[ =]*(\S+)", line.strip())
+                if include:
+                    names.append(os.path.normpath(os.path.join(os.path.dirname(name), include[1])))
+                elif re.match(r"(-e|--editable|\.|/|file:)|.*@ *file:", line.strip()):
+                    itself = True
         return itself
 
 
@@ -191,17 +272,27 @@ def from_folder(args, cache):
         folder = os.path.join(folder, args["folder"])
         if not os.path.isdir(folder):
             raise no_such_folder(args)
-    paths = [path for path in list_files(folder) if not excluded(path)]
-    members = [(path, *read_member(os.path.join(folder, path))) for path in sorted(paths)]
+        if os.path.realpath(folder) != folder:
+            raise SourceError(f"app_folder: '{args['folder']}' goes through a link of the source. Name the directory that it leads to.")
+    members, size = [], 0
+    for path in sorted(list_files(folder)):
+        if not excluded(path) and (member := read_member(folder, path, archives.MAX_MB * 2**20 - size)):
+            members.append(member)
+            size += member[0].size
     digest = hashlib.sha256()
-    for path, kind, content in members:
-        digest.update(f"{path}\0{kind}\0{len(content)}\0".encode() + content)
+    for info, content in members:
+        kind = "link" if info.issym() else "program" if info.mode & 0o100 else "file"
+        text = info.linkname.encode() if info.issym() else content
+        digest.update(f"{info.name}\0{kind}\0{len(text)}\0".encode() + text)
     version = digest.hexdigest()[:10]
-    archive = os.path.join(cache, f"{version}.tar.gz")
+    # by its whole name: somebody can make another source whose name begins the same
+    archive = os.path.join(cache, f"{digest.hexdigest()}.tar.gz")
     if not os.path.exists(archive):
-        write_archive(archive, members)
+        with packing(archive) as tar:
+            for info, content in members:
+                tar.addfile(info, io.BytesIO(content))
     os.utime(archive)
-    return {"version": version, "commit": "", "archive": archive, "files": sorted(paths), "folder": folder}
+    return {"version": version, "commit": "", "archive": archive, "folder": folder}
 
 
 def no_such_folder(args):
@@ -219,14 +310,10 @@ def find_folder(args):
 
 
 def list_files(folder):
-    listing = ["git", "-C", folder, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    with contextlib.suppress(FileNotFoundError):
-        done = subprocess.run(listing, capture_output=True, text=True)
-        if done.returncode == 0:
-            # a file that git still knows may be gone; a submodule is a folder
-            return [path for path in done.stdout.split("\0") if is_file(os.path.join(folder, path))]
+    if has_git(folder):
+        return list_working_copy(folder)
     found = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=reject_unreadable):
         folders[:] = [name for name in folders if not excluded(name)]
         # a link to a folder is one member, like a link to a file
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
@@ -234,78 +321,212 @@ def list_files(folder):
     return found
 
 
-def is_file(path):
-    return os.path.isfile(path) or os.path.islink(path)
+def has_git(folder):
+    """Whether it lies in a git working copy, whatever is wrong with that: what git ignores is never shipped."""
+    while not os.path.lexists(os.path.join(folder, ".git")):
+        # git looks no further either
+        if os.path.ismount(folder):
+            return False
+        folder = os.path.dirname(folder)
+    return True
+
+
+def list_working_copy(folder):
+    # no protocol: an object that is not there is not fetched from where the working copy says
+    listing, said = git(
+        "-C", folder, "ls-files", "--cached", "--others", "--exclude-standard", "-z", environment={"GIT_ALLOW_PROTOCOL": "none"}
+    )
+    for path in re.findall("could not open directory '(.*?)/?'", said):
+        if not excluded(path):
+            raise SourceError(f"app_source: {path!r} can't be read. Make it readable, or add it to .gitignore.")
+    found = {path for path in listing.split("\0") if path and not excluded(path)}
+    for path in sorted(found):
+        if os.path.isdir(os.path.join(folder, path)) and not os.path.islink(os.path.join(folder, path)):
+            if not path.endswith("/"):
+                raise submodule(path)
+            warn(path.rstrip("/"), "is a git repository of its own")
+            found.remove(path)
+    return found
+
+
+def reject_submodules(members):
+    """git archives one as an empty directory, which git doesn't have otherwise."""
+    parents = {os.path.dirname(member.name) for member in members}
+    for member in members:
+        if member.isdir() and member.name not in parents:
+            raise submodule(member.name)
+
+
+def submodule(path):
+    return SourceError(
+        f"app_source: {path!r} of the source is a git submodule, which is not fetched. Put its files into the repository, or install it as a package."
+    )
+
+
+def reject_unreadable(error):
+    raise SourceError(f"app_source: {error.filename!r} can't be read ({error.strerror}). Make it readable, or take it out of the source.")
+
+
+def warn(path, what):
+    Display().warning(f"{path!r} of the source {what}, and is left out.")
 
 
 def excluded(path):
     return any(fnmatch.fnmatch(part, pattern) for part in path.split("/") for pattern in EXCLUDE)
 
 
-def read_member(path):
-    if os.path.islink(path):
-        return "link", os.readlink(path).encode()
-    with open(path, "rb") as handle:
-        return ("program" if os.access(path, os.X_OK) else "file"), handle.read()
+def read_member(folder, path, room):
+    """Its entry in the archive, and its content; nothing if it is nothing that can be shipped."""
+    info, content = tarfile.TarInfo(path), b""
+    archives.check_name(path)
+    try:
+        if os.path.islink(os.path.join(folder, path)):
+            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(os.path.join(folder, path))
+            archives.check_member(info)
+        else:
+            content = read_file(os.path.join(folder, path), info, room)
+    except FileNotFoundError:
+        # git may know it still, or it was removed meanwhile
+        return None
+    except OSError as error:
+        reject_unreadable(error)
+    if content is None:
+        warn(path, "is neither a file nor a directory nor a link")
+        return None
+    info.size = len(content)
+    # nginx makes an ETag of time and size, Python a .pyc's validity. A time that follows from the content
+    # makes both right, on every host and from every controller.
+    text = info.linkname.encode() if info.issym() else content
+    info.mtime = 1_000_000_000 + int(hashlib.sha256(text).hexdigest()[:7], 16)
+    return info, content
 
 
-def write_archive(archive, members):
+def read_file(path, info, room):
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return None
+    # whatever has taken its place meanwhile: without O_NONBLOCK, a FIFO is waited for until somebody writes to it
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(descriptor, "rb") as handle:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        if found.st_size > room:
+            raise SourceError(
+                f"app_source: {info.name!r} brings the source to more than {archives.MAX_MB} MB. Keep large files out of it (.gitignore)."
+            )
+        info.mode = 0o755 if found.st_mode & 0o100 else 0o644
+        # no more than there was: it may be written to meanwhile
+        return handle.read(found.st_size)
+
+
+@contextlib.contextmanager
+def packing(archive):
+    """An archive that is there when it is whole."""
     temporary = f"{archive}.{os.getpid()}"
-    with tarfile.open(temporary, "w:gz", compresslevel=6) as tar:
-        for path, kind, content in members:
-            info = tarfile.TarInfo(path)
-            # nginx makes an ETag of time and size, Python a .pyc's validity. A time that follows from the content
-            # makes both right, on every host and from every controller.
-            info.mtime = 1_000_000_000 + int(hashlib.sha256(content).hexdigest()[:7], 16)
-            info.mode = 0o755 if kind == "program" else 0o644
-            if kind == "link":
-                info.type, info.linkname = tarfile.SYMTYPE, content.decode()
-                tar.addfile(info)
-            else:
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    os.rename(temporary, archive)
+    try:
+        with tarfile.open(temporary, "w:gz", compresslevel=6) as tar:
+            yield tar
+        os.rename(temporary, archive)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 # -- a git URL --------------------------------------------------------------------------------------------------
 
 
 def from_git(args, cache):
-    url, wanted = args["source"], args.get("version") or ""
-    clone = os.path.join(cache, "git-" + hashlib.sha256(url.encode()).hexdigest()[:16])
-    commit = commit_of_this_run(url, wanted, clone)
-    folder = os.path.normpath(args["folder"]) if args.get("folder") else ""
-    try:
-        files = git(url, clone, "ls-tree", "-r", "-z", "--name-only", f"{commit}:{folder}").split("\0")
-    except SourceError:
-        raise no_such_folder(args) from None
-    # a commit that changes nothing in the app's folder is no other version of it
-    version = (git(url, clone, "rev-parse", f"{commit}:{folder}").strip() if folder else commit)[:10]
-    archive = os.path.join(cache, f"{version}.tar.gz")
+    remote = Remote(args["source"])
+    clone = os.path.join(cache, "git-" + hashlib.sha256(remote.url.encode()).hexdigest()[:16])
+    commit = commit_of_this_run(remote, args.get("version") or "", clone)
+    folder, tree = args.get("folder"), commit
+    if folder:
+        # a commit that changes nothing in the app's folder is no other version of it
+        missing = no_such_folder(args)
+        tree = name_of(clone, f"{name_of(clone, f'{commit}:{folder}', missing)}^{{tree}}", missing)
+    archive = f"{clone}-{tree}.tar.gz"
     if not os.path.exists(archive):
-        temporary = f"{archive}.{os.getpid()}"
-        git(url, clone, "archive", "--format=tar.gz", "--output", temporary, commit, *([folder] if folder else []))
-        if folder:
-            lift(temporary, folder)
-        os.rename(temporary, archive)
+        pack_commit(clone, commit, folder, archive)
     os.utime(archive)
-    return {"version": version, "commit": commit, "archive": archive, "files": [path for path in files if path]}
+    return {"version": tree[:10], "commit": commit, "archive": archive}
 
 
-def lift(archive, folder):
-    """What lies in a folder of it, at the archive's top."""
-    lifted = f"{archive}.lifted"
-    with tarfile.open(archive) as source, tarfile.open(lifted, "w:gz", compresslevel=6) as tar:
-        for member in source.getmembers():
-            if member.name.startswith(f"{folder}/"):
-                member.name = member.name.removeprefix(f"{folder}/")
-                # of a long name, these have the former
-                member.pax_headers = {name: value for name, value in member.pax_headers.items() if name not in ("path", "linkpath")}
-                tar.addfile(member, source.extractfile(member) if member.isfile() else None)
-    os.rename(lifted, archive)
+class Remote:
+    """A repository's URL, and apart from it the credentials that it had: they stand in no command line and in no clone's configuration."""
+
+    def __init__(self, source):
+        try:
+            parts = urlsplit(source)
+            _port = "://" in source and parts.port  # reading it is the check
+        except ValueError:
+            raise SourceError(f"app_source: it is no valid URL. {ENCODE}") from None
+        user, at, host = parts.netloc.rpartition("@")
+        if re.search(r"\s", source):
+            raise SourceError(f"app_source: it has a space in its URL. {ENCODE}")
+        if "://" in source and (parts.query or parts.fragment):
+            raise SourceError("app_source: git takes no parameters in a URL. Write a token as https://TOKEN@HOST/….")
+        if parts.scheme == "ssh" and ":" in user:
+            raise SourceError("app_source: ssh takes no password from a URL. Remove it, and let this controller use an ssh key.")
+        self.url, self.environment = source, {}
+        if at and parts.scheme in ("http", "https"):
+            self.url = urlunsplit(parts._replace(netloc=host))
+            self.environment = credentials(f"{parts.scheme}://{host}", *user.partition(":"))
 
 
-def commit_of_this_run(url, wanted, clone):
+def credentials(place, user, colon, password):
+    """Settings of git by environment: a credential helper, which git asks for this place only, wherever a redirect leads."""
+    # a user alone may have a password in the owner's own helper, or be a token, which has none
+    before = ("helper", "") if colon else ("username", unquote(user))
+    settings = [(f"credential.{place}.{key}", value) for key, value in (before, ("helper", CREDENTIAL_HELPER))]
+    first = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    environment = {
+        "GIT_CONFIG_COUNT": str(first + len(settings)),
+        "FLASKHOST_GIT_USER": unquote(user),
+        "FLASKHOST_GIT_PASSWORD": unquote(password),
+    }
+    for number, (key, value) in enumerate(settings, first):
+        environment |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return environment
+
+
+def pack_commit(clone, commit, folder, archive):
+    # the same content for the same version: not what differs by commit, by clone or by the owner's keys ($Format:…$)
+    os.makedirs(os.path.join(clone, "info"), exist_ok=True)
+    with open(os.path.join(clone, "info/attributes"), "w") as handle:
+        handle.write("* -export-subst\n")
+    command = [*GIT, f"--git-dir={clone}", "archive", "--format=tar", commit, *(["--", folder] if folder else [])]
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, env=git_environment()) as process,
+        packing(archive) as tar,
+    ):
+        try:
+            # each member is checked before it is copied: a small repository may have an endless archive
+            with tarfile.open(fileobj=process.stdout, mode="r|") as source:
+                archives.check_members(copied(source, tar, folder))
+        except tarfile.TarError:
+            process.kill()
+        except archives.UnsafeArchive:
+            process.kill()
+            raise
+        if process.wait() != 0:
+            said.seek(0)
+            raise git_problem(said.read().decode(errors="replace"), AT_URL)
+
+
+def copied(source, tar, folder):
+    """The members of one archive on their way into another; with a folder, what lies in there, at the top."""
+    for member in source:
+        if folder and not member.name.startswith(f"{folder}/"):
+            continue
+        member.name = member.name.removeprefix(f"{folder}/") if folder else member.name
+        # these have the former name, and the commit
+        member.pax_headers = {}
+        yield member
+        tar.addfile(member, source.extractfile(member) if member.isfile() else None)
+
+
+def commit_of_this_run(remote, wanted, clone):
     key = f"{RUN} {wanted} "
     note = f"{clone}.run"
     if os.path.exists(note):
@@ -314,29 +535,63 @@ def commit_of_this_run(url, wanted, clone):
         if text.startswith(key):
             return text[len(key) :]
     if os.path.isdir(clone):
-        git(url, clone, "remote", "update", "--prune")
+        git(f"--git-dir={clone}", "remote", "update", "--prune", environment=remote.environment)
     else:
         temporary = f"{clone}.{os.getpid()}"
-        git(url, None, "clone", "--quiet", "--mirror", url, temporary)
-        os.rename(temporary, clone)
-    try:
-        commit = git(url, clone, "rev-parse", "--verify", "--quiet", f"{wanted or 'HEAD'}^{{commit}}").strip()
-    except SourceError:
-        raise SourceError(
-            f"app_version: it is no branch, tag or commit of {url}. Name one that is there, or leave it empty for the default branch."
-        ) from None
+        try:
+            git("clone", "--quiet", "--mirror", "--", remote.url, temporary, environment=remote.environment)
+            os.rename(temporary, clone)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    missing = (
+        f"app_version: it is no branch, tag or commit of {remote.url}. Name one that is there, or leave it empty for the default branch."
+    )
+    commit = name_of(clone, f"{wanted or 'HEAD'}^{{commit}}", SourceError(missing))
     with open(note, "w") as handle:
         handle.write(key + commit)
     return commit
 
 
-def git(url, clone, *words):
-    command = ["git", *(["-C", clone] if clone else []), *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, GIT_TERMINAL_PROMPT="0"))
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [done.stdout.strip()]
-        why = next((line for line in lines if line.startswith(("fatal: ", "error: "))), lines[-1])
-        raise SourceError(
-            f"app_source: git could not read it ({why}). Check the URL, and that this controller may read it (ssh key, token)."
+def name_of(clone, revision, missing):
+    try:
+        return git(f"--git-dir={clone}", "rev-parse", "--verify", "--quiet", "--end-of-options", revision)[0].strip()
+    except SourceError:
+        raise missing from None
+
+
+# -- git -------------------------------------------------------------------------------------------------------
+
+
+def git(*words, environment=()):
+    """What it says: (its output, its messages)."""
+    try:
+        done = subprocess.run(
+            [*GIT, *words], capture_output=True, stdin=subprocess.DEVNULL, env=git_environment() | dict(environment), timeout=GIT_SECONDS
         )
-    return done.stdout
+    except FileNotFoundError:
+        raise SourceError("app_source: git is not installed on this controller, and is needed to read it. Install git.") from None
+    except subprocess.TimeoutExpired:
+        raise SourceError(f"app_source: git has not read it within {GIT_SECONDS // 60} minutes. Try the same with `git clone`.") from None
+    said = done.stderr.decode(errors="replace")
+    if done.returncode != 0:
+        raise git_problem(said, IN_WORKING_COPY if words[0] == "-C" else AT_URL)
+    # a name may be of any bytes
+    return done.stdout.decode(errors="surrogateescape"), said
+
+
+def git_environment():
+    ours = {
+        "GIT_ALLOW_PROTOCOL": PROTOCOLS,
+        "GIT_LITERAL_PATHSPECS": "1",
+        # or a repository could put another commit in the place of the one that app_version names
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "LC_ALL": "C",
+    }
+    return {name: value for name, value in os.environ.items() if name not in GIT_ELSEWHERE} | ours
+
+
+def git_problem(said, remedy):
+    lines = said.strip().splitlines() or ["it failed without a message"]
+    why = next((line for line in lines if line.startswith(("fatal: ", "error: "))), lines[-1])[:500]
+    return SourceError(f"app_source: git could not read it ({why}). {remedy}")

@@ -182,7 +182,7 @@ def build(args, source):
         raise ImageError(f"app_source: it can't be unpacked on this controller: {error}") from None
     values = [f"--build-arg={name}={value}" for name, value in args["build_args"].items()]
     command = ["podman", "build", *values, *args["build_options"], f"--tag={args['image']}", f"--file={source}/{args['file']}", source]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     if done.returncode != 0:
         last = "\n".join(done.stdout.strip().splitlines()[-20:])
         raise ImageError(f"{args['file']}: the image could not be built on this controller; podman says:\n{last}")
@@ -193,7 +193,7 @@ def forget(newest):
     """The app's former images, but for some, whose layers make the next build quick."""
     repository = newest.rpartition(":")[0]
     listing = ["podman", "image", "ls", f"--filter=reference={repository}", "--sort=created", "--format={{.Repository}}:{{.Tag}}"]
-    images = subprocess.run(listing, capture_output=True, text=True).stdout.split()
+    images = subprocess.run(listing, capture_output=True, text=True, errors="replace").stdout.split()
     for image in [image for image in images if image != newest][KEPT_ON_CONTROLLER:]:
         subprocess.run(["podman", "image", "rm", image], capture_output=True)
 
@@ -202,7 +202,10 @@ def save(image, folder):
     """As an OCI layout, whose layers are not packed: so a layer's digest is the one by which a host knows it."""
     path = os.path.join(folder, "image.tar")
     done = subprocess.run(
-        ["podman", "save", "--format=oci-archive", "--uncompressed", f"--output={path}", image], capture_output=True, text=True
+        ["podman", "save", "--format=oci-archive", "--uncompressed", f"--output={path}", image],
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     if done.returncode != 0:
         raise ImageError(f"the image could not be saved on this controller: {done.stderr.strip()}")

@@ -11,9 +11,15 @@ Of a host that can't be reached only `away`: {found, cure}.
 
 import socket
 import time
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
+
+spec = spec_from_file_location("flaskhost_text", Path(__file__).resolve().parents[1] / "module_utils/text.py")
+text = module_from_spec(spec)
+spec.loader.exec_module(text)
 
 CONNECT_SECONDS = 5
 
@@ -70,4 +76,9 @@ def unreachable(host, port, words):
     if why:
         cure = "See that it runs, that ansible_port is right, and that no firewall before it (the cloud's own) shuts the port."
         return {"found": f"{host} can't be reached on port {port}: {why}", "cure": cure}
-    return {"found": words.strip().splitlines()[-1], "cure": "See ansible_user, and that its key is on the host and in your agent."}
+    # a host may send anything before the login
+    last = text.printable(words).strip().split("\n")[-1]
+    return {
+        "found": text.cut(last, 400) or "the login failed",
+        "cure": "See ansible_user, and that its key is on the host and in your agent.",
+    }

@@ -62,4 +62,4 @@ def started(pid):
 
 
 def is_dead(other):
-    return other["controller"] == controller() and other["token"].rsplit(":", 1)[1] != started(other["pid"])
+    return other["controller"] == controller() and other["token"].rpartition(":")[2] != started(other["pid"])

@@ -2,6 +2,8 @@
 
 Types and choices come from the roles' `meta/argument_specs.yml`; what a type can't say is in RULES. Every problem
 becomes one line of one message: the variable, its value, what is allowed, and the file to change.
+
+Options: `source` (the name of the variable that holds what app_source found for each host).
 """
 
 import difflib
@@ -11,6 +13,7 @@ import os
 import re
 import shutil
 
+import ansible.module_utils
 import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -38,6 +41,10 @@ SINGLE = {
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+# as the setting module_utils of ansible.cfg does for what Ansible ships to a host
+ansible.module_utils.__path__.append(f"{PROJECT}/plugins/module_utils")
+
+
 def load(path):
     spec = importlib.util.spec_from_file_location(os.path.basename(path).removesuffix(".py"), path)
     module = importlib.util.module_from_spec(spec)
@@ -48,6 +55,7 @@ def load(path):
 ufw_rules = load(f"{PROJECT}/plugins/modules/ufw_rules.py")
 networks = load(f"{PROJECT}/plugins/filter/addresses.py").networks
 urls = load(f"{PROJECT}/plugins/filter/urls.py")
+archives = load(f"{PROJECT}/plugins/module_utils/archives.py")
 app_source = load(f"{PROJECT}/plugins/action/app_source.py")
 
 
@@ -57,11 +65,11 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
         specs = read_specs()
-        found = {}
+        found, source = {}, self._task.args["source"]
         for host in task_vars["ansible_play_hosts_all"]:
             settings = task_vars["hostvars"][host]
             sources = Sources(settings)
-            for problem in check(settings, specs, self._task.args.get("source") or {}):
+            for problem in check(settings, specs, settings[source]):
                 found.setdefault(problem.text(sources), []).append(host)
         if found:
             lines = [f"{text}{whose(hosts, task_vars)}" for text, hosts in found.items()]
@@ -85,7 +93,8 @@ class Problem:
         if self.value is UNREADABLE:
             return "can't be read"
         # a password in a URL is one, wherever the URL is
-        return "is wrong" if is_secret(self.name) else "is " + re.sub(r"://\S*@", "://…@", repr(self.value))
+        whole = urls.without_credential if isinstance(self.value, str) else urls.without_credentials
+        return "is wrong" if is_secret(self.name) else f"is {whole(repr(self.value))}"
 
 
 class UnknownName(Problem):
@@ -223,12 +232,11 @@ def article(spec):
 
 
 def source_problems(settings, source):
-    if source.get("failed"):
-        text = source.get("msg", "")
+    # that it failed is not in there: preflight goes on, to report everything that is wrong
+    if "files" not in source:
+        text = source.get("msg") or "it could not be read."
         name = text.partition(":")[0] if text.startswith("app_") else "app_source"
         yield Problem(name, settings.get(name), text.removeprefix(f"{name}: "))
-        return
-    if "files" not in source:
         return
     if settings.get("app_runtime") == "container":
         if problem := image_problem(settings, source):
@@ -250,9 +258,15 @@ def source_problems(settings, source):
     if isinstance(settings.get("app_processes", {}), dict):
         for name, text in app_source.procfile_problems(source.get("procfile"), settings):
             yield Problem(name, settings.get(name), text)
-    for url, folder in (settings.get("app_static") or {}).items():
-        if not any(path.startswith(f"{str(folder).strip('/')}/") for path in source["files"]):
-            yield Problem("app_static", f"{url}: {folder}", f"the source has no folder '{folder}' with files in it.")
+    links, (shared_name, shared), (static_name, served) = source["links"], in_force(settings, "shared"), in_force(settings, "static")
+    for problem in archives.shared_problems(shared, source["files"], links):
+        yield Problem(shared_name, shared, problem)
+    for url, folder in served.items():
+        problem = next(archives.static_problems([folder], shared, links), None)
+        if not problem and not any(archives.is_within(path, archives.resolve(str(folder), links)[-1]) for path in source["files"]):
+            problem = f"the source has no folder '{folder}' with files in it."
+        if problem:
+            yield Problem(static_name, f"{url}: {folder}", problem)
 
 
 def image_problem(settings, source):
@@ -294,23 +308,29 @@ def environment(value, dummy):
     return f"DATABASE_URL leads nowhere: {problem}" if problem else None
 
 
-def static(value, dummy):
+def static(value, settings):
     for url, folder in value.items():
-        if not re.fullmatch(r"/[\w./-]+/", url):
+        if not re.fullmatch(r"(/[\w.-]+)+/", str(url)) or {".", ".."} & {*str(url).split("/")}:
             return f"'{url}' is no URL of a folder; write it with a / at both ends, such as /static/."
-        if str(folder).startswith("/") or ".." in str(folder).split("/"):
-            return f"'{folder}' must be a folder within the source, such as myapp/static."
-    return None
+        path = archives.normal(folder)
+        if path == "." or path.startswith(("/", "../")) or path == ".." or not str(folder).isprintable():
+            return f"{str(folder)!r} must be a folder within the source, such as myapp/static."
+    return next(archives.static_problems(value.values(), in_force(settings, "shared")[1], {}), None)
 
 
-def shared(value, settings):
+def shared(value, dummy):
     for folder in value:
         if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", str(folder)):
-            return f"'{folder}' must be a folder within the source, such as instance."
-        served = [url for url, static_folder in (settings.get("app_static") or {}).items() if str(static_folder).strip("/") == folder]
-        if served:
-            return f"nginx can't read what the app writes to '{folder}': have the app answer {served[0]}, and take it out of app_static."
-    return None
+            return f"{str(folder)!r} must be a folder within the source, such as instance."
+    return next(archives.shared_problems(value, (), {}), None)
+
+
+def in_force(settings, name):
+    """The role release has the last word: (the setting's name, its value); a value of a wrong type is reported on its own."""
+    kind = {"shared": list, "static": dict}[name]
+    name = f"release_{name}" if f"release_{name}" in settings else f"app_{name}"
+    value = settings.get(name)
+    return name, value if isinstance(value, kind) else kind()
 
 
 def server(value, dummy):
@@ -467,6 +487,8 @@ RULES = {
     "app_server": server,
     "app_shared": shared,
     "app_static": static,
+    "release_shared": shared,
+    "release_static": static,
     "app_build_command": needs(
         lambda value, settings: not value or settings.get("app_runtime") != "container",
         "an image is built by its Dockerfile: put it in there as a RUN line.",

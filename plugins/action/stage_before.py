@@ -8,6 +8,7 @@ Options: `stage` (the inventory, a folder beside this one), `version` (as app_so
 Returns: `word` (empty if there is nothing to say).
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -21,6 +22,18 @@ from ansible.utils.display import Display
 PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 PLACEHOLDER = re.compile(r"\bYOUR_[A-Z_]+\b")
 SECONDS = 60
+# the last thousands of cut-overs
+HISTORY_BYTES = 1_000_000
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(os.path.basename(path).removesuffix(".py"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+without_credentials = load(f"{PROJECT}/plugins/filter/urls.py").without_credentials
 
 
 class ActionModule(ActionBase):
@@ -46,12 +59,15 @@ def say(stage, version, inventory):
         asked = ask(stage, inventory)
     except subprocess.TimeoutExpired:
         return f"Whether {stage} ever had version {version} can't be told: it gave no answer within {SECONDS} seconds."
-    history = [line for line in map(parsed, asked.stdout.splitlines()) if "id" in line]
-    if any(line["id"].startswith(f"{version}-") for line in history):
+    output = asked.stdout.decode(errors="replace")
+    history = [name for name in map(release_of, output.splitlines()) if name]
+    if any(name.startswith(f"{version}-") for name in history):
         return ""
     if asked.returncode and not history:
-        words = re.search(r'"msg": "(.+)"', asked.stdout)
-        return f"Whether {stage} ever had version {version} can't be told: {(words[1] if words else asked.stdout + asked.stderr).strip()[:300]}"
+        words = re.search(r'"msg": "(.+)"', output)
+        why = words[1] if words else output + asked.stderr.decode(errors="replace")
+        why = "".join(character if character.isprintable() else " " for character in without_credentials(why).strip()[:300])
+        return f"Whether {stage} ever had version {version} can't be told: {why}"
     return f"{stage} never had version {version}: it comes here untried. To try it there: make deploy STAGE={stage}"
 
 
@@ -83,16 +99,18 @@ def ask(stage, inventory):
         "--module-name",
         "ansible.builtin.raw",
         "--args",
-        "cat {{ app_root }}/history || true",
+        f"tail -c {HISTORY_BYTES} {{{{ app_root | quote }}}}/history || true",
     ]
     plain = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
     environment = {**os.environ, **plain, **password_of(stage), "ANSIBLE_CONFIG": constants.CONFIG_FILE or ""}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+    return subprocess.run(command, env=environment, capture_output=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
 
 
-def parsed(line):
+def release_of(line):
+    """The release that a line of the history names, if it is one: there may be anything else in the answer."""
     try:
         found = json.loads(line)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    except (ValueError, RecursionError):
+        return ""
+    name = found.get("id") if isinstance(found, dict) else ""
+    return name if isinstance(name, str) else ""

@@ -247,11 +247,11 @@ def site(releases):
         yield bad(
             "site",
             releases["health"],
-            "`journalctl -t APP` on the host tells why (APP is app_name); `make rollback` brings back the former.",
+            "`journalctl --namespace=+APP -t APP` on the host tells why (APP is app_name); `make rollback` brings back the former.",
         )
     elif releases["restarts"]:
         times = f"well, but systemd started it again {releases['restarts']} times"
-        yield note("site", times, "`journalctl -t APP` on the host tells why it ended (APP is app_name).")
+        yield note("site", times, "`journalctl --namespace=+APP -t APP` on the host tells why it ended (APP is app_name).")
     else:
         yield ok("site", "well")
     for process in releases["lacking"].get(releases["live"], []):
@@ -275,6 +275,10 @@ def backup(report, limits):
         if hours > limits["backup_hours"]:
             words = f"the last to {place['url']} is {hours:.0f} hours old" if place["at"] else f"there is none in {place['url']}"
             yield bad("backup", words, "Run playbooks/backup.yml, which says why.")
+        elif place["at"] and place["warnings"]["count"]:
+            words = f"{place['id']}, {hours:.0f} hours ago, to {place['url']}, with {place['warnings']['count']} warnings: "
+            cure = "See `journalctl -u APP-backup` on the host. Remove those files, give them to the app's user, or name them in backup_exclude."
+            yield note("backup", words + "; ".join(place["warnings"]["first"][:3]), cure)
         elif place["at"]:
             yield ok("backup", f"{place['id']}, {hours:.0f} hours ago, to {place['url']}")
         elif there["result"] == "success":

@@ -55,7 +55,8 @@ outdated: {description: "Units that still run what an upgrade has replaced.", ty
 backup:
   description:
     - C(since) when they are to be made, C(timer) and C(result) as systemd says, C(words) of the last that failed; C(places) by name, each with
-      its C(url), and the C(id) of the last that was made there, and C(at) when. Empty if none was asked for.
+      its C(url), and the C(id) of the last that was made there, C(at) when, and its C(warnings), which are the C(count) and the C(first) of
+      the files that were left out or may not be consistent. Empty if none was asked for.
   type: dict
   returned: always
 addresses: {description: The host's own addresses., type: list, returned: always}
@@ -72,8 +73,14 @@ import struct
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.command import run
+from ansible.module_utils.text import one_line, printable_values
 
 SETTINGS, BACKUPS = "/etc/flaskhost", "/var/lib/flaskhost"
+LISTENER = re.compile(r"^(tcp|udp) +(?:LISTEN|UNCONN) +\d+ +\d+ +(\S+):(\d+) +\S+:\S+(.*)", re.MULTILINE)
+LOOPBACK = re.compile(r"127\.|\[::1\]|.*%lo$")
+KEEP_BYTES, COMMAND_SECONDS = 2**20, 120
+NO_BACKUP = {"id": "", "at": 0, "warnings": {"count": 0, "first": []}}
 DPKG_LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock")
 
 
@@ -89,36 +96,39 @@ def main():
         supports_check_mode=True,
     )
 
-    def output(*command):
-        try:
-            return module.run_command(list(command), environ_update={"LC_ALL": "C.UTF-8"}, handle_exceptions=False)[1].strip()
-        except OSError:
-            return ""  # the program is not installed, which the findings tell in their own way
+    module.exit_json(**printable_values({"changed": False, **report(module.params)}))
 
-    params = module.params
-    module.exit_json(
-        changed=False,
-        time=time.time(),
-        synchronized=output("timedatectl", "show", "--value", "--property=NTPSynchronized") == "yes",
-        python=platform.python_version(),
-        disks={path: disk(path) for path in params["paths"] if os.path.isdir(path)},
-        memory=memory(),
-        apt={
+
+def report(params):
+    return {
+        "time": time.time(),
+        "synchronized": output("timedatectl", "show", "--value", "--property=NTPSynchronized") == "yes",
+        "python": platform.python_version(),
+        "disks": {path: disk(path) for path in params["paths"] if os.path.isdir(path)},
+        "memory": memory(),
+        "apt": {
             "held_by": next(filter(None, map(lock_holder, DPKG_LOCKS)), ""),
             "broken": re.findall(r"^ (\S+)", output("dpkg", "--audit"), re.MULTILINE),
         },
-        certificate=certificate(params["certificate"], params["domain"], output),
-        services={name: output("systemctl", "is-active", name) or "unknown" for name in params["services"]},
-        failed_units=[line.split()[0] for line in output("systemctl", "--failed", "--no-legend", "--plain").splitlines()],
-        backup=backup(params["backup"], output) if params["backup"] else {},
-        firewall=output("ufw", "status").startswith("Status: active"),
-        lists=bool(output("nft", "list", "table", "inet", "flaskhost")),
-        opened=opened(output("ufw", "show", "added")),
-        listening=listening(output("ss", "--no-header", "--listening", "--numeric", "--processes", "--tcp", "--udp")),
-        reboot_for=reboot_for(),
-        outdated=re.findall(r"^NEEDRESTART-SVC: (\S+)", output("needrestart", "-b", "-l", "-r", "l"), re.MULTILINE),
-        addresses=re.findall(r"inet6? ([0-9a-f.:]+)", output("ip", "-oneline", "address", "show", "scope", "global")),
-    )
+        "certificate": certificate(params["certificate"], params["domain"], output),
+        "services": {name: output("systemctl", "is-active", name) or "unknown" for name in params["services"]},
+        "failed_units": re.findall(r"^(\S+)", output("systemctl", "--failed", "--no-legend", "--plain"), re.MULTILINE),
+        "backup": backup(params["backup"], output) if params["backup"] else {},
+        "firewall": output("ufw", "status").startswith("Status: active"),
+        "lists": bool(output("nft", "list", "table", "inet", "flaskhost")),
+        "opened": opened(output("ufw", "show", "added")),
+        "listening": listening(output("ss", "--no-header", "--listening", "--numeric", "--processes", "--tcp", "--udp")),
+        "reboot_for": reboot_for(),
+        "outdated": re.findall(r"^NEEDRESTART-SVC: (\S+)", output("needrestart", "-b", "-l", "-r", "l"), re.MULTILINE),
+        "addresses": re.findall(r"inet6? ([0-9a-f.:]+)", output("ip", "-oneline", "address", "show", "scope", "global")),
+    }
+
+
+def output(*command):
+    try:
+        return run(command, KEEP_BYTES, COMMAND_SECONDS, {"LC_ALL": "C.UTF-8"})[1].strip()
+    except OSError:
+        return ""  # the program is not installed, which the findings tell in their own way
 
 
 def backup(app, output):
@@ -133,7 +143,7 @@ def backup(app, output):
         "timer": output("systemctl", "is-active", f"{app}-backup.timer"),
         "result": result,
         "words": " ".join(words.split())[-400:],
-        "places": {name: {"url": url.removeprefix("s3:"), **made.get(name, {"id": "", "at": 0})} for name, url in places.items()},
+        "places": {name: {"url": url.removeprefix("s3:"), **NO_BACKUP, **made.get(name, {})} for name, url in places.items()},
     }
 
 
@@ -177,8 +187,8 @@ def lock_holder(path):
     if kind == fcntl.F_UNLCK:
         return ""
     try:
-        with open(f"/proc/{pid}/comm") as handle:
-            return f"{handle.read().strip()} ({pid})"
+        with open(f"/proc/{pid}/comm", "rb") as handle:
+            return f"{one_line(handle.read())} ({pid})"
     except OSError:
         return f"process {pid}"
 
@@ -190,14 +200,12 @@ def opened(rules):
 
 
 def listening(table):
-    """What `ss` tells, without what waits for DHCP's answers."""
+    """What `ss` tells, without what waits for DHCP's answers. A program's name is the program's choice, and may hold a newline."""
     found = set()
-    for line in table.splitlines():
-        proto, _state, _received, _sent, local, _peer, *process = line.split(maxsplit=6)
-        address, _, port = local.rpartition(":")
-        if not re.match(r"127\.|\[::1\]|.*%lo$", address) and (proto, port) not in (("udp", "68"), ("udp", "546")):
-            program = re.search(r'"([^"]+)"', " ".join(process))
-            found.add((int(port), proto, program[1] if program else "the kernel"))
+    for proto, address, port, process in LISTENER.findall(table):
+        if not LOOPBACK.match(address) and (proto, port) not in (("udp", "68"), ("udp", "546")):
+            program = re.search(r'"([^"]+)', process)
+            found.add((int(port), proto, one_line(program[1]) if program else "the kernel"))
     return [{"port": port, "proto": proto, "program": program} for port, proto, program in sorted(found)]
 
 

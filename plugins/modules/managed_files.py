@@ -63,7 +63,6 @@ paths: {description: What was changed., type: list, returned: success}
 
 import contextlib
 import errno
-import fcntl
 import grp
 import hashlib
 import os
@@ -75,6 +74,7 @@ import tempfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.lock import LockTimeout, acquire
 
 BACKUPS = "/var/backups/flaskhost"
 # a file's own note of what was written to it; that of an edited file no longer fits
@@ -102,8 +102,11 @@ def main():
     )
     # folders on the way to a file are for others to pass through, whatever the session's own umask
     os.umask(0o022)
-    # two apps of one host may be deployed at once, and share this: each waits for its turn, until this process ends
-    fcntl.flock(os.open("/run/flaskhost.lock", os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)
+    # two apps of one host may be deployed at once, and share this: each waits for its turn
+    try:
+        acquire("host", "writing files")
+    except LockTimeout as error:
+        module.fail_json(msg=f"{error} Nothing was changed.")
     entries = [Entry(**wanted) for wanted in module.params["files"]]
     changing = [entry for entry in entries if entry.differs()]
     for entry in changing:

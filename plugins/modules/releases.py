@@ -11,7 +11,7 @@ description:
     commands, files C(schedule-NAME.service) and C(schedule-NAME.timer), are the host's as C(APP-schedule-NAME) while it is live.
 options:
   app:
-    description: The app; its units are C(APP@ID.service), its sockets C(/run/APP/ID/wsgi.sock).
+    description: The app; its units are C(APP@ID.service).
     type: str
     required: true
   root:
@@ -149,19 +149,21 @@ removed: {description: Releases and venvs that were removed., type: list, return
 """
 
 import contextlib
-import fcntl
 import glob
-import http.client
 import json
 import os
 import platform
 import re
 import shutil
-import socket
-import ssl
+import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.command import run
+from ansible.module_utils.health import Page
+from ansible.module_utils.lock import LockTimeout, acquire
+from ansible.module_utils.sockets import connections
+from ansible.module_utils.text import printable, printable_values, shortened
 
 IMAGES = "/var/lib/containers/storage"
 SYSTEM_UNITS = "/etc/systemd/system"
@@ -212,12 +214,15 @@ def main():
     instance = Instance(module)
     try:
         if module.params["state"] in ("up", "down", "live", "only"):
-            wait_for_turn(instance.root)
-        module.exit_json(**getattr(instance, module.params["state"])())
+            # a run whose connection broke may have left a step at work on the host; what comes next waits until it has ended
+            acquire(instance.app, f"{module.params['state']} {instance.id}")
+        module.exit_json(**printable_values(getattr(instance, module.params["state"])()))
     except Unfit as error:
-        module.fail_json(msg=str(error), reason=str(error), went_back=error.went_back)
+        module.fail_json(msg=printable(str(error)), reason=printable(str(error)), went_back=error.went_back)
+    except LockTimeout as error:
+        module.fail_json(msg=str(error))
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or instance.root}: {error.strerror}")
+        module.fail_json(msg=printable(f"{error.filename or instance.root}: {error.strerror}"))
 
 
 class Unfit(Exception):
@@ -244,6 +249,7 @@ class Instance:
             "processor_vcpus": os.cpu_count(),
             "memtotal_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
             "python": {"version": dict(zip(("major", "minor", "micro"), platform.python_version_tuple(), strict=True))},
+            "systemd": {"version": self.systemd_version()},
         }
         releases, live = self.releases, self.releases.live()
         found, up, enabled = releases.all(), releases.units_up(), releases.units_enabled()
@@ -265,9 +271,13 @@ class Instance:
             "history": releases.history()[-20:],
             "ansible_facts": facts,
             "taken_over": taken_over,
-            "held_by": read_json(releases.path("lock")),
+            "held_by": read_lock(releases.path("lock")),
             **(self.judge(live) if self.params["ask"] else {}),
         }
+
+    def systemd_version(self):
+        found = re.match(r"systemd (\d+)", self.module.run_command(["systemctl", "--version"])[1])
+        return int(found[1]) if found else 0
 
     def judge(self, live):
         restarts = sum(process["NRestarts"] for process in self.show(self.releases.units(live).values()))
@@ -275,7 +285,7 @@ class Instance:
 
     def unlocked(self):
         path = self.releases.path("lock")
-        if read_json(path).get("token") == self.params["holder"]["token"]:
+        if read_lock(path).get("token") == self.params["holder"]["token"]:
             os.unlink(path)
         # a lock is no part of the host's state: it never counts as a change
         return {"changed": False}
@@ -288,7 +298,7 @@ class Instance:
         self.systemctl("enable", "--no-reload", *self.units.values())
         start = "restart" if self.params["restart"] else "start"
         self.systemctl(start, self.unit)
-        page = Page(self.params, f"/run/{self.app}/{self.id}/wsgi.sock")
+        page = Page(self.params, os.readlink(self.releases.path("releases", self.id, "wsgi.sock")))
         self.wait_until_good(page, [self.unit])
         others = [unit for unit in self.units.values() if unit != self.unit]
         if others:
@@ -363,14 +373,14 @@ class Instance:
                     msg=f"{self.root} can't be written to: {error.strerror}. Nothing was touched. On the host, `df -h` and `df -i` "
                     "tell whether its disk is full; Linux makes one read-only when it fails (`dmesg` tells). Mend it, and run this again."
                 )
-            other = read_json(path)
+            other = read_lock(path)
             age = time.time() - other.get("since", 0)
             if other.get("token") == holder["token"]:
                 return {}
             if other.get("token", "") != self.params["dead"] and 0 <= age < self.params["lock_expires_seconds"]:
                 break
             set_aside(path, other)
-        self.module.fail_json(msg="the lock is held", held_by=other)
+        self.module.fail_json(msg="the lock is held", held_by=printable_values(other))
 
     def wait_until_good(self, page, units):
         restarts = self.restarts(units)
@@ -502,7 +512,7 @@ class Instance:
 
     def drain(self, name, seconds):
         """Nobody new connects to it; wait until nobody is connected any more."""
-        path = f"/run/{self.app}/{name}/wsgi.sock"
+        path = self.releases.socket(name)
         end = time.monotonic() + seconds
         while time.monotonic() < end and connections(path):
             time.sleep(PAUSE)
@@ -533,9 +543,10 @@ class Instance:
         units += [
             f"--identifier={who}" for who in (self.app, "systemd") if os.path.exists(self.releases.path("releases", self.id, "in-image"))
         ]
-        # what systemd says of the unit is in the host's journal, as is all of a release that began before apps had their own
+        # what the app says is in a journal of its own, what systemd says of it is not
         command = ["journalctl", f"--namespace=+{self.app}", *units, "--lines=200", "--no-pager", "--output=cat", "--since=-15min"]
-        return without_farewell(self.module.run_command(command)[1].strip().splitlines())
+        # one entry may be as long as the app likes
+        return without_farewell(shortened(run(command, seconds=30)[1].strip()).splitlines())
 
     def systemctl(self, *words):
         code, out, err = self.module.run_command(["systemctl", "--quiet", *words])
@@ -595,13 +606,9 @@ class Releases:
 
     def history(self):
         """The cut-overs, oldest first."""
-        lines = []
-        for line in read(self.path("history")).splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                continue  # cut short by a crash
-        return lines
+        # a line may have been cut short by a crash
+        lines = map(parsed, read(self.path("history")).splitlines())
+        return [line for line in lines if isinstance(line.get("id"), str)]
 
     def all(self):
         """Every folder of a release: its manifest (empty if it is unfinished), and why it is bad (empty if it isn't)."""
@@ -617,11 +624,11 @@ class Releases:
     def edited(self, name):
         """A release is never changed after its manifest is written. What of it has, somebody did by hand."""
         folder = self.path("releases", name)
-        if not name or not os.path.exists(os.path.join(folder, "manifest.json")):
+        manifest = os.path.join(folder, "manifest.json")
+        if not name or not os.path.exists(manifest):
             return []
-        built = os.stat(os.path.join(folder, "manifest.json")).st_ctime
-        paths = (os.path.join(parent, file) for parent, _folders, files in os.walk(folder) for file in files)
-        return sorted(os.path.relpath(path, folder) for path in paths if os.lstat(path).st_ctime > built)
+        command = ["find", folder, "!", "-type", "d", "-newercc", manifest, "-printf", "%P\\n"]
+        return sorted(self.run_command(command)[1].splitlines())
 
     def complete(self):
         """Finished releases: the last one live first, those never live last."""
@@ -629,7 +636,7 @@ class Releases:
         releases = self.all()
         return sorted(
             (name for name, release in releases.items() if release["manifest"]),
-            key=lambda name: (last_live.get(name, -1), releases[name]["manifest"].get("built", "")),
+            key=lambda name: (last_live.get(name, -1), str(releases[name]["manifest"].get("built", ""))),
             reverse=True,
         )
 
@@ -639,6 +646,11 @@ class Releases:
         was_live = {line["id"] for line in self.history()}
         usable = [name for name in self.complete() if name != live and name in was_live and not releases[name]["bad"]]
         return usable[0] if usable else ""
+
+    def socket(self, name):
+        """What the release's link to its socket says; empty if the release is gone."""
+        link = self.path("releases", name, "wsgi.sock")
+        return os.readlink(link) if os.path.islink(link) else ""
 
     def units(self, name):
         """The units of a release's processes; that of its instance is the first."""
@@ -754,7 +766,7 @@ class Releases:
             for path in (os.path.join(folder, "manifest.json"), self.path("bad", name)):
                 if os.path.lexists(path):
                     os.unlink(path)
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
         for path in self.unit_files(SYSTEM_UNITS):
             if not stay.issuperset(self.instances([path])):
                 os.unlink(path)
@@ -762,8 +774,11 @@ class Releases:
         used = {os.path.basename(os.readlink(link)) for link in links}
         for name in listing(self.path("venvs")):
             if name not in used:
-                shutil.rmtree(self.path("venvs", name), ignore_errors=True)
+                remove_tree(self.path("venvs", name))
                 removed.append(f"venv {name}")
+        # of builds that did not come to their end
+        for name in listing(self.path("building")):
+            remove_tree(self.path("building", name))
         return removed + self.prune_images()
 
     def prune_images(self):
@@ -783,22 +798,23 @@ class Releases:
         return os.path.join(self.root, *names)
 
 
+def remove_tree(path):
+    """However deep it is; it follows no link. What can't be removed goes with the next release."""
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", path], capture_output=True, stdin=subprocess.DEVNULL)
+
+
 def is_whole(venv):
     """Whether what a release runs from is there; of an image, podman's storage has a folder."""
     image = read(os.path.join(venv, "image")).strip()
     return os.path.exists(os.path.join(venv, "complete")) and (not image or glob.glob(f"{IMAGES}/*-images/{image}") != [])
 
 
-def wait_for_turn(root):
-    """A run whose connection broke may have left a step at work on the host; what comes next waits until it has ended."""
-    fcntl.flock(os.open(root, os.O_RDONLY), fcntl.LOCK_EX)  # until this process ends
-
-
 def take(path, holder):
     """Whole or not at all: the file gets its content before it gets its name."""
     temporary = f"{path}.{os.getpid()}"
     try:
-        with open(temporary, "w") as handle:
+        # who deploys what is nobody's business but root's
+        with open(temporary, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as handle:
             json.dump(holder, handle)
         os.link(temporary, path)
         return True
@@ -816,91 +832,45 @@ def set_aside(path, holder):
         os.rename(path, aside)
     except FileNotFoundError:
         return
-    if read_json(aside).get("token") != holder.get("token"):
+    if read_lock(aside).get("token") != holder.get("token"):
         os.rename(aside, path)
     else:
         os.unlink(aside)
 
 
-def connections(path):
-    """Connected sockets of a path, those that wait to be accepted among them (proc(5): state 3 is connected)."""
-    with open("/proc/net/unix") as table:
-        rows = [line.split() for line in table]
-    return sum(1 for row in rows if len(row) > 7 and row[7] == path and row[5] != "01")
-
-
-class Page:
-    """The health page: over the instance's own socket, or as a browser on this host would ask for it."""
-
-    def __init__(self, params, path=None):
-        self.params, self.path, self.status = params, path, 0
-
-    def ask(self):
-        """Why the answer isn't good; empty if it is."""
-        name, timeout = self.params["path"], self.params["answer_seconds"]
-        connection = self.connect(timeout)
-        try:
-            connection.request("GET", name, headers={"Host": self.params["host"], "X-Forwarded-Proto": "https"})
-            answer = connection.getresponse()
-            answer.read()
-            self.status = answer.status
-            return "" if 200 <= answer.status < 400 else f"{name} answered {answer.status}"
-        except FileNotFoundError:
-            return "the server has not opened its socket"
-        except ConnectionRefusedError:
-            return f"{name} could not be asked: {'the server' if self.path else 'nginx'} accepts no connection"
-        except TimeoutError:
-            return f"{name} gave no answer within {timeout:g} seconds"
-        except (OSError, http.client.HTTPException) as error:
-            return f"{name} could not be asked ({error or type(error).__name__})"
-        finally:
-            connection.close()
-
-    def connect(self, timeout):
-        if self.path:
-            return UnixConnection(self.path, timeout)
-        return LocalTLSConnection(self.params["host"], self.params["port"], timeout)
-
-
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path, timeout):
-        super().__init__("localhost", timeout=timeout)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-
-
-class LocalTLSConnection(http.client.HTTPConnection):
-    """To this host, under the server name that a browser would send. Whose certificate it is, is the tls role's concern."""
-
-    def __init__(self, name, port, timeout):
-        super().__init__("127.0.0.1", port, timeout=timeout)
-        self.name = name
-
-    def connect(self):
-        super().connect()
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        self.sock = context.wrap_socket(self.sock, server_hostname=self.name)
-
-
 def read(path):
+    """Whatever its bytes are: written again, they are the same; main() makes them printable."""
     try:
-        with open(path) as handle:
+        with open(path, encoding="utf-8", errors="surrogateescape") as handle:
             return handle.read()
     except OSError:
         return ""
 
 
 def read_json(path):
-    try:
-        return json.loads(read(path))
-    except ValueError:
+    return parsed(read(path))
+
+
+def read_lock(path):
+    """Who holds it, whatever else is in the file; empty if it says nothing."""
+    found = read_json(path)
+    if not found:
         return {}
+    texts = {key: str(found.get(key, "")) for key in ("who", "what", "controller", "token")}
+    return {**texts, **{key: whole(found.get(key)) for key in ("pid", "since")}}
+
+
+def whole(value):
+    """A number of a process, or of seconds; 0 for what is none."""
+    return value if isinstance(value, int) and 0 <= value < 2**33 else 0
+
+
+def parsed(text):
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_link(path):

@@ -45,12 +45,13 @@ RETURN = r"""
 did: {description: "What was done: C(daemon-reload), C(start), C(enable), C(reload), C(restart), C(listen).", type: list, returned: success}
 """
 
-import fcntl
 import os
 import time
 from datetime import datetime, timezone
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.lock import LockTimeout, acquire
+from ansible.module_utils.text import printable, shortened
 
 UNITS = "/etc/systemd/system"
 
@@ -66,8 +67,11 @@ def main():
         },
         supports_check_mode=True,
     )
-    # two apps of one host may be deployed at once, and share this: each waits for its turn, until this process ends
-    fcntl.flock(os.open("/run/flaskhost.lock", os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)
+    # two apps of one host may be deployed at once, and share this: each waits for its turn
+    try:
+        acquire("host", "bringing a service up to date")
+    except LockTimeout as error:
+        module.fail_json(msg=f"{error} Nothing was changed.")
     name = module.params["name"]
     service, socket = Unit(module, f"{name}.service"), Unit(module, f"{name}.socket")
     if not service.is_loaded:
@@ -190,7 +194,7 @@ def run(module, name, *command):
         # to systemd, a reload that failed is a change of state like any other; the next run must not take it for a good one
         note_change(module.params["config"])
         log = module.run_command(["journalctl", "--unit", name, "--lines=10", "--no-pager", "--output=cat"])[1]
-        module.fail_json(msg=f"`{' '.join(command)}` failed: {(err or out).strip()}\n{log.strip()}")
+        module.fail_json(msg=f"`{' '.join(command)}` failed: {(err or out).strip()}\n{printable(shortened(log.strip()))}")
 
 
 if __name__ == "__main__":

@@ -36,12 +36,12 @@ removed: {description: Rules that were removed., type: list, returned: always}
 ssh_port: {description: The port by which this session came in; 0 if it came by other means than ssh., type: int, returned: always}
 """
 
-import fcntl
 import ipaddress
 import os
 import re
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.lock import LockTimeout, acquire
 
 DEFAULTS = "/etc/default/ufw"
 CONFIG = "/etc/ufw/ufw.conf"
@@ -64,8 +64,11 @@ def main():
     if ssh_port and not any(lets_ssh_in(rule, ssh_port) for rule in wanted):
         wanted.append(f"allow {ssh_port}/tcp")
 
-    # two apps of one host may be deployed at once, and share this: each waits for its turn, until this process ends
-    fcntl.flock(os.open("/run/flaskhost.lock", os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)
+    # two apps of one host may be deployed at once, and share this: each waits for its turn
+    try:
+        acquire("host", "changing the firewall")
+    except LockTimeout as error:
+        module.fail_json(msg=f"{error} Nothing was changed.")
     ufw = Ufw(module)
     have = ufw.rules()
     removed = [] if module.params["keep_others"] else [rule for rule in have if rule not in wanted]

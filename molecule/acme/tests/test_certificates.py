@@ -31,8 +31,48 @@ def test_who_talks_to_the_ca_can_read_nothing_else(site):
     file = site.host.file(f"{FOLDER}/certificate.pem")
     assert (file.user, file.mode) == ("root", 0o600)
     assert site.host.file("/var/lib/flaskhost-acme/sample/accounts").user == "sample-tls"
+    as_client = "setpriv --reuid=sample-tls --regid=sample-tls --init-groups --"
+    assert site.host.check_output(f"{as_client} id -un") == "sample-tls"
     for path in f"{FOLDER}/certificate.pem", f"{FOLDER}/acme.json", "/srv/sample/live/env", "/var/lib/sample/sample.db":
-        assert site.host.run(f"runuser -u sample-tls -- cat {path}").rc != 0, path
+        assert site.host.run(f"{as_client} cat {path}").rc != 0, path
+
+
+def test_nobody_logs_in_as_the_acme_client(site):
+    """Somebody wants to log in as the ACME client's user: its account has expired, its home is nowhere, and it has no shell."""
+    user = site.host.user("sample-tls")
+    assert (user.home, user.shell) == ("/nonexistent", "/usr/sbin/nologin") and "flaskhost" in user.groups
+    assert "account has expired" in site.host.run("su sample-tls -s /bin/sh -c id").stderr
+
+
+EVIL = "/usr/local/bin/certbot"
+STATE, ANSWERS = "/var/lib/flaskhost-acme/sample", "/run/flaskhost-acme/sample/.well-known/acme-challenge"
+NEST = "python3 -c 'import os; [(os.mkdir(chr(100)), os.chdir(chr(100))) for _ in range(1500)]'"
+LEAVES = {
+    "processes": "setsid sleep 900 >/dev/null 2>&1 & setsid sh -c 'trap : TERM; while sleep 1; do :; done' >/dev/null 2>&1 & exit 1",
+    "fifos": f"mkdir -p {STATE}/log; mkfifo chain {STATE}/log/letsencrypt.log; exit 0",
+    "links": f"mkdir -p {STATE}/log; ln -s /etc/shadow chain; ln -s /etc/shadow {STATE}/log/letsencrypt.log; ln -s /etc {ANSWERS}/etc; exit 0",
+    "endless-files": f"mkdir -p {STATE}/log; ln -s /dev/zero chain; ln -s /dev/zero {STATE}/log/letsencrypt.log; exit 0",
+    "nested-folders": f"mkdir -p {STATE}/log; for at in {STATE}/log {ANSWERS} /tmp; do (cd $at; {NEST}; chmod 000 $at/d); done; exit 1",
+    "escape-sequences": r"printf '\033]0;evil\007\377\n'; exit 1",
+}
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize("leaves", LEAVES)
+def test_what_an_acme_client_leaves_that_was_taken_over(site, leaves):
+    """The ACME client is taken over, and leaves where root works: processes, FIFOs, links, endless files, folders nested 1,500 deep, escape
+    sequences: root neither blocks nor follows, the run says that there is no new certificate, and the next one gets it."""
+    site.host.check_output("printf %%s %s >%s; chmod 755 %s", f"#!/bin/sh\n{LEAVES[leaves]}\n", EVIL, EVIL)
+    try:
+        found = site.host.run(f"timeout 60 /usr/local/sbin/sample-certificate --renew {FOLDER}")
+    finally:
+        site.host.check_output(f"rm {EVIL}")
+    assert found.rc == 3 and "Visitors don't notice yet" in found.stderr and len(found.stderr) < 2000
+    assert "root:" not in found.stderr and "\033" not in found.stderr
+    assert site.host.run("ps -o args= -u sample-tls").stdout == ""
+    assert site.host.run("ls -A /run/flaskhost-acme").stdout == ""
+    assert site.host.check_output("stat -c '%U %a' /etc /etc/shadow") == "root 755\nroot 640"
+    assert site.host.run(f"/usr/local/sbin/sample-certificate --renew {FOLDER}").rc == 0
 
 
 @pytest.mark.sample

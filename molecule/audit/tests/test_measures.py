@@ -17,8 +17,8 @@ def test_check_mode_shows_only_what_would_change(site):
     )
     assert run.ok and run.changed == 2, run.output
     assert run.tells("-net.ipv4.icmp_ratelimit = 100", "+net.ipv4.icmp_ratelimit = 50", "-Defaults use_pty")
-    run = site.play("playbooks/provision.yml", "--check", "--diff", ssh_options={"AllowUsers": "root", "AllowTcpForwarding": "local"})
-    assert run.ok and run.changed > 0 and run.tells("+AllowTcpForwarding local", "-AllowTcpForwarding no"), run.output
+    run = site.play("playbooks/provision.yml", "--check", "--diff", ssh_options={"AllowUsers": "root", "AllowTcpForwarding": "no"})
+    assert run.ok and run.changed > 0 and run.tells("+AllowTcpForwarding no", "-AllowTcpForwarding local"), run.output
     after = site.host.check_output("cat /etc/sysctl.d/zz-flaskhost.conf; sysctl --values net.ipv4.icmp_ratelimit; ls /etc/sudoers.d")
     assert before == after
 

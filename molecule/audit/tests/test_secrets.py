@@ -72,7 +72,7 @@ def test_the_journal_and_systemd_tell_nothing_of_it(run, site):
 
 
 def test_a_crash_leaves_no_copy_of_it(run, site):
-    pid = site.host.check_output(f"systemctl show --value --property=MainPID sample@{site.live()}")
+    pid = site.main_process()
     limits = site.host.check_output(f"cat /proc/{pid}/limits")
     assert re.search(r"Max core file size\s+0\s+0\s", limits)
     site.host.check_output(f"kill -SEGV {pid}")

@@ -148,6 +148,10 @@ def test_who_asks_too_much_is_told_to_wait_and_others_are_not(site, client, as_b
     static = client.check_output(f"{many} 'https://{DOMAIN}/static/style.css?[1-60]'").split()
     assert set(static) == {"200"}
     assert [site.get("/")[0] for _ in range(20)] == [200] * 20
+    # the health page has a count of its own, which the owner's checks are free of, too
+    checks = client.check_output(f"{many} 'https://{DOMAIN}/healthz?[1-60]'").split()
+    assert set(checks) == {"200", "429"} and checks.count("429") > 40, checks
+    assert [site.get("/healthz")[0] for _ in range(20)] == [200] * 20
 
 
 def test_who_knocks_at_ssh_again_and_again_waits(site, client):
@@ -184,6 +188,8 @@ def test_every_answer_has_the_headers_that_keep_browsers_safe(site):
 def test_hidden_files_are_not_served(site):
     assert site.get("/.env")[0] == 404
     assert site.get("/static/.hidden")[0] == 404
+    # a name that begins so is an app's to answer elsewhere: its own headers come with its 404
+    assert "content-security-policy: default-src 'none'" in site.get("/tag/.net", "--head")[1].lower()
 
 
 def test_static_files_come_from_nginx_and_may_be_kept(site):

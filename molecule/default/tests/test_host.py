@@ -35,7 +35,7 @@ def test_nobody_else_can_read_the_app(site):
     for path in f"{live}/env", f"{live}/gunicorn.conf.py", f"{live}/app/requirements.txt", "/var/lib/sample/sample.db":
         for user in "nobody", "www-data":
             assert site.host.run(f"runuser -u {user} -- cat {path}").rc != 0, f"{user} reads {path}"
-    assert site.host.run(f"runuser -u nobody -- curl --unix-socket /run/sample/{site.live()}/wsgi.sock http://x/").rc != 0
+    assert site.host.run(f"runuser -u nobody -- curl --unix-socket {site.socket()} http://x/").rc != 0
 
 
 def test_the_unit_is_hardened(site):

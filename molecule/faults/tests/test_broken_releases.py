@@ -39,7 +39,7 @@ def test_a_dependency_that_was_forgotten(fault):
 def test_a_requirement_that_can_not_be_met(fault):
     """The requirements ask for a version that doesn't exist."""
     fault.append("requirements.txt", "Flask>=99\n")
-    fault.is_refused("Build the venv", "flask>=99", "your requirements are unsatisfiable", "Mend the app's dependencies")
+    fault.is_refused("Build the venv", "flask>=99", "your requirements are unsatisfiable", "Fix the app's dependencies")
 
 
 @pytest.mark.venv

@@ -221,7 +221,7 @@ def test_an_nginx_that_was_stopped(fault):
 def test_a_stale_socket(fault):
     """A socket stands where the release has to open its own: it is replaced."""
     assert fault.release_good().ok
-    folder = f"/run/sample/{fault.before}"
+    folder = f"/run/flaskhost/sample/{fault.before}"
     script = f"import socket; socket.socket(socket.AF_UNIX).bind('{folder}/wsgi.sock')"
     fault.site.host.check_output(f'mkdir -p {folder} && python3 -c "{script}"')
     run = fault.site.play("playbooks/rollback.yml")

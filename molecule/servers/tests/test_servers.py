@@ -80,7 +80,7 @@ def test_what_the_app_says_is_in_the_journal(site):
 
 def test_another_app_can_read_nothing_of_it(site):
     other = "waitress" if site.app == "gunicorn" else "gunicorn"
-    socket = f"/run/{site.app}/{site.live()}/wsgi.sock"
+    socket = site.socket()
     for look in (
         f"cat {site.root}/live/env",
         f"cat {site.root}/live/start",

@@ -12,18 +12,20 @@ Exits with 0 if all is as it should be; 3 if it isn't, but visitors don't notice
 import argparse
 import contextlib
 import fcntl
+import grp
 import http.client
 import json
 import os
 import pwd
 import re
 import secrets
+import select
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
@@ -31,14 +33,76 @@ from urllib.parse import urljoin, urlsplit
 HTTPS = ("127.0.0.1", 443)
 HTTP_PORT = 80
 CHALLENGES = ".well-known/acme-challenge"
-PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL)
+PEM = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]*-----END CERTIFICATE-----\n?")
 CA_ERROR = re.compile(r"acme\.messages\.Error: urn:ietf:params:acme:error:(\w+) :: (.*)")
 RUN = Path("/run")
 UNITS = Path("/etc/systemd/system")
 # a CA that has refused is not asked again by the timer for so long; it counts failures
 PATIENCE_SECONDS = 12 * 3600
 CLIENT_SECONDS = 300
+PROBE_SECONDS = 30
 RELOAD_SECONDS = 15
+# longer than another run of this program takes
+SITE_LOCK_SECONDS = 480
+HOST_LOCK_SECONDS = 120
+# of each file that the client leaves, and of all that it prints
+FILE_BYTES = 60_000
+PRINTED_BYTES = 4 * FILE_BYTES
+# users of this group may not log in
+GROUP = "flaskhost"
+
+# The client talks to strangers and could be taken over. It runs in a transient unit, which ends with all of its processes and with its
+# /tmp. Root reads what the unit prints, and opens, moves or removes nothing where the client can write.
+CLIENT_UNIT = """
+CapabilityBoundingSet=
+InaccessiblePaths=-/srv
+InaccessiblePaths=-/run/dbus
+KillMode=control-group
+KillSignal=SIGKILL
+LimitCORE=0
+LimitFSIZE=64M
+LimitNPROC=64
+LockPersonality=yes
+MemoryMax=512M
+NoNewPrivileges=yes
+PrivateDevices=yes
+PrivateTmp=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHome=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+ProtectSystem=strict
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RuntimeDirectoryMode=0755
+StateDirectoryMode=0700
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+TasksMax=64
+WorkingDirectory=/tmp
+"""
+# Its log is the only place where it tells some of the CA's errors.
+ASK = """
+log=$1 mark=$2 bytes=$3
+shift 3
+# a client that never ends its output fills no disk (blocks of 512 bytes)
+ulimit -f 65536
+rm -rf -- "$log"
+certbot "$@" >said 2>&1
+code=$?
+for file in said "$log/letsencrypt.log" chain; do
+  printf '\\n%s\\n' "$mark"
+  timeout 5 tail -c "$bytes" -- "$file" 2>/dev/null
+done
+exit $code
+"""
+EMPTY = 'chmod -R u+rwX -- "$1"; find "$1" -mindepth 1 -delete'
 
 AGAIN = "The timer tries again by itself; to try now, run certificate.yml."
 REACH = "Let each name lead to this host, by its A and AAAA records, and open port 80 to the whole world, in the cloud's own firewall too."
@@ -72,7 +136,11 @@ class Site:
         self.user = f"{name}-tls"
         self.state = Path("/var/lib/flaskhost-acme") / name
         self.webroot = RUN / "flaskhost-acme" / name
+        self.challenges = self.webroot / CHALLENGES
+        # what the client is given to read
+        self.given = self.webroot.with_name(f"{name}.given")
         self.unit = f"{name}-certificate"
+        self.client = f"{name}-certificate-client.service"
 
     @property
     def domains(self):
@@ -108,13 +176,17 @@ def main():
     options = parser.parse_args()
     os.umask(0o022)
     site = Site(options.folder, Path(__file__).name.removesuffix("-certificate"))
-    # one at a time
-    with lock(site.folder):
-        if not site.settings:
-            return remove(site, options)
-        if options.prepare:
-            return prepare(site)
-        return keep(site, options)
+    try:
+        # one at a time
+        with lock(site.folder, SITE_LOCK_SECONDS, os.O_RDONLY | os.O_DIRECTORY):
+            if not site.settings:
+                return remove(site, options)
+            if options.prepare:
+                return prepare(site)
+            return keep(site, options)
+    except Problem as problem:
+        say(f"{problem.found.rstrip('.')}. {problem.cure}", sys.stderr)
+        return 1
 
 
 # -- keeping it good ---------------------------------------------------------------------------------------------------
@@ -218,71 +290,109 @@ def issue(site):
         raise Problem(f"no certificate can be written: {error}", "See the host's disk: `df -h` and `df -i`.") from None
     finally:
         new.unlink(missing_ok=True)
-        shutil.rmtree(site.webroot, ignore_errors=True)
+        shutil.rmtree(site.given, ignore_errors=True)
+        remove_challenges(site)
     return certificate
 
 
 def ask(site, request):
-    """The client does so as a user of its own, who can write to its account and to the answers to challenges."""
-    owner = pwd.getpwnam(site.user)
-    challenges = site.webroot / CHALLENGES
-    challenges.mkdir(parents=True, exist_ok=True)
+    """The client does so as a user of its own, who can write to its account and to the answers to challenges, and to nothing else."""
+    owner, end = pwd.getpwnam(site.user), time.monotonic() + CLIENT_SECONDS
+    remove_challenges(site)
     if site.settings["probe"]:
-        probe(site.domains, challenges)
-    shutil.chown(challenges, owner.pw_uid, owner.pw_gid)
-    with tempfile.TemporaryDirectory(prefix=f"{site.unit}-", dir=RUN) as name:
-        folder = Path(name)
-        for file, text in (("request", request), ("ca", site.settings["ca"]), ("secrets", secret_options(site.settings))):
-            (folder / file).write_text(text)
-            shutil.chown(folder / file, owner.pw_uid, owner.pw_gid)
-        shutil.chown(folder, owner.pw_uid, owner.pw_gid)
-        for _attempt in range(3):
-            code, said, log = run_client(site, folder)
-            errors = CA_ERROR.findall(log)
-            if code == 0:
-                return "".join(PEM.findall((folder / "chain").read_text()))
-            kind = errors[-1][0] if errors else ""
-            if kind == "accountDoesNotExist":
-                # the CA has forgotten our account, or somebody has closed it
-                shutil.rmtree(site.state / "accounts", ignore_errors=True)
-            elif kind != "badNonce":
-                break
-        raise refusal(site, said, log)
+        probe(site)
+    give(site, owner.pw_gid, request=request, ca=site.settings["ca"], secrets=secret_options(site.settings))
+    for _attempt in range(3):
+        code, said, log, chain = run_client(site, end - time.monotonic())
+        errors = CA_ERROR.findall(log)
+        if code == 0:
+            return "".join(PEM.findall(chain))
+        kind = errors[-1][0] if errors else ""
+        if kind == "accountDoesNotExist":
+            # the CA has forgotten our account, or somebody has closed it
+            as_client(site, 'rm -rf -- "$1"', site.state / "accounts", seconds=end - time.monotonic())
+        elif kind != "badNonce":
+            break
+    raise refusal(site, said, log)
 
 
-def run_client(site, folder):
-    """Its exit code, what it said, and its log, which is the only place where it tells some of the CA's errors."""
-    log = site.state / "log"
-    shutil.rmtree(log, ignore_errors=True)
-    email = site.settings["email"]
-    command = [
-        *("setpriv", f"--reuid={site.user}", f"--regid={site.user}", "--clear-groups", "--no-new-privs", "--"),
-        *("certbot", "certonly", "--non-interactive", "--agree-tos", "--config", f"{folder}/secrets"),
+def give(site, group, **files):
+    """The client can read these, and change none."""
+    shutil.rmtree(site.given, ignore_errors=True)
+    site.given.mkdir(mode=0o700, parents=True)
+    for name, text in files.items():
+        (site.given / name).write_text(text)
+        os.chown(site.given / name, -1, group)
+        (site.given / name).chmod(0o640)
+    os.chown(site.given, -1, group)
+    site.given.chmod(0o750)
+
+
+def run_client(site, seconds):
+    """Its exit code, what it said, its log, and the certificate with its chain."""
+    email, mark = site.settings["email"], secrets.token_hex(16)
+    words = [
+        *("certonly", "--non-interactive", "--agree-tos", "--config", f"{site.given}/secrets"),
         *(("--email", email, "--no-eff-email") if email else ("--register-unsafely-without-email",)),
-        *("--server", site.settings["directory"], "--csr", f"{folder}/request"),
+        *("--server", site.settings["directory"], "--csr", f"{site.given}/request"),
         *("--webroot", "--webroot-path", str(site.webroot), "--preferred-challenges", "http"),
-        *("--config-dir", str(site.state), "--work-dir", f"{folder}/work", "--logs-dir", str(log)),
-        *("--fullchain-path", f"{folder}/chain", "--cert-path", f"{folder}/own", "--chain-path", f"{folder}/others"),
+        *("--config-dir", str(site.state), "--work-dir", "work", "--logs-dir", str(site.state / "log")),
+        *("--fullchain-path", "chain", "--cert-path", "own", "--chain-path", "others"),
     ]
-    environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
-    if site.settings["ca"]:
-        environment["REQUESTS_CA_BUNDLE"] = f"{folder}/ca"
+    environment = {"REQUESTS_CA_BUNDLE": f"{site.given}/ca"} if site.settings["ca"] else {}
+    code, printed = as_client(site, ASK, site.state / "log", mark, FILE_BYTES, *words, seconds=seconds, **environment)
+    parts = printed.split(f"\n{mark}\n")
+    return (code, *parts[1:]) if len(parts) == 4 else (code or 1, printed, "", "")
+
+
+def as_client(site, script, *words, seconds, **environment):
+    """The exit code of a shell script, and what it prints, as text that does nothing to a terminal."""
+    environment = {"HOME": "/nonexistent", "LC_ALL": "C.UTF-8", **environment}
+    lines = [
+        *(f"User={site.user}", f"StateDirectory=flaskhost-acme/{site.name}"),
+        *(f"RuntimeDirectory={site.challenges.relative_to(RUN)}", f"RuntimeMaxSec={CLIENT_SECONDS + 30}", *CLIENT_UNIT.split("\n")[1:-1]),
+    ]
+    command = [
+        *("systemd-run", "--quiet", "--collect", "--wait", "--pipe", "--service-type=exec", f"--unit={site.client}"),
+        *(f"--property={line}" for line in lines),
+        *(f"--setenv={name}={value}" for name, value in environment.items()),
+        *("--", "sh", "-c", script, "sh", *map(str, words)),
+    ]
+    # of a run that was killed
+    systemctl("stop", site.client)
     try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=CLIENT_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return 1, f"no answer within {CLIENT_SECONDS} seconds", ""
+        code, printed = bounded(command, seconds)
     except OSError as error:
-        return 1, f"certbot can't be run: {error}", ""
-    return done.returncode, done.stdout, read(log / "letsencrypt.log")
+        return 1, f"systemd-run can't be run: {error}"
+    finally:
+        systemctl("stop", site.client)
+    return code, printable(printed.decode(errors="replace"))
+
+
+def bounded(command, seconds):
+    """The exit code and output of a command that might not end, nor its output."""
+    end, printed = time.monotonic() + seconds, b""
+    with subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while len(printed) < PRINTED_BYTES and select.select([process.stdout], [], [], max(0, end - time.monotonic()))[0]:
+            part = os.read(process.stdout.fileno(), 65536)
+            if not part:
+                return process.wait(), printed
+            printed += part
+        process.kill()
+    if len(printed) < PRINTED_BYTES:
+        return 1, f"no answer within {CLIENT_SECONDS} seconds".encode()
+    return 1, f"certbot printed more than {PRINTED_BYTES} bytes".encode()
+
+
+def remove_challenges(site):
+    """The folder that the client can write to goes with its unit; those above it are root's, and empty."""
+    systemctl("stop", site.client)
+    if site.challenges.exists():
+        # of a run that was killed, or of one that had no unit yet
+        as_client(site, "true", seconds=CLIENT_SECONDS)
+    for folder in (site.challenges.parent, site.webroot):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def secret_options(settings):
@@ -309,15 +419,16 @@ def refusal(site, said, log):
     return Problem(f"The ACME client failed: {last}", cure)
 
 
-def probe(domains, challenges):
-    """What the CA will do, done from here first: it lets us fail a few times an hour only."""
-    answer, file = secrets.token_hex(16), challenges / f"probe-{secrets.token_hex(8)}"
+def probe(site):
+    """What the CA will do, done from here first: it lets us fail a few times an hour only. The folder is root's, as long as this lasts."""
+    answer, file = secrets.token_hex(16), site.challenges / f"probe-{secrets.token_hex(8)}"
+    site.challenges.mkdir(parents=True)
     file.write_text(answer)
-    file.chmod(0o644)
     try:
-        lost = [words for name in domains for words in wrong_ways(name, f"/{CHALLENGES}/{file.name}", answer)]
+        lost = [words for name in site.domains for words in wrong_ways(name, f"/{CHALLENGES}/{file.name}", answer)]
     finally:
         file.unlink()
+        site.challenges.rmdir()
     if lost:
         own = "If they do already, and this host just can't reach itself by them, set tls_acme_probe: false."
         raise Problem(f"The CA was not asked: {'; '.join(lost)}", f"{REACH} {own}")
@@ -331,7 +442,8 @@ def wrong_ways(name, path, answer):
     lost = []
     for address in addresses:
         try:
-            status, body = fetch(name, address, path)
+            with deadline(PROBE_SECONDS):
+                status, body = fetch(name, address, path)
             if (status, body) != (200, answer.encode()):
                 lost.append(f"http://{name} leads to {address}, where another than this site's nginx answers ({status})")
         except (OSError, http.client.HTTPException) as error:
@@ -367,7 +479,8 @@ def serve(site, certificate):
     if not certificate.own or serves(site, certificate):
         return False
     # whoever writes nginx's configuration does so under this lock, and is done with it
-    with lock("/run/flaskhost.lock", os.O_CREAT | os.O_RDWR):
+    (RUN / "flaskhost").mkdir(mode=0o755, exist_ok=True)
+    with lock(RUN / "flaskhost/host.lock", HOST_LOCK_SECONDS, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW):
         done = subprocess.run(["systemctl", "reload", "nginx"], capture_output=True, text=True)
     end = time.monotonic() + RELOAD_SECONDS
     while done.returncode == 0 and time.monotonic() < end:
@@ -401,17 +514,7 @@ def prepare(site):
         words = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90", "-subj", "/CN=temporary")
         write(site.file, openssl("req", "-x509", *words, "-addext", f"subjectAltName={names}", "-keyout", "-", "-out", "-"))
         say("nginx starts with a temporary certificate")
-    try:
-        owner = pwd.getpwnam(site.user)
-    except KeyError:
-        line = f'u {site.user} - "certificates of {site.name}" {site.state}'
-        subprocess.run(["systemd-sysusers", "--inline", line], check=True, stderr=subprocess.DEVNULL)
-        owner = pwd.getpwnam(site.user)
-        say(f"user {site.user} was made, who talks to the CA")
-    if not site.state.is_dir() or site.state.stat().st_uid != owner.pw_uid:
-        site.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        site.state.parent.chmod(0o755)
-        subprocess.run(["chown", "--recursive", f"{site.user}:", site.state], check=True)
+    have_user(site)
     timer = f"{site.unit}.timer"
     known = systemctl("show", "--property=NeedDaemonReload,UnitFileState,ActiveState", timer, f"{site.unit}.service")
     if "NeedDaemonReload=yes" in known:
@@ -421,6 +524,48 @@ def prepare(site):
         systemctl("enable", "--now", timer)
         say("the timer that renews the certificate was started")
     return 0
+
+
+def have_user(site):
+    """Of the client: it owns nothing but what its unit gives it, and can't log in."""
+    if not has_user(site) or site.user not in members(GROUP):
+        lines = [f'u {site.user} - "certificates of {site.name}" /nonexistent /usr/sbin/nologin', f"m {site.user} {GROUP}"]
+        subprocess.run(["systemd-sysusers", "--inline", *lines], check=True, stderr=subprocess.DEVNULL)
+        say(f"user {site.user}, who talks to the CA, was made a member of the group {GROUP}")
+    entry = pwd.getpwnam(site.user)
+    shadow = subprocess.run(["getent", "shadow", site.user], capture_output=True, text=True).stdout.strip().split(":")
+    if (entry.pw_dir, entry.pw_shell, *shadow[7:8]) != ("/nonexistent", "/usr/sbin/nologin", "1"):
+        # whose account has expired, PAM lets in by no way
+        change_user(site, "usermod", "--home", "/nonexistent", "--shell", "/usr/sbin/nologin", "--expiredate", "1")
+        say(f"user {site.user} can't log in any more")
+
+
+def change_user(site, *command):
+    """It may have processes that a former version, which gave the client no unit, let live."""
+    become = ("setpriv", f"--reuid={site.user}", f"--regid={site.user}", "--clear-groups", "--no-new-privs", "--")
+    for _attempt in range(20):
+        subprocess.run([*become, "sh", "-c", "kill -KILL -1"], capture_output=True)
+        done = subprocess.run([*command, site.user], capture_output=True, text=True)
+        # 8: it is still in use
+        if done.returncode != 8:
+            break
+        time.sleep(0.1)
+    if done.returncode != 0:
+        raise Problem(f"`{command[0]} {site.user}` failed: {done.stderr.strip()}", "End that user's processes, and run deploy.yml again.")
+
+
+def has_user(site):
+    try:
+        return bool(pwd.getpwnam(site.user))
+    except KeyError:
+        return False
+
+
+def members(group):
+    try:
+        return grp.getgrnam(group).gr_mem
+    except KeyError:
+        return []
 
 
 def remove(site, options):
@@ -439,13 +584,20 @@ def remove(site, options):
     systemctl("reset-failed", f"{site.unit}.service")
     # systemd's own note of when a timer last went off
     Path(f"/var/lib/systemd/timers/stamp-{site.unit}.timer").unlink(missing_ok=True)
-    for folder in (site.state, site.webroot):
-        shutil.rmtree(folder, ignore_errors=True)
+    if has_user(site):
+        code, printed = as_client(site, EMPTY, site.state, seconds=CLIENT_SECONDS)
+        if code != 0:
+            raise Problem(f"{site.state} can't be emptied: {printed.strip()[-300:]}", "Remove it, and run deploy.yml again.")
+        remove_challenges(site)
+        change_user(site, "userdel")
+    shutil.rmtree(site.given, ignore_errors=True)
+    for folder in (site.state, site.state.parent, site.webroot.parent):
         with contextlib.suppress(OSError):
-            folder.parent.rmdir()
-    with contextlib.suppress(KeyError):
-        pwd.getpwnam(site.user)
-        subprocess.run(["userdel", site.user], check=True, capture_output=True)
+            folder.rmdir()
+    if site.state.exists():
+        raise Problem(
+            f"{site.state} is not empty, and user {site.user}, who could empty it, is gone", "Remove it, and run deploy.yml again."
+        )
     # last: while it is there, the work isn't done
     Path(__file__).unlink()
     say("what has renewed the certificate was removed")
@@ -474,13 +626,56 @@ def unverified():
 
 
 @contextlib.contextmanager
-def lock(path, flags=os.O_RDONLY):
-    handle = os.open(path, flags, 0o600)
+def lock(path, seconds, flags):
+    handle, end = os.open(path, flags, 0o600), time.monotonic() + seconds
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        while not locked(handle):
+            if time.monotonic() > end:
+                found = f"{path} is locked by {holder(handle)}, and was for {seconds} seconds"
+                raise Problem(found, "Wait until that process ends, or end it if it hangs; then run certificate.yml.")
+            time.sleep(0.1)
         yield
     finally:
         os.close(handle)
+
+
+def locked(handle):
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def holder(handle):
+    """The process that holds a lock, as the kernel tells it."""
+    inode = f":{os.fstat(handle).st_ino}"
+    for line in read("/proc/locks").splitlines():
+        words = line.split()
+        if words[1:2] == ["FLOCK"] and words[5].endswith(inode):
+            command = printable(read(f"/proc/{words[4]}/cmdline").replace("\0", " ")).strip()
+            return f"process {words[4]} ({command[:200] or 'unknown'})"
+    return "another process"
+
+
+@contextlib.contextmanager
+def deadline(seconds):
+    """For all of what is done within, however slowly others answer."""
+
+    def end(_signal, _frame):
+        raise TimeoutError(f"no answer within {seconds} seconds")
+
+    former = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+
+def printable(text):
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def read(path):

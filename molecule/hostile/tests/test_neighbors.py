@@ -1,0 +1,373 @@
+"""The attacker takes what another app of the host needs, or reaches it."""
+
+import shlex
+import time
+
+import pytest
+from conftest import STATE
+from sites import wait_until
+
+# -- memory that is no process's: /run, /dev/shm, queues -----------------------------------------------------------------
+
+# Never more than 300 MB, for this is the memory of the machine that tests.
+FILL = """
+import os
+written = files = 0
+try:
+    with open(folder + '/filler', 'wb') as file:
+        for _ in range(300):
+            written += file.write(bytes(2 ** 20))
+except OSError as error:
+    print(error)
+try:
+    for files in range(30000):
+        open(f'{folder}/many{files}', 'w').close()
+except OSError as error:
+    print(error)
+print(written // 2 ** 20, files)
+"""
+
+
+def filled(attacker, folder):
+    """MB and files that the app got there."""
+    told = attacker.python(FILL, folder=folder).splitlines()
+    megabytes, files = map(int, told[-1].split())
+    return megabytes, files
+
+
+@pytest.mark.sample
+def test_fill_run(attacker, victim):
+    """The app fills its runtime directory with data and with files: it gets a small share, and the host can still write to /run."""
+    folder = attacker.host.check_output("dirname $(readlink /srv/hostile/live/wsgi.sock)")
+    before = attacker.host.check_output("df --output=used /run | tail -n 1")
+    try:
+        megabytes, files = filled(attacker, folder)
+        taken = int(attacker.host.check_output("df --output=used /run | tail -n 1")) - int(before)
+        attacker.host.check_output("touch /run/still-room && rm /run/still-room")
+    finally:
+        attacker.host.run(f"find {folder} -name filler -delete -o -name 'many*' -delete")
+    assert megabytes < 100 and files < 29_000, (megabytes, files)
+    assert taken < 20_000, taken
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [pytest.param("/dev/shm", marks=pytest.mark.sample), "/dev/mqueue", "/run/lock", "/tmp", "/var/tmp", "/run/user", "/run/systemd"],
+)
+def test_fill_a_directory_that_all_share(attacker, victim, folder):
+    """The app fills /dev/shm and other directories that all may write to: what it gets there is its own, and the neighbor has the same room as before."""
+    try:
+        told = attacker.python(FILL, folder=folder)
+        seen = attacker.host.run(f"ls {folder}/filler {folder}/many0").stdout
+        mine = (
+            victim.python(
+                f"import os\nopen('{folder}/of-the-victim', 'wb').write(bytes(2 ** 20))\nprint('written')\nos.remove('{folder}/of-the-victim')"
+            )
+            if folder in ("/dev/shm", "/tmp", "/var/tmp")
+            else "written"
+        )
+    finally:
+        attacker.host.run(f"find {folder} -maxdepth 1 -name filler -delete -o -maxdepth 1 -name 'many*' -delete")
+        attacker.bash(f"rm -f {folder}/filler; find {folder} -maxdepth 1 -name 'many*' -delete 2>/dev/null; true")
+    assert seen == "" and mine == "written", (told, seen, mine)
+
+
+SYSV = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.shmget(0x7777, 100 * 2 ** 20, 0o1666))
+print(libc.msgget(0x7777, 0o1666))
+"""
+
+
+def test_leave_shared_memory_behind(attacker, victim):
+    """The app makes System V shared memory and queues, which outlive it: the neighbor doesn't see them."""
+    attacker.python(SYSV)
+    try:
+        told = victim.bash("cat /proc/sysvipc/shm /proc/sysvipc/msg; ipcs -a") + victim.python(
+            "import ctypes\nprint('found', ctypes.CDLL(None).shmget(0x7777, 1, 0))"
+        )
+        assert told.endswith("found -1"), told
+        assert "0x00007777" not in attacker.host.check_output("ipcs -a")
+    finally:
+        attacker.host.run("ipcrm -M 0x7777; ipcrm -Q 0x7777")
+
+
+# -- the services ------------------------------------------------------------------------------------------------------
+
+CONNECT = """
+import os, psycopg, time
+held = []
+try:
+    for _ in range(150):
+        held.append(psycopg.connect(os.environ['DATABASE_URL'], connect_timeout=5))
+except psycopg.Error as error:
+    print(str(error).strip().splitlines()[-1], flush=True)
+print('holds', len(held), flush=True)
+time.sleep(seconds)
+"""
+
+
+@pytest.mark.sample
+def test_take_all_connections_of_postgresql(attacker, victim):
+    """The app opens connections to PostgreSQL until it gets no more: its neighbor still gets one, and so does the backup."""
+    attacker.python(CONNECT, background=True, seconds=60)
+    wait_until(lambda: "holds" in attacker.host.run(f"cat {STATE}/background.log").stdout, 30)
+    status, body = victim.get("/rows")
+    assert status == 200, (body, attacker.host.check_output(f"cat {STATE}/background.log"))
+    backup = victim.attempt("playbooks/backup.yml", 90)
+    assert backup.ok, backup.output
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "postgresql:///victim?host=/run/postgresql",
+        "postgresql:///postgres?host=/run/postgresql",
+        "postgresql:///template1?host=/run/postgresql",
+        "postgresql://postgres@/postgres?host=/run/postgresql",
+        "postgresql://victim@/victim?host=/run/postgresql",
+    ],
+)
+def test_read_the_neighbor_s_database(attacker, url):
+    """The app connects to the databases of its neighbor and of PostgreSQL itself, and asks PostgreSQL to read a file or to run a program: denied."""
+    code = (
+        "import os, psycopg\n"
+        "try:\n"
+        "    with psycopg.connect(url or os.environ['DATABASE_URL'], connect_timeout=5) as database:\n"
+        "        print(database.execute(what).fetchall())\n"
+        "except psycopg.Error as error:\n"
+        "    print('denied', error)\n"
+    )
+    whats = (
+        ["select count(*) from releases"]
+        if url
+        else [
+            "select pg_read_file('/etc/passwd')",
+            "copy (select 1) to program 'id'",
+            "create role evil superuser",
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'victim'",
+            "alter role hostile connection limit 1000",
+        ]
+    )
+    for what in whats:
+        told = attacker.python(code, url=url, what=what)
+        assert "denied" in told or told == "[]", (what, told)
+
+
+ADMIN = """
+import os, redis
+connection = redis.Redis.from_url(os.environ['REDIS_URL'])
+for words in commands:
+    try:
+        print(words, 'allowed', connection.execute_command(*words))
+    except redis.RedisError as error:
+        print(words, 'denied', error)
+"""
+COMMANDS = [
+    ["CONFIG", "SET", "maxmemory", "8gb"],
+    ["CONFIG", "SET", "dir", "/var/lib/redis/victim"],
+    ["CONFIG", "GET", "*"],
+    ["CONFIG", "REWRITE"],
+    ["ACL", "SETUSER", "evil", "on", "nopass", "+@all", "~*"],
+    ["ACL", "LIST"],
+    ["MODULE", "LOAD", "/var/lib/hostile/evil.so"],
+    ["REPLICAOF", "127.0.0.1", "6379"],
+    ["DEBUG", "SLEEP", "0"],
+    ["SAVE"],
+    ["BGREWRITEAOF"],
+    ["MONITOR"],
+    ["CLUSTER", "RESET"],
+    ["LATENCY", "RESET"],
+    ["CLIENT", "KILL", "TYPE", "normal"],
+    ["SHUTDOWN", "NOSAVE"],
+]
+
+
+@pytest.mark.sample
+def test_administrate_redis(attacker):
+    """The app changes its Redis: where it writes, how much memory it takes, what it loads, or stops it: each of these is denied."""
+    started = attacker.host.check_output("systemctl show --value --property=ActiveEnterTimestampMonotonic redis-server@hostile")
+    told = attacker.python(ADMIN, commands=COMMANDS)
+    wait_until(lambda: attacker.host.service("redis-server@hostile").is_running, 20)
+    assert "allowed" not in told and told.count("denied") == len(COMMANDS), told
+    assert started == attacker.host.check_output("systemctl show --value --property=ActiveEnterTimestampMonotonic redis-server@hostile")
+
+
+def test_redis_still_serves_what_apps_need(attacker):
+    """The app uses its Redis as a cache, a queue and for messages: it can."""
+    commands = [
+        ["SET", "a", "1"],
+        ["GET", "a"],
+        ["LPUSH", "q", "job"],
+        ["BRPOP", "q", "1"],
+        ["PUBLISH", "c", "m"],
+        ["EVAL", "return 1", "0"],
+        ["XADD", "s", "*", "f", "v"],
+        ["EXPIRE", "a", "5"],
+        ["SCAN", "0"],
+        ["PING"],
+        ["INFO"],
+    ]
+    told = attacker.python(ADMIN, commands=commands)
+    assert "denied" not in told, told
+
+
+def test_reach_the_neighbor_s_redis(attacker):
+    """The app connects to the Redis of its neighbor: it can't."""
+    told = attacker.python(
+        "import redis\ntry:\n    print(redis.Redis(unix_socket_path='/run/redis-victim/redis.sock').ping())\nexcept Exception as error:\n    print('denied', error)"
+    )
+    assert told.startswith("denied"), told
+
+
+# -- the journal -------------------------------------------------------------------------------------------------------
+
+FLOOD = """
+import base64, os, sys
+for _ in range(4000):
+    sys.stderr.write(base64.b64encode(os.urandom(30000)).decode() + '\\n')
+"""
+
+
+@pytest.mark.sample
+def test_flood_the_journal(attacker, victim):
+    """The app writes more log lines than the journal may keep: its neighbor's lines, and those of sshd, are still there."""
+    marker = f"marker-{time.time_ns()}"
+    victim.get("/say", "--data", f"text={marker}")
+    attacker.host.check_output(f"logger --tag sshd {marker}-sshd; sleep 1; journalctl --sync")
+    # by the worker, whose log is the journal
+    attacker.python(
+        "import os\nos.chdir(state)\nopen('flood.py', 'w').write(flood)\nopen('worker.new', 'w').write('python $STATE_DIRECTORY/flood.py; touch $STATE_DIRECTORY/flooded')\n"
+        "os.rename('worker.new', 'worker.sh')",
+        state=STATE,
+        flood=FLOOD,
+    )
+    wait_until(lambda: attacker.host.file(f"{STATE}/flooded").exists, 90)
+    attacker.host.run("journalctl --sync; sleep 2")
+    assert marker in attacker.host.run(f"journalctl --namespace='*' --grep {marker} --no-pager --output=cat").stdout
+    assert f"{marker}-sshd" in attacker.host.run(f"journalctl --grep {marker}-sshd --no-pager --output=cat").stdout
+
+
+FORGE = """
+import socket
+journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+for path, text in (
+    ('/run/systemd/journal/socket', 'MESSAGE={0}\\nSYSLOG_IDENTIFIER=victim\\nPRIORITY=0\\n'),
+    ('/run/systemd/journal/socket', 'MESSAGE={0}\\nSYSLOG_IDENTIFIER=sshd\\n_SYSTEMD_UNIT=ssh.service\\n'),
+    ('/run/systemd/journal/dev-log', '<38>sshd[1]: {0}'),
+    ('/dev/log', '<38>sshd[1]: {0}'),
+):
+    try:
+        journal.sendto(text.format(marker).encode(), path)
+    except OSError as error:
+        print(path, error)
+"""
+
+
+def test_forge_log_lines_of_the_neighbor(attacker):
+    """The app writes log lines under the names of its neighbor and of sshd: where the operator reads theirs, there are none."""
+    marker = f"forged-{time.time_ns()}"
+    attacker.python(FORGE, marker=marker)
+    attacker.host.check_output("sleep 1; journalctl --sync; true")
+    for words in ("--identifier=victim", "--identifier=sshd", "--unit=ssh", "--unit='victim@*'", "--namespace=victim"):
+        assert marker not in attacker.host.run(f"journalctl {words} --since=-5min --no-pager --output=cat").stdout, words
+
+
+# -- sockets and ports -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.sample
+@pytest.mark.parametrize("way", ["link", "directory"])
+def test_have_nginx_ask_the_neighbor(attacker, victim, way):
+    """The app replaces its socket, or the directory of it, by a link to its neighbor's: nginx doesn't lead its visitors there."""
+    mine = attacker.host.check_output("readlink /srv/hostile/live/wsgi.sock")
+    theirs = attacker.host.check_output("readlink /srv/victim/live/wsgi.sock")
+    before, folder = victim.get("/")[1], mine.rpartition("/")[0]
+    if way == "link":
+        attacker.bash(f"ln -sf {theirs} {mine}")
+    else:
+        attacker.bash(f"mv {folder} {folder}.old; ln -s {theirs.rpartition('/')[0]} {folder}")
+    # nginx keeps its connections to the app for a second
+    time.sleep(2)
+    try:
+        assert before not in attacker.get("/")[1]
+    finally:
+        attacker.host.run(f"rm -rf {folder}.old; [ ! -L {folder} ] || rm {folder}; systemctl restart hostile@{attacker.live()}")
+
+
+def test_have_a_release_checked_at_the_neighbor_s_socket(attacker, victim, source):
+    """The next release's server links its socket to its neighbor's, so that the neighbor's health page answers for it: the release is given up, or
+    visitors don't reach the neighbor by it."""
+    theirs = attacker.host.check_output("readlink /srv/victim/live/wsgi.sock")
+    (source / "web.py").write_text(
+        f"import os, time\nos.symlink({theirs!r}, os.environ['SOCKET'] + '.new')\nos.rename(os.environ['SOCKET'] + '.new', os.environ['SOCKET'])\ntime.sleep(60)\n"
+    )
+    before, page = attacker.live(), victim.get("/")[1]
+    run = attacker.attempt(app_source=source, release_health_timeout_seconds=8, app_processes={})
+    assert not run.ok and attacker.live() == before, run.output
+    assert page not in attacker.get("/")[1]
+
+
+def test_connect_to_the_neighbor_s_socket(attacker):
+    """The app connects to its neighbor's socket, past nginx, and reads its files: it can't."""
+    theirs = attacker.host.check_output("readlink /srv/victim/live/wsgi.sock")
+    told = attacker.python(
+        f"import socket\ntry:\n    socket.socket(socket.AF_UNIX).connect({theirs!r})\n    print('connected')\nexcept OSError as error:\n    print('denied', error)"
+    )
+    assert told.startswith("denied"), told
+    told = attacker.bash(
+        "cat /srv/victim/live/env /srv/victim/live/app/web.py /var/lib/victim/* /srv/victim/live/manifest.json 2>/dev/null; ls /var/lib/victim /srv/victim/releases /run/victim /run/flaskhost/victim 2>/dev/null; true"
+    )
+    assert told == "", told
+
+
+BIND = """
+import socket
+for family, address in ((socket.AF_INET, ('0.0.0.0', port)), (socket.AF_INET, ('127.0.0.1', port)), (socket.AF_INET6, ('::', port))):
+    try:
+        server = socket.socket(family)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        server.bind(address)
+        server.listen()
+        print('bound', address)
+    except OSError as error:
+        print('denied', error)
+"""
+
+
+@pytest.mark.parametrize("port", [22, 80, 443])
+def test_take_a_port(attacker, port):
+    """The app binds the ports on which nginx and sshd listen, on any address: denied."""
+    told = attacker.python(BIND, port=port)
+    assert "bound" not in told, told
+
+
+def test_see_the_neighbor_s_processes(attacker, victim):
+    """The app reads the processes of its neighbor and of root, and sends them signals: it sees and reaches none."""
+    pid = victim.main_process()
+    told = attacker.bash(
+        f"cat /proc/{pid}/environ /proc/1/environ 2>/dev/null; kill -STOP {pid} 2>/dev/null && echo stopped; ls -d /proc/{pid} 2>/dev/null; ps aux | grep -c '[v]ictim'; true"
+    )
+    assert told.splitlines()[-1:] in ([], ["0"]) and "marker" not in told and "stopped" not in told, told
+
+
+def test_read_what_is_told_of_the_app(attacker):
+    """The app looks for secrets of the host in all that it can read: keys, backups, settings of others, the operator's files."""
+    told = attacker.bash(
+        "cat /etc/flaskhost/* /etc/ssl/flaskhost/*/* /root/.ssh/* /etc/shadow /etc/redis/redis-victim.conf /var/backups/*/* /var/log/nginx/*"
+        f" /var/lib/flaskhost/*/* 2>/dev/null | head -c 2000; find / -xdev -readable -newermt 2020-01-01 -type f \\( -name '*.key' -o -name '*.pem' -o -name '.env' -o -name env \\) -path '*{shlex.quote('flaskhost')}*' 2>/dev/null"
+    )
+    assert told == "", told
+
+
+def test_stop_the_neighbor_through_nginx(attacker, victim):
+    """The app answers with headers of 100 KB, cuts its answers short, and keeps connections open: the neighbor's visitors don't notice."""
+    attacker.python(
+        "import socket, time\nheld = []\nfor _ in range(600):\n    try:\n        held.append(socket.create_connection(('127.0.0.1', 443), 2))\n    except OSError:\n        break\ntime.sleep(15)",
+        background=True,
+    )
+    for _ in range(10):
+        assert victim.get("/")[0] == 200
+        time.sleep(0.3)

@@ -1,0 +1,64 @@
+"""Commands of which an app decides how much they print, in what encoding, and whether they end."""
+
+import os
+import selectors
+import subprocess
+import time
+
+from ansible.module_utils.text import printable
+
+KEEP_BYTES = 65536
+
+
+def run(argv, keep=KEEP_BYTES, seconds=None, environment=None):
+    """Its exit code, and the end of what it printed on stdout and on stderr. After so many seconds, if any are given, it is killed."""
+    end = time.monotonic() + seconds if seconds else float("inf")
+    environment = {**os.environ, **(environment or {})}
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        outputs = {process.stdout: Tail(keep), process.stderr: Tail(keep)}
+        with selectors.DefaultSelector() as selector:
+            for pipe in outputs:
+                selector.register(pipe, selectors.EVENT_READ)
+            while selector.get_map():
+                ready = [key.fileobj for key, _events in selector.select(0.2)]
+                for pipe in ready:
+                    data = os.read(pipe.fileno(), 65536)
+                    outputs[pipe].add(data)
+                    if not data:
+                        selector.unregister(pipe)
+                if process.poll() is not None:
+                    # what it printed is in the pipes by now; another process that has them open may never close them
+                    end = min(end, time.monotonic() + 1)
+                    if not ready:
+                        break
+                if time.monotonic() > end:
+                    process.kill()
+                    break
+        # it may have closed them and still run
+        try:
+            process.wait(None if end == float("inf") else max(0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.returncode, outputs[process.stdout].text(), outputs[process.stderr].text()
+
+
+class Tail:
+    """The last bytes of an output."""
+
+    def __init__(self, keep):
+        self.keep, self.data, self.dropped = keep, bytearray(), 0
+
+    def add(self, data):
+        self.data += data
+        if len(self.data) > 2 * self.keep:
+            self.trim()
+
+    def trim(self):
+        surplus = max(0, len(self.data) - self.keep)
+        del self.data[:surplus]
+        self.dropped += surplus
+
+    def text(self):
+        self.trim()
+        mark = f"[… {self.dropped} bytes before]\n" if self.dropped else ""
+        return mark + printable(bytes(self.data))

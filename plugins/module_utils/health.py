@@ -1,0 +1,106 @@
+"""The health page of an app, which may answer with anything, for ever, or not at all."""
+
+import contextlib
+import http.client
+import io
+import socket
+import ssl
+import time
+
+from ansible.module_utils.text import one_line
+
+# of an answer, headers included; what comes after it changes nothing
+MAX_BYTES = 65536
+REQUEST = "GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: https\r\nAccept-Encoding: identity\r\nConnection: close\r\n\r\n"
+
+
+class Page:
+    """Requested over the release's own socket, or through nginx as a browser on this host would."""
+
+    def __init__(self, params, path=None):
+        self.params, self.path, self.status = params, path, 0
+
+    def ask(self):
+        """Why the answer isn't good; empty if it is."""
+        name, seconds = self.params["path"], self.params["answer_seconds"]
+        deadline = time.monotonic() + seconds
+        try:
+            with self.connect(deadline) as connection:
+                connection.sendall(REQUEST.format(path=name, host=self.params["host"]).encode())
+                answer = http.client.HTTPResponse(LimitedSocket(connection, deadline), method="GET")
+                answer.begin()
+                self.status = answer.status
+                # a long page is no fault
+                with contextlib.suppress(TooLong):
+                    answer.read(MAX_BYTES)
+            return "" if 200 <= self.status < 400 else f"{name} answered {self.status}"
+        except FileNotFoundError:
+            return "the server has not opened its socket"
+        except ConnectionRefusedError:
+            return f"{name} could not be asked: {'the server' if self.path else 'nginx'} accepts no connection"
+        except TimeoutError:
+            return f"{name} gave no answer within {seconds:g} seconds"
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            # its text may be the app's
+            return f"{name} could not be asked ({one_line(str(error), 200) or type(error).__name__})"
+
+    def connect(self, deadline):
+        """Whose certificate this host has, is the tls role's concern."""
+        if self.path:
+            return connected(socket.AF_UNIX, self.path, deadline)
+        connection = connected(socket.AF_INET, ("127.0.0.1", self.params["port"]), deadline)
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        connection = context.wrap_socket(connection, server_hostname=self.params["host"])
+        connection.settimeout(left(deadline))
+        return connection
+
+
+class TooLong(http.client.HTTPException):
+    pass
+
+
+def connected(family, address, deadline):
+    connection = socket.socket(family)
+    try:
+        connection.settimeout(left(deadline))
+        connection.connect(address)
+        connection.settimeout(left(deadline))
+        return connection
+    except OSError:
+        connection.close()
+        raise
+
+
+class LimitedSocket:
+    """What http.client needs of a socket; it is read until a deadline, and so many bytes of it."""
+
+    def __init__(self, sock, deadline):
+        self.sock, self.deadline = sock, deadline
+
+    def makefile(self, mode):
+        return io.BufferedReader(LimitedReader(self.sock, self.deadline))
+
+
+class LimitedReader(io.RawIOBase):
+    def __init__(self, sock, deadline):
+        self.sock, self.deadline, self.left = sock, deadline, MAX_BYTES
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        if not self.left:
+            raise TooLong(f"more than {MAX_BYTES // 1024} KB")
+        self.sock.settimeout(left(self.deadline))
+        size = self.sock.recv_into(memoryview(buffer)[: self.left])
+        self.left -= size
+        return size
+
+
+def left(deadline):
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds

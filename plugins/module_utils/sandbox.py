@@ -1,0 +1,44 @@
+"""Commands that run for an app: each in a transient unit, with the lines of a sandbox, until it ends or its time is over."""
+
+import subprocess
+import time
+
+from ansible.module_utils import command
+
+# a unit that was killed needs no longer to be gone
+GRACE_SECONDS = 30
+
+
+class SandboxError(Exception):
+    """A unit is in the way."""
+
+
+def run(unit, properties, argv, seconds, wait_seconds=300):
+    """Run a command as the transient `unit`; gives its exit code, and the end of what it printed on stdout and on stderr.
+
+    All of its processes end with it: systemd kills what is left in the unit's control group. The command does not inherit
+    a descriptor but those of its output, so it can hold no lock.
+    """
+    wait_until_inactive(unit, wait_seconds)
+    words = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", f"--unit={unit}"]
+    words += [f"--property={line}" for line in [*properties, f"RuntimeMaxSec={seconds}", "TimeoutStopSec=10"]]
+    done = command.run([*words, "--", *argv], seconds=seconds + GRACE_SECONDS)
+    # systemd-run ends when the main process has; the unit is gone when the rest is
+    wait_until_inactive(unit, GRACE_SECONDS)
+    return done
+
+
+def failure(code, seconds, took):
+    return f"it took longer than {seconds} seconds" if took >= seconds else f"it failed with exit code {code}"
+
+
+def wait_until_inactive(unit, seconds):
+    """A run whose connection broke may have left its command at work."""
+    show = ["systemctl", "show", "--property=ActiveState", "--value", f"{unit}.service"]
+    end = time.monotonic() + seconds
+    while subprocess.run(show, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout.strip() not in ("inactive", "failed"):
+        if time.monotonic() > end:
+            raise SandboxError(
+                f"{unit}.service still runs after {seconds:g} seconds. Wait until it ends, or end it on the host (systemctl kill {unit})."
+            )
+        time.sleep(0.1)

@@ -1,0 +1,48 @@
+#!/usr/bin/python
+"""Run a command whose output is an app's."""
+
+DOCUMENTATION = r"""
+module: app_command
+short_description: Run a command whose output is an app's
+description:
+  - As M(ansible.builtin.command) does, but the command may print as much as it likes, in any encoding. Of each output only the end is
+    kept; bytes that are no UTF-8, and what a terminal would obey, are replaced.
+options:
+  argv:
+    description: The command, and its arguments.
+    type: list
+    elements: str
+    required: true
+  keep_kb:
+    description: How much of each output is kept.
+    type: int
+    default: 64
+"""
+
+RETURN = r"""
+rc: {description: The command's exit code., type: int, returned: always}
+stdout: {description: The end of what it printed., type: str, returned: always}
+stderr: {description: The end of what it printed on stderr., type: str, returned: always}
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.command import run
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={"argv": {"type": "list", "elements": "str", "required": True}, "keep_kb": {"type": "int", "default": 64}}
+    )
+    argv = module.params["argv"]
+    try:
+        code, out, err = run(argv, module.params["keep_kb"] * 1024)
+    except OSError as error:
+        module.fail_json(msg=f"{argv[0]} can't be started: {error.strerror}", rc=error.errno, stdout="", stderr="")
+    result = {"changed": True, "rc": code, "stdout": out.rstrip("\n"), "stderr": err.rstrip("\n")}
+    if code != 0:
+        module.fail_json(msg=f"the command failed with exit code {code}", **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+#!/usr/bin/python
+"""A venv, built without root and without trust in what it is built of."""
+
+DOCUMENTATION = r"""
+module: venv
+short_description: Build a venv as a user of its own
+description:
+  - Two scripts make the venv, each as a transient unit in the sandbox that it is given. The first fetches packages into the app's cache,
+    C(/var/cache/APP-build), and runs no code of theirs; the second may run such code, can't write to that cache, and works in one that is gone
+    afterwards. So a package can't change what a later build installs.
+  - The venv is made in a directory that only root can enter, and shown to the scripts at its later place. When they and all their processes
+    have ended, it becomes root's, readable for O(group), and is moved there. It is whole when it has a file C(complete).
+options:
+  app:
+    description: The app; its lock is held, and the scripts run as user C(APP-build).
+    type: str
+    required: true
+  root:
+    description: The app's directory, such as C(/srv/APP).
+    type: path
+    required: true
+  key:
+    description: The name of the venv in C(ROOT/venvs).
+    type: str
+    required: true
+  release:
+    description: The release whose source it is for; the scripts find it in C(ROOT/releases/ID/app).
+    type: str
+    required: true
+  sandbox:
+    description: Lines of the units' [Service] section.
+    type: list
+    elements: str
+    required: true
+  environment:
+    description: Environment of both scripts.
+    type: dict
+    required: true
+  fetch:
+    description: The script that runs no code of a package. If it fails, the other one has all to do.
+    type: str
+    required: true
+  build:
+    description: The script that may run such code.
+    type: str
+    required: true
+  seconds:
+    description: How long each may take.
+    type: int
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Build the venv
+  venv:
+    app: shop
+    root: /srv/shop
+    key: 0123456789ab
+    release: 1a2b3c-4d5e6f
+    sandbox: [User=shop-build, ProtectSystem=strict]
+    environment: {UV_NO_PROGRESS: "1"}
+    fetch: uv venv /srv/shop/venvs/0123456789ab
+    build: uv pip install --python /srv/shop/venvs/0123456789ab flask
+    seconds: 900
+"""
+
+RETURN = r"""
+stdout: {description: "The end of what the scripts printed, at most 64 KiB.", type: str, returned: failure}
+"""
+
+import os
+import pwd
+import subprocess
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.lock import LockTimeout, acquire
+from ansible.module_utils.sandbox import SandboxError, failure, run
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "app": {"type": "str", "required": True},
+            "root": {"type": "path", "required": True},
+            "key": {"type": "str", "required": True, "no_log": False},
+            "release": {"type": "str", "required": True},
+            "sandbox": {"type": "list", "elements": "str", "required": True},
+            "environment": {"type": "dict", "required": True},
+            "fetch": {"type": "str", "required": True},
+            "build": {"type": "str", "required": True},
+            "seconds": {"type": "int", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    if module.check_mode:
+        module.exit_json(changed=True)
+    os.umask(0o022)
+    venv = Venv(module.params)
+    try:
+        # a run whose connection broke may have left a build at work: take what it made
+        acquire(module.params["app"], "building the venv")
+        if venv.is_complete():
+            module.exit_json(changed=False)
+        venv.make()
+    except BuildFailed as error:
+        module.fail_json(msg=str(error), stdout=error.output)
+    except (LockTimeout, SandboxError) as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename or venv.path}: {error.strerror}")
+    except subprocess.CalledProcessError as error:
+        module.fail_json(msg=f"`{error.cmd[0]}` failed: {error.stderr.decode(errors='replace').strip()}")
+    finally:
+        # half a venv is of no use, and on a disk that is full what serves needs the room
+        venv.remove_unfinished()
+    module.exit_json(changed=True)
+
+
+class BuildFailed(Exception):
+    def __init__(self, reason, output):
+        super().__init__(reason)
+        self.output = output
+
+
+class Venv:
+    def __init__(self, params):
+        self.params = params
+        self.path = os.path.join(params["root"], "venvs", params["key"])
+        # in a directory that only root can enter
+        self.building = os.path.join(params["root"], "building", f"venv-{params['key']}")
+        self.environment = f"{self.building}.env"
+
+    def is_complete(self):
+        return os.path.exists(os.path.join(self.path, "complete"))
+
+    def make(self):
+        self.remove_unfinished()
+        # others pass through to their own venv, and see no other's name
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        os.chmod(os.path.dirname(self.path), 0o711)
+        # where the scripts see it; empty for everybody else
+        os.mkdir(self.path, 0o711)
+        os.mkdir(self.building, 0o700)
+        user = pwd.getpwnam(f"{self.params['app']}-build")
+        os.chown(self.building, user.pw_uid, user.pw_gid)
+        cache = f"{self.params['app']}-build"
+        shared = f"/var/cache/{cache}/uv"
+        fetched = self.step("fetch", [f"CacheDirectory={cache}", "CacheDirectoryMode=0700", f"Environment=UV_CACHE_DIR={shared}"])
+        self.step("build", ["Environment=UV_CACHE_DIR=/tmp/uv", f"Environment=FETCHED={'yes' if fetched else ''} SHARED_CACHE={shared}"])
+        self.seal()
+
+    def step(self, name, lines):
+        """Whether the script succeeded; only the second one has to."""
+        source = os.path.join(self.params["root"], "releases", self.params["release"], "app")
+        unpacked = os.path.join(self.params["root"], "building", self.params["release"])
+        # the script and its environment may name URLs with credentials: neither is in a command line, which everybody can read
+        with open(self.environment, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.writelines(
+                f"{key}={quoted(value)}\n" for key, value in {**self.params["environment"], "SCRIPT": self.params[name]}.items()
+            )
+        lines = [
+            *self.params["sandbox"],
+            f"EnvironmentFile={self.environment}",
+            f"BindPaths={self.building}:{self.path}",
+            f"BindReadOnlyPaths={unpacked}:{source}",
+            *lines,
+        ]
+        started = time.monotonic()
+        unit = f"{self.params['app']}-{name}-venv"
+        code, out, err = run(unit, lines, ["/bin/sh", "-euc", 'eval "$SCRIPT"'], self.params["seconds"])
+        if code and name == "build":
+            raise BuildFailed(failure(code, self.params["seconds"], time.monotonic() - started), out + err)
+        return not code
+
+    def seal(self):
+        """None of its builder's processes is left, and nobody else can get at it: these follow no link."""
+        for command in (
+            ["chown", "-hR", f"root:{self.params['app']}", self.building],
+            ["chmod", "-R", "u=rwX,g=rX,o=,u-s,g-s,o-t", self.building],
+        ):
+            subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        with open(
+            os.path.join(self.building, "complete"), "w", opener=lambda name, flags: os.open(name, flags | os.O_EXCL | os.O_NOFOLLOW)
+        ):
+            pass
+        os.rename(self.building, self.path)
+
+    def remove_unfinished(self):
+        paths = [self.building, self.environment, *([] if self.is_complete() else [self.path])]
+        subprocess.run(["rm", "-rf", "--one-file-system", "--", *paths], check=True, stdin=subprocess.DEVNULL)
+
+
+def quoted(value):
+    """As systemd reads a value in an EnvironmentFile."""
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
+    return f'"{escaped}"'
+
+
+if __name__ == "__main__":
+    main()

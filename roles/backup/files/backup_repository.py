@@ -1,0 +1,197 @@
+"""A repository of restic's: a place where an app's backups are. Managed by Flaskhost (role backup)."""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import backup_sandbox
+from backup_sandbox import HOURS_6, Trouble, clean
+
+SETTINGS = Path("/etc/flaskhost")
+CACHE = Path("/var/cache/flaskhost")
+# a place may be far away, but not for ever; another host may be at work in it
+SECONDS = {"cat": 120, "snapshots": 300}
+LOCKED_SECONDS, LOCKED_TRIES = 30, 20
+
+
+class Repository:
+    def __init__(self, app, name, url, settings):
+        self.app, self.name, self.url, self.settings = app, name, url, settings
+        self.key = SETTINGS / f"backup-{app}.key"
+
+    def __str__(self):
+        return self.url.removeprefix("s3:")
+
+    def password(self):
+        """The owner's; or one of the host's own, which lives as long as what it opens."""
+        if self.settings["password"]:
+            return self.settings["password"]
+        if not self.key.exists():
+            with os.fdopen(os.open(f"{self.key}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+            os.rename(f"{self.key}.new", self.key)
+        return self.key.read_text()
+
+    # -- what is there ----------------------------------------------------------------------------------------------
+
+    def open(self):
+        try:
+            self.restic("cat", "config")
+        except Trouble as error:
+            if "wrong password" not in str(error):
+                self.restic("init")
+            elif not self.gets_the_owner_s_password():
+                raise Trouble(f"{self} was made with another backup_password") from None
+        # of a run that died; one that is at work keeps its lock
+        self.restic("unlock", "--quiet")
+
+    def gets_the_owner_s_password(self):
+        """One that was made before there was any opens with the host's own."""
+        if not self.settings["password"] or not self.key.exists():
+            return False
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(self.settings["password"])
+            file.flush()
+            try:
+                self.restic("key", "add", f"--new-password-file={file.name}", password=self.key.read_text())
+            except Trouble:
+                return False
+        return True
+
+    def whose(self):
+        """What sets this host's backups apart from others in the same place."""
+        return f"--host={self.settings['of']}", f"--tag={self.app}"
+
+    def snapshots(self):
+        """Without a lock of restic's: whoever prunes at this moment, here or on another host, keeps nobody waiting."""
+        found = json.loads(self.restic("snapshots", "--json", "--no-lock", f"--tag={self.app}") or "null") or []
+        return [
+            {"id": one["short_id"], "time": one["time"][:19] + "Z", "place": self.name, "of": one["hostname"], "paths": one["paths"]}
+            for one in found
+        ]
+
+    def forget(self):
+        days = self.settings["keep_days"]
+        self.restic("forget", "--quiet", "--prune", *self.whose(), "--group-by=host", f"--keep-within={days}d")
+
+    # -- streams ----------------------------------------------------------------------------------------------------
+
+    def save(self, name, write):
+        """Store what write(descriptor) writes, as a file of that name; nothing if that fails. Returns the id, and what write returned."""
+        for attempt in range(LOCKED_TRIES):
+            try:
+                return self.save_once(name, write)
+            except Trouble as error:
+                if "already locked" not in str(error) or attempt + 1 == LOCKED_TRIES:
+                    raise
+                time.sleep(LOCKED_SECONDS)
+
+    def save_once(self, name, write):
+        words = ["backup", "--json", "--quiet", *self.whose(), "--stdin", f"--stdin-filename={name}"]
+        reader, writer = os.pipe()
+        failed = result = None
+        with open(writer, "wb") as stream, self.started(words, stdin=reader) as program:
+            os.close(reader)
+            try:
+                result = write(stream)
+            except Trouble as error:
+                failed = error
+            # restic has not seen the end of the stream yet, for this process holds it open too
+            if failed and program.poll() is None:
+                interrupt(program)
+                raise failed
+            stream.close()
+            out = self.ended(program, HOURS_6)
+        if failed:
+            raise failed
+        return json.loads(out.splitlines()[-1])["snapshot_id"][:8], result
+
+    @contextlib.contextmanager
+    def stream(self, name, path):
+        """Read the file of that path in a backup. Who reads knows whether it was whole, and may stop early."""
+        with self.started(["dump", name, path], stdout=subprocess.PIPE) as program:
+            try:
+                yield program.stdout
+            except Trouble:
+                program.stdout.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    program.wait(10)
+                said = output_of(program.stderr_file)
+                if (program.returncode or 0) > 0 and b"broken pipe" not in said.lower():
+                    raise Trouble(f"{self}: {told(said)}") from None
+                raise
+            finally:
+                program.stdout.close()
+                if program.poll() is None:
+                    interrupt(program)
+
+    def load(self, name, target):
+        """For backups of files, as former versions made them."""
+        self.restic("restore", name, f"--target={target}", "--verify", "--quiet")
+
+    # -- restic -----------------------------------------------------------------------------------------------------
+
+    def restic(self, *words, password=None):
+        for attempt in range(LOCKED_TRIES):
+            with self.started(words, password=password) as program:
+                try:
+                    return self.ended(program, SECONDS.get(words[0], HOURS_6))
+                except Trouble as error:
+                    if "already locked" not in str(error) or attempt + 1 == LOCKED_TRIES:
+                        raise
+            time.sleep(LOCKED_SECONDS)
+
+    @contextlib.contextmanager
+    def started(self, words, stdin=subprocess.DEVNULL, stdout=None, password=None):
+        environment = {
+            "PATH": backup_sandbox.PATH,
+            "HOME": "/root",
+            "RESTIC_REPOSITORY": self.url,
+            "RESTIC_PASSWORD": password or self.password(),
+            "RESTIC_CACHE_DIR": str(CACHE / "restic"),
+            "TZ": "UTC",
+            **self.settings["environment"],
+        }
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
+            program = subprocess.Popen(["restic", *words], env=environment, stdin=stdin, stdout=stdout or out, stderr=said)
+            program.stdout_file, program.stderr_file = out, said
+            try:
+                yield program
+            finally:
+                if program.poll() is None:
+                    program.kill()
+                    program.wait()
+
+    def ended(self, program, seconds):
+        try:
+            program.wait(seconds)
+        except subprocess.TimeoutExpired:
+            interrupt(program)
+            raise Trouble(f"{self} gave no answer within {seconds} seconds") from None
+        if program.returncode:
+            raise Trouble(f"{self}: {told(output_of(program.stderr_file) or output_of(program.stdout_file))}")
+        return output_of(program.stdout_file).decode(errors="replace")
+
+
+def interrupt(program):
+    """So that it takes its lock away from the repository."""
+    program.send_signal(signal.SIGINT)
+    try:
+        program.wait(30)
+    except subprocess.TimeoutExpired:
+        program.kill()
+
+
+def output_of(file):
+    file.seek(0)
+    return file.read()
+
+
+def told(output):
+    return clean(" ".join(output.decode(errors="replace").split())[-600:], 600)

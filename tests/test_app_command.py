@@ -1,0 +1,77 @@
+"""A command whose output is an app's: its exit code counts, whatever it prints."""
+
+import json
+import os
+import subprocess
+import time
+
+import pytest
+from conftest import PROJECT, plugin
+
+command = plugin("module_utils/command")
+
+
+def sh(script, **options):
+    return command.run(["sh", "-c", script], **options)
+
+
+def test_exit_code_and_outputs():
+    assert sh("echo out; echo err >&2; exit 3") == (3, "out\n", "err\n")
+    assert sh("kill -SYS $$")[0] == -31
+
+
+def test_any_bytes():
+    assert sh(r"printf 'a\377\033[2Jb'") == (0, "a\ufffdb", "")
+
+
+def test_the_end_of_much_is_kept():
+    code, out, _err = sh("head -c 30000000 /dev/zero | tr '\\0' x; echo; echo the end", keep=1000)
+    assert code == 0 and out.endswith("\nthe end\n") and out.startswith("[… ") and len(out) < 1100
+
+
+def test_one_that_does_not_end_is_killed():
+    started = time.monotonic()
+    assert sh("echo begun; exec sleep 60", seconds=0.5) == (-9, "begun\n", "")
+    assert sh("exec >&- 2>&-; exec sleep 60", seconds=0.5)[0] == -9
+    assert time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize("holder", ["sleep 30 &", "(while :; do echo x; done) & echo $! >pid"])
+def test_what_keeps_its_output_open_holds_nobody(tmp_path, holder):
+    started = time.monotonic()
+    process = f"cd {tmp_path}; {holder} echo done"
+    assert sh(process)[0] == 0 and time.monotonic() - started < 5
+    subprocess.run(["sh", "-c", f"kill $(cat {tmp_path}/pid 2>/dev/null) 2>/dev/null"])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """As Ansible runs it."""
+    folder = tmp_path_factory.mktemp("app_command")
+    printing = [{"app_command": {"argv": ["printf", r"\377\033[31mred\033[0m\r\n%s", word]}, "register": word} for word in ("a", "b")]
+    tasks = [
+        *printing,
+        {"app_command": {"argv": ["sh", "-c", "printf '\\377'; printf 'why \\007' >&2; exit 4"]}, "register": "bad", "ignore_errors": True},
+        {"app_command": {"argv": ["/nowhere"]}, "register": "missing", "ignore_errors": True},
+        {"ansible.builtin.copy": {"dest": f"{folder}/results", "mode": "0600", "content": "{{ [a, b, bad, missing] | to_json }}"}},
+    ]
+    book = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]
+    (folder / "book.yml").write_text(json.dumps(book))
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+    done = subprocess.run(["ansible-playbook", "-i", "localhost,", folder / "book.yml"], cwd=PROJECT, env=environment, capture_output=True)
+    assert done.returncode == 0 and b"\x1b" not in done.stdout, done.stdout + done.stderr
+    return json.loads((folder / "results").read_text())
+
+
+def test_a_good_command_that_prints_any_bytes_is_good(results):
+    assert [(result["rc"], result["stdout"], result["stdout_lines"]) for result in results[:2]] == [
+        (0, "\ufffdred\na", ["\ufffdred", "a"]),
+        (0, "\ufffdred\nb", ["\ufffdred", "b"]),
+    ]
+
+
+def test_one_that_fails_does_so_by_its_exit_code(results):
+    bad, missing = results[2:]
+    assert bad["failed"] and (bad["rc"], bad["stdout"], bad["stderr"]) == (4, "\ufffd", "why \ufffd")
+    assert bad["msg"] == "the command failed with exit code 4"
+    assert missing["failed"] and missing["msg"] == "/nowhere can't be started: No such file or directory"

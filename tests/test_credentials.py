@@ -1,0 +1,196 @@
+"""S25: a credential of a URL in the settings shows nowhere: not in what Ansible prints with -vvv, not on a host, not in a process's arguments."""
+
+import base64
+import functools
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import threading
+from urllib.parse import quote
+
+import pytest
+from conftest import PROJECT
+
+# as it is in the URL: percent-encoded
+TOKEN, ENCODED = "tok3n/of@the:owner", quote("tok3n/of@the:owner", safe="")
+MARKS = ["tok3n", base64.b64encode(f"ann:{TOKEN}".encode()).decode(), base64.b64encode(f"{TOKEN}:".encode()).decode()]
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves a git repository to those who have the credential, and remembers who asked."""
+
+    def __init__(self, folder, allowed=(), redirect=""):
+        self.allowed, self.redirect, self.asked = allowed, redirect, []
+        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.place = f"127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        given = self.headers.get("Authorization", "")
+        self.server.asked.append(given)
+        if self.server.redirect:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirect + self.path)
+        elif base64.b64decode(given.removeprefix("Basic ")).decode() in self.server.allowed:
+            super().do_GET()
+            return
+        else:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="git"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def controller(tmp_path, monkeypatch):
+    """A home of its own, and a git that notes its arguments."""
+    git = subprocess.run(["which", "git"], check=True, capture_output=True, text=True).stdout.strip()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/git").write_text(
+        f'#!/bin/sh\ncat /proc/$$/cmdline >>{tmp_path}/arguments; echo >>{tmp_path}/arguments\nexec {git} "$@"\n'
+    )
+    (tmp_path / "bin/git").chmod(0o755)
+    (tmp_path / "home").mkdir()
+    values = {"HOME": tmp_path / "home", "GIT_CONFIG_NOSYSTEM": 1, "ANSIBLE_NOCOLOR": 1, "ANSIBLE_FORCE_COLOR": 0}
+    values |= {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "ANSIBLE_LOG_PATH": tmp_path / "ansible.log"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    return tmp_path
+
+
+@pytest.fixture
+def repository(controller):
+    folder = controller / "repositories/x.git"
+    source = controller / "source"
+    source.mkdir()
+    (source / "requirements.txt").write_text("Flask\n")
+    identity = ["-c", "user.name=ann", "-c", "user.email=ann@example.com", "-c", "init.defaultBranch=main"]
+    for words in ["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]:
+        subprocess.run(["git", *identity, "-C", source, *words], check=True)
+    subprocess.run(["git", "clone", "-q", "--bare", source, folder], check=True)
+    subprocess.run(["git", "-C", folder, "update-server-info"], check=True)
+    shutil.copytree(folder, folder.with_name("z.git"))
+    (controller / "arguments").unlink()
+    return folder.parent
+
+
+def play(controller, book, hosts):
+    (controller / "hosts.json").write_text(json.dumps({"app_servers": {"hosts": hosts}}))
+    command = ["ansible-playbook", "-vvv", "--diff", "-i", controller / "hosts.json", book]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+def settings(**changes):
+    common = {"ansible_host": "127.0.0.1", "ansible_port": 9, "app_name": "shop", "app_domains": ["shop.example"], "app_module": "shop:app"}
+    return {**common, "app_static": {}, "app_secrets": {"SECRET_KEY": "5f3c9a"}, **changes}
+
+
+def assert_no_credential(controller, output):
+    places = {"the output": output}
+    for path in controller.rglob("*"):
+        if path.is_file() and path != controller / "hosts.json":
+            places[str(path)] = path.read_bytes().decode(errors="replace")
+    for place, text in places.items():
+        for mark in MARKS:
+            assert mark not in text, f"{place}: {[line for line in text.splitlines() if mark in line]}"
+
+
+def test_preflight_shows_no_credential(controller, repository):
+    server, wrong = Server(repository, [f"ann:{TOKEN}", f"{TOKEN}:"]), Server(repository)
+    elsewhere = Server(repository, redirect=f"http://{wrong.place}")
+    hosts = {
+        "version": settings(app_source=f"http://ann:{ENCODED}@{server.place}/x.git", app_version="v9"),
+        "folder": settings(app_source=f"http://ann:{ENCODED}@{server.place}/x.git", app_folder="nowhere"),
+        "module": settings(app_source=f"http://{ENCODED}@{server.place}/z.git", app_static={"/s/": "none"}),
+        "missing": settings(app_source=f"http://ann:{ENCODED}@{server.place}/y.git"),
+        "denied": settings(app_source=f"http://ann:{ENCODED}@{wrong.place}/x.git"),
+        "redirected": settings(app_source=f"http://ann:{ENCODED}@{elsewhere.place}/x.git"),
+        "refused": settings(app_source=f"http://ann:{ENCODED}@127.0.0.1:9/x.git"),
+        "raw": settings(app_source=f"https://ann:{TOKEN}@127.0.0.1:9/x.git"),
+        "space": settings(app_source="https://ann:a tok3n@127.0.0.1:9/x.git"),
+        "typed": settings(app_source="https:/ann:tok3n@127.0.0.1:9/x.git"),
+        "bare": settings(app_source="ann:tok3n@127.0.0.1/x.git"),
+        "query": settings(app_source=f"http://{wrong.place}/x.git?access_token=tok3n"),
+        "ssh": settings(app_source="ssh://git:tok3n@127.0.0.1:9/x.git"),
+        "database": settings(
+            app_source=str(PROJECT / "sample_app"), app_secrets={"DATABASE_URL": "postgresql://ann:tok3n/x@127.0.0.1/shop"}
+        ),
+        "index": settings(app_source=str(PROJECT / "sample_app"), python_venv_index_url="https://ann:tok3n@YOUR_INDEX/simple"),
+    }
+    code, output = play(controller, "playbooks/preflight.yml", hosts)
+    text = " ".join(output.split())
+    assert code != 0 and "No host was touched" in text, output
+    assert f"app_version is 'v9': it is no branch, tag or commit of http://{server.place}/x.git" in text
+    assert "has no folder 'nowhere'" in text and "the source has no folder 'none'" in text
+    for name in hosts:
+        assert f"(host {name})" in text or f", {name})" in text or f"host {name}," in text, name
+    assert_no_credential(controller, output)
+    used = {base64.b64decode(given.removeprefix("Basic ")).decode() for given in server.asked if given}
+    assert used == {f"ann:{TOKEN}", f"{TOKEN}:"}
+    assert b"clone" in (controller / "arguments").read_bytes()
+
+
+def test_a_redirect_leads_no_credential_elsewhere(controller, repository):
+    other = Server(repository)
+    server = Server(repository, redirect=f"http://{other.place}")
+    play(controller, "playbooks/preflight.yml", {"h": settings(app_source=f"http://ann:{ENCODED}@{server.place}/x.git")})
+    assert server.asked and other.asked and {*other.asked} == {""}
+
+
+def test_a_host_gets_no_credential(controller, repository):
+    """What the release's lock and its manifest are made of, as the modules on a host are given it."""
+    server = Server(repository, [f"ann:{TOKEN}"])
+    roles = PROJECT / "roles/release/tasks"
+    variables = {
+        "release_source": f"http://ann:{ENCODED}@{server.place}/x.git",
+        "release_app": "shop",
+        "release_root": str(controller),
+        "release_version": "",
+        "release_lock_expires_seconds": 1,
+        "release_source_folder": "",
+        "release_venv": "v",
+        "release_id": "r",
+        "release_command": "",
+        "release_static": {},
+        "release_shared": [],
+        "release_server_role": "gunicorn",
+        "__release_phase": "finished",
+        "__release_files": {},
+        "__release_secret_files": {},
+        "__release_socket": "/run/x",
+        "__release_by": "ann",
+    }
+    tasks = [
+        {"name": "lock", "ansible.builtin.include_tasks": str(roles / "lock.yml")},
+        {
+            "name": "identify",
+            "app_source": {"source": "{{ release_source }}", "cache": "~/.cache/flaskhost/source"},
+            "register": "release_source_found",
+        },
+        {"name": "lay out", "ansible.builtin.include_tasks": str(roles / "lay_out.yml")},
+        {"name": "develop", "ansible.builtin.include_tasks": str(roles / "develop.yml")},
+    ]
+    (controller / "library").mkdir()
+    result = {"taken_over": {}, "edited": [], "live": ""}
+    for module in "releases", "release_folder":
+        stub = f"#!/bin/sh\ncat $1 >>{controller}/given\necho '{json.dumps(result)}'\n"
+        (controller / f"library/{module}").write_text(stub)
+    (controller / "book.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "vars": variables, "tasks": tasks}]))
+    os.environ["ANSIBLE_LIBRARY"] = str(controller / "library")
+    try:
+        code, output = play(controller, controller / "book.yml", {"h": {"ansible_connection": "local"}})
+    finally:
+        del os.environ["ANSIBLE_LIBRARY"]
+    assert code != 0 and "to develop it here, name a folder" in " ".join(output.split()), output
+    given = (controller / "given").read_text()
+    assert f"releasing http://…@{server.place}/x.git" in given.encode().decode("unicode_escape", errors="replace") or "manifest" in given
+    (controller / "book.yml").unlink()
+    assert_no_credential(controller, output)

@@ -1,0 +1,163 @@
+"""What is advised when a release fails: by real messages, in little time whatever the app logs."""
+
+import json
+import os
+import subprocess
+import time
+
+import pytest
+import yaml
+from conftest import PROJECT, plugin
+
+diagnosis = plugin("filter/diagnosis")
+WRITABLE = "app_shared"
+CODE = "systemd_allow_writable_code: true"
+EXITED = "Start the release and wait until it answers well: the app exited"
+
+# as they were printed in the sandbox of app.service.j2 on Debian 12 (systemd 252) and 13 (257)
+IN_THE_SANDBOX = [
+    ("FileNotFoundError: [Errno 2] No such file or directory: '/proc/meminfo'", "[ProcSubset=all]"),
+    ("FileNotFoundError: [Errno 2] No such file or directory: '/proc/stat'", "[ProcSubset=all]"),
+    ("FileNotFoundError: [Errno 2] No such file or directory: '/proc/net/dev'", "[ProcSubset=all]"),
+    ("OSError: [Errno 97] Address family not supported by protocol", "[RestrictAddressFamilies=AF_NETLINK]"),
+    ("    syscall: 'uv_interface_addresses'", "[RestrictAddressFamilies=AF_NETLINK]"),
+    (
+        "MemoryError: Cannot allocate write+execute memory for ffi.callback(). You might be running on a system that prevents this.",
+        CODE,
+    ),
+    ("# Fatal javascript OOM in MemoryChunk allocation failed during deserialization.", CODE),
+    ("#\n# Fatal error in , line 0\n# Check failed", CODE),
+    (" 2: 0x7f86368ad5e8 V8_Fatal(char const*, ...) [/lib/x86_64-linux-gnu/libnode.so.115]", CODE),
+    ("OSError: [Errno 30] Read-only file system: 'logs'", WRITABLE),
+    ("OSError: [Errno 30] Read-only file system: '/etc/x'", WRITABLE),
+    ("Error: EROFS: read-only file system, mkdir '/srv/tryapp/x'", WRITABLE),
+    ("touch: cannot touch '/srv/shop/x': Read-only file system", WRITABLE),
+    ("sqlite3.OperationalError: unable to open database file", WRITABLE),
+    ("sqlite3.OperationalError: attempt to write a readonly database", "$STATE_DIRECTORY"),
+    ("PermissionError: [Errno 13] Permission denied: '/home/x'", "/home"),
+    ("PermissionError: [Errno 1] Operation not permitted", "systemd_service_lines: [SystemCallFilter=NAME]"),
+    ("PermissionError: [Errno 1] Operation not permitted: '/var/lib/tryapp'", "sandbox"),
+    ('sudo: The "no new privileges" flag is set, which prevents sudo from running as root.', "sudo"),
+    ("unshare: unshare failed: Operation not permitted", "--no-sandbox"),
+    ("Bad system call", "SystemCallFilter=NAME"),
+]
+OTHERS = [
+    ("OSError: [Errno 28] No space left on device: '/var/lib/shop/x'", "disk is full"),
+    ("OSError: [Errno 30] Read-only file system: '/var/lib/shop/x'", "when a disk fails"),
+    ("error: failed to create directory `/srv/shop/venvs/x`: Read-only file system (os error 30)", "when a disk fails"),
+    ("MemoryError", "Give it more memory"),
+    ('psycopg2.OperationalError: FATAL:  password authentication failed for user "x"', "The database doesn't let it in"),
+    ('FATAL:  database "x" does not exist', "The database doesn't let it in"),
+    ("connection to server at 10.0.0.5 (10.0.0.5), port 5432 failed: timeout expired", "The database can't be reached"),
+    ("OperationalError: could not translate host name", "The database can't be reached"),
+    ("redis.exceptions.ConnectionError: Error 111", "Redis can't be reached"),
+    ("your requirements are unsatisfiable", "this host's Python 3.13"),
+    ("error: Failed to build `x`", "Run deploy.yml, which installs what uwsgi needs (gcc, libc-dev). If the package"),
+    ("Connection refused", "python_venv_index_url"),
+    ("sqlite3.OperationalError: no such table: entry", "See that app_release_command migrates it"),
+    ("ModuleNotFoundError: No module named 'x'", "dependencies"),
+    ("nothing that is known", "Fix the app or its settings, then run this again."),
+    ("", "Fix the app or its settings, then run this again."),
+]
+OF_THE_RUN = [
+    ("Lay out the release: /srv/shop/releases/x: Read-only file system", "when a disk fails"),
+    ("Run the release command: the command failed with exit code 159", "SystemCallFilter=NAME"),
+    ("Start: the app crashed with signal 31", "SystemCallFilter=NAME"),
+    ("Start: the app crashed with signal 5", CODE),
+    ("Start: the app crashed with signal 11", CODE),
+    ("Start: the app was killed by signal 9", "Give it more memory"),
+    ("Start: there is no memory for it beside the live release", "Give it more memory"),
+    ("Start: /healthz answered 404, for 60 seconds", "app_health_path"),
+]
+
+
+def remedy(failure, log=""):
+    return diagnosis.remedy(failure, log, "/var/lib/shop", "3.13", "uwsgi", ["gcc", "libc-dev"])
+
+
+@pytest.mark.parametrize(("log", "words"), IN_THE_SANDBOX + OTHERS)
+def test_what_the_app_logged(log, words):
+    assert words in remedy(EXITED, f"starting\n{log}\n[ERROR] Worker (pid:11) exited with code 3.")
+
+
+@pytest.mark.parametrize(("failure", "words"), OF_THE_RUN)
+def test_what_the_run_says(failure, words):
+    assert words in remedy(failure)
+
+
+PIECES = [
+    "x",
+    "connection to server ",
+    "OperationalError",
+    "FATAL: role ",
+    "FATAL: ",
+    "[Errno 30] ",
+    "/proc/",
+    " ",
+    "\x1b[",
+    "\n",
+    "Python",
+]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_long_line_takes_no_time(piece):
+    started = time.monotonic()
+    remedy(piece * (400_000 // len(piece)), piece * (4_000_000 // len(piece)))
+    assert time.monotonic() - started < 1
+
+
+def test_lines_that_the_app_repeats_do_not_hide_the_end():
+    assert "app_shared" in remedy(EXITED, "noise\n" * 100_000 + "OSError: [Errno 30] Read-only file system: 'logs'\n")
+
+
+@pytest.mark.parametrize(
+    ("result", "words", "remedy"),
+    [
+        (
+            {"reason": "/healthz could not be asked (\x1b[2J\x07)", "log": "\x1b]0;t\x07" + "A" * 400_000},
+            "could not be asked (\ufffd)",
+            "Fix the app",
+        ),
+        (
+            {"msg": "non-zero", "stdout": "\x9b31m" + "connection to server " * 20_000, "stderr": "FATAL: " * 9000},
+            "[… ",
+            "Fix the app",
+        ),
+        ({"msg": "it failed", "stderr": "OSError: [Errno 97] Address family not supported by protocol"}, "Errno 97", "AF_NETLINK"),
+    ],
+)
+def test_the_message_of_a_failed_release(tmp_path, result, words, remedy):
+    """As the role says it: its variables and its task, rendered by Ansible."""
+    settings = yaml.safe_load((PROJECT / "roles/release/vars/main.yml").read_text())
+    report = next(
+        task for task in yaml.safe_load((PROJECT / "roles/release/tasks/abandon.yml").read_text()) if "ansible.builtin.fail" in task
+    )
+    settings = {
+        name: value
+        for name, value in settings.items()
+        if name in ("__release_failure", "__release_trouble", "__release_log", "__release_remedy")
+    }
+    settings |= {
+        "release_app": "shop",
+        "release_id": "r2",
+        "release_host": {"live": "r1"},
+        "release_down": {"log": result.get("log", "")},
+        "release_server": {"packages": []},
+        "release_server_role": "gunicorn",
+        "ansible_failed_result": result,
+        "ansible_failed_task": {"name": "Start"},
+    }
+    tasks = [{"ansible.builtin.set_fact": {"ansible_facts": {"python": {"version": {"major": 3, "minor": 13}}}}}, report]
+    (tmp_path / "book.json").write_text(
+        json.dumps([{"hosts": "all", "connection": "local", "gather_facts": False, "vars": settings, "tasks": tasks}])
+    )
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+    started = time.monotonic()
+    command = ["ansible-playbook", "-i", "localhost,", tmp_path / "book.json"]
+    said = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True).stdout
+    assert time.monotonic() - started < 15
+    assert "Release r2 was not made live." in said and words in said and remedy in said and "Release r1 goes on serving." in said, said[
+        -3000:
+    ]
+    assert not set(said) & {"\x1b", "\x07", "\x9b"} and max(map(len, said.split("\n"))) < 2300

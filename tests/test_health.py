@@ -1,0 +1,171 @@
+"""The health page of a hostile app: whatever it answers, asking it ends in time and takes little memory."""
+
+import resource
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+import pytest
+from conftest import plugin
+
+releases = plugin("modules/releases")
+OK = b"HTTP/1.1 200 OK\r\n"
+SECONDS = 0.6
+
+
+def drip(start, piece=b"x"):
+    def answer(connection):
+        connection.sendall(start)
+        while True:
+            connection.sendall(piece)
+            time.sleep(0.05)
+
+    return answer
+
+
+def flood(start, piece):
+    def answer(connection):
+        connection.sendall(start)
+        while True:
+            connection.sendall(piece * (65536 // len(piece)))
+
+    return answer
+
+
+def say(text):
+    return lambda connection: connection.sendall(text)
+
+
+def serve(listener, answer, wrap=lambda connection: connection):
+    def accept():
+        while True:
+            try:
+                connection = wrap(listener.accept()[0])
+            except OSError:
+                return
+            try:
+                connection.recv(4096)
+                answer(connection)
+            except OSError:
+                pass
+            finally:
+                connection.close()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """What is found of an app that answers so; and how long that took."""
+    listener = socket.socket(socket.AF_UNIX)
+
+    def asked(answer):
+        path = str(tmp_path / "wsgi.sock")
+        listener.bind(path)
+        listener.listen()
+        serve(listener, answer)
+        page = releases.Page({"path": "/health", "answer_seconds": SECONDS, "host": "shop.example", "port": 0}, path)
+        started = time.monotonic()
+        return page.ask(), page.status, time.monotonic() - started
+
+    yield asked
+    listener.close()
+
+
+GOOD = {
+    "with a length": say(OK + b"Content-Length: 2\r\n\r\nok"),
+    "in chunks": say(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+    "until it closes": say(OK + b"\r\nok"),
+    "a redirect": say(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"),
+    "100 first": say(b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n"),
+    "a long page": say(OK + b"Content-Length: 300000\r\n\r\n" + b"x" * 300_000),
+    "a long page in chunks": say(OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1000\r\n" + b"x" * 4096 + b"\r\n0\r\n\r\n"),
+    # its status is good, and no more of it is read
+    "a body without an end": flood(OK + b"\r\n", b"x"),
+    "chunks without an end": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"4\r\nxxxx\r\n"),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_answer_is_good(ask, name):
+    found, status, took = ask(GOOD[name])
+    assert (found, status in (200, 302)) == ("", True) and took < SECONDS
+
+
+SLOW = {
+    "nothing": lambda connection: time.sleep(5),
+    "a byte of the status line": drip(b""),
+    "a byte of a header": drip(OK),
+    "a header": drip(OK, b"A: b\r\n"),
+    "a byte of the body": drip(OK + b"Content-Length: 9000\r\n\r\n"),
+    "a byte of a body without a length": drip(OK + b"\r\n"),
+    "a chunk": drip(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "a byte of a chunk's size": drip(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+    "100 Continue": drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_one_that_answers_now_and_then_has_no_more_time_than_one_that_does_not_answer(ask, name):
+    found, _status, took = ask(SLOW[name])
+    assert found in (f"/health gave no answer within {SECONDS} seconds", "/health could not be asked (got more than 100 headers)")
+    assert took < SECONDS + 0.4
+
+
+ENDLESS = {
+    "a status line": flood(b"HTTP/1.1 200 ", b"x"),
+    "a header": flood(OK + b"A: ", b"x"),
+    "headers": flood(OK, b"A: b\r\n"),
+    "100 Continue": flood(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "headers of 100 Continue": flood(b"HTTP/1.1 100 Continue\r\n", b"A: b\r\n"),
+    "no line": flood(b"", b"\0"),
+    "a chunk's size": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+    "trailers": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n"),
+    "no HTTP": say(b"\x1b[2J\x1b]0;title\x07\xff\n\n"),
+    "no status": say(b"HTTP/1.1 \x1b[31mred 200\r\n\r\n"),
+    "a chunk of a negative size": say(OK + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nxxx"),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_one_that_never_ends_or_is_no_answer_is_read_no_further(ask, name):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found, status, took = ask(ENDLESS[name])
+    assert found.startswith("/health could not be asked (") or status == 200
+    assert len(found) < 300 and found.isprintable()
+    assert took < SECONDS and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(drip(OK), "no answer within"), (say(OK + b"Content-Length: 2\r\n\r\nok"), ""), (drip(OK + b"\r\n"), "no answer within")],
+)
+def test_through_nginx_too(tmp_path, answer, words):
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=a"]
+    subprocess.run([*command, "-keyout", tmp_path / "key", "-out", tmp_path / "certificate"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serve(listener, answer, lambda connection: context.wrap_socket(connection, server_side=True))
+        page = releases.Page({"path": "/", "answer_seconds": SECONDS, "host": "shop.example", "port": listener.getsockname()[1]})
+        started = time.monotonic()
+        found = page.ask()
+    assert words in found and bool(words) == bool(found) and time.monotonic() - started < SECONDS + 0.4
+
+
+def test_a_handshake_that_does_not_come_to_its_end_ends_in_time():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serve(listener, drip(b"\x16\x03\x03\x40\x00", b"\0"))
+        page = releases.Page({"path": "/", "answer_seconds": SECONDS, "host": "shop.example", "port": listener.getsockname()[1]})
+        started = time.monotonic()
+        assert page.ask() == f"/ gave no answer within {SECONDS} seconds" and time.monotonic() - started < SECONDS + 0.4
+
+
+def test_a_socket_that_is_not_there_or_not_listened_on(tmp_path):
+    page = releases.Page({"path": "/", "answer_seconds": SECONDS, "host": "a", "port": 0}, str(tmp_path / "none"))
+    assert page.ask() == "the server has not opened its socket"
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "none"))
+    assert page.ask() == "/ could not be asked: the server accepts no connection"

@@ -1,0 +1,55 @@
+"""Text that an app can write does nothing to the terminal in which it is shown."""
+
+import json
+import time
+
+import pytest
+from conftest import plugin
+
+text = plugin("module_utils/text")
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        (b"plain \xc3\xa9 text\n\tindented", "plain é text\n\tindented"),
+        (b"a\xffb", "a\ufffdb"),
+        ("a\udcffb", "a\ufffdb"),
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("\x9b31mred", "red"),
+        ("\x1b[2J\x1b[H", ""),
+        ("\x1b]0;a title\x07after", "after"),
+        ("\x1b]8;;https://a.example\x1b\\a link\x1b]8;;\x1b\\", "a link"),
+        ("\x1b]52;c;aGFjaw==\x07", ""),
+        ("\x1b]0;never ended", "0;never ended"),
+        ("\x1bc\x1b(0", ""),
+        ("\x1b", "\ufffd"),
+        ("10 %\r20 %\r\nend", "10 %\n20 %\nend"),
+        ("bell\x07 null\x00 back\x08 del\x7f nel\x85", "bell\ufffd null\ufffd back\ufffd del\ufffd nel\ufffd"),
+        ("user\u202egnp.exe \u2066x\u2069", "user\ufffdgnp.exe \ufffdx\ufffd"),
+    ],
+)
+def test_a_terminal_shows_it_and_does_nothing(written, shown):
+    assert text.printable(written) == shown
+
+
+def test_all_that_a_module_returns_is_printable():
+    found = text.printable_values({"a\x1b[2J": ["\udcff", {"b": b"\xff", "n": 1, "none": None}], "t": ("\x07",)})
+    assert found == {"a": ["\ufffd", {"b": "\ufffd", "n": 1, "none": None}], "t": ["\ufffd"]}
+    assert json.dumps(found).encode()
+
+
+@pytest.mark.parametrize("piece", ["\x1b", "\x1b[", "\x1b]", "\x1b[0", "\x9d", "\x1b ", "\r", "\x1b]\\", "\u202e"])
+def test_it_takes_time_in_proportion_to_the_length(piece):
+    started = time.monotonic()
+    text.printable(piece * 400_000)
+    assert time.monotonic() - started < 2
+
+
+def test_long_lines_and_long_texts_are_cut_with_a_mark():
+    assert text.cut("x" * 2000) == "x" * 2000
+    assert text.cut("x" * 2001) == "x" * 2000 + " [… 1 more characters]"
+    short = text.shortened("first\n" + "y" * 400_000 + "\nlast")
+    assert len(short) < 70_000 and short.startswith("[… ") and short.endswith("\nlast")
+    assert max(map(len, short.split("\n"))) < 2100
+    assert text.one_line("a\nb\x1b[2J  c") == "a b c"
