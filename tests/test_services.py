@@ -27,6 +27,8 @@ SETTINGS = {
     "python_venv_packages": ["python3"],
     "python_venv_extra_packages": [],
     "memory": 2000,
+    # what the role systemd says of it
+    "release_sandbox": [],
 }
 HOSTS = {
     "none": {},
@@ -171,8 +173,8 @@ def test_redis_s_socket_is_the_app_s_group_s(told):
 
 def test_redis_has_an_acl_that_its_version_knows(told):
     newer, older = (told[host]["written"]["redis.conf"] for host in ("everything", "small"))
-    assert "\nuser default on nopass ~* &* +@all -@admin -@dangerous +client +" in newer
-    assert "\nuser default on nopass ~* +@all -@admin -@dangerous +client +" in older
+    assert "\nuser default on nopass ~* &* +@all -@admin -@dangerous +client|getname +" in newer
+    assert "\nuser default on nopass ~* +@all -@admin -@dangerous +client|getname +" in older
 
 
 def test_redis_sees_no_other_app_s_data_and_has_a_limit(told):
@@ -193,6 +195,7 @@ REFUSED = (
     "debug sleep 0",
 )
 REFUSED += (
+    "client kill type normal",
     "migrate 127.0.0.1 1 key 0 1",
     "eval \"return redis.call('migrate','127.0.0.1','1','key','0','1')\" 0",
     "monitor",
