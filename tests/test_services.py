@@ -22,6 +22,7 @@ SETTINGS = {
     "ansible_connection": "local",
     "hardening_packages": [],
     "ufw_packages": ["ufw"],
+    "systemd_packages": [],
     "tls_packages": [],
     "nginx_packages": ["nginx"],
     "python_venv_packages": ["python3"],
