@@ -105,7 +105,9 @@ def test_a_schema_changes_under_load_and_no_request_and_no_job_is_lost(site, sou
     assert python(site, SLOW_STATE) == "finished"
     assert failed_jobs(site) == "0"
     wait_until(lambda: workers(site, "active,deactivating") == expected(site))
-    assert "SIGKILL" not in site.host.check_output(f"journalctl --namespace=+sample --unit 'sample-worker.*@{left}.service' --no-pager --output=cat")
+    assert "SIGKILL" not in site.host.check_output(
+        f"journalctl --namespace=+sample --unit 'sample-worker.*@{left}.service' --no-pager --output=cat"
+    )
     assert int(python(site, APP + "print(db.session.query(Entry).filter(Entry.length.is_not(None)).count())")) > 0
     # back, with a schema that the former ignores; and what a rollback doesn't undo, for the tests that follow
     back = site.play("playbooks/rollback.yml")

@@ -66,7 +66,9 @@ def speaks_spanish_and_works(site, _settings):
     """Its translations were compiled, and its worker waits for jobs."""
     assert "Ingresar" in site.get("/auth/login", "--header", "Accept-Language: es")[1]
     assert site.host.check_output("systemctl is-active 'microblog-worker.1@*'") == "active"
-    assert "Listening on microblog-tasks" in site.host.check_output("journalctl --namespace=+microblog -t microblog --no-pager --output=cat")
+    assert "Listening on microblog-tasks" in site.host.check_output(
+        "journalctl --namespace=+microblog -t microblog --no-pager --output=cat"
+    )
 
 
 def has_a_websocket(site, _settings):
