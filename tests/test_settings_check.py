@@ -42,6 +42,15 @@ def test_good_settings_pass():
     [
         ({"app_name": "My-Site"}, ["app_name is 'My-Site'", "lower-case letters"]),
         ({"app_name": "x" * 26}, ["app_name", "at most 25"]),
+        (
+            {"container_options": ['--env=A" --user=0']},
+            ["container_options", "has a character that a unit of systemd reads in its own way"],
+        ),
+        ({"container_options": ["--label=100%"]}, ["container_options", "has a character"]),
+        ({"systemd_writable": ["/mnt/a b"]}, ["systemd_writable", "'/mnt/a b' is not a plain absolute path"]),
+        ({"systemd_writable": ["/mnt/../etc"]}, ["systemd_writable", "is not a plain absolute path"]),
+        ({"app_runtime": "container", "app_env": {"LD_PRELOAD": "/x"}}, ["'LD_PRELOAD' would change how podman itself runs"]),
+        ({"app_runtime": "container", "app_image": "-v/x:/y/z"}, ["app_image"]),
         ({"app_domains": []}, ["app_domains", "name the site's domains"]),
         ({"app_domains": ["203.0.113.7"]}, ["is an address", "203-0-113-7.sslip.io"]),
         ({"app_domains": ["2001:db8::7"]}, ["is an address", "2001-db8--7.sslip.io"]),

@@ -27,7 +27,7 @@ DOMAIN = re.compile(r"(?=.{1,253}$)(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)
 NAME = re.compile(r"[a-z][a-z0-9_]{0,24}")
 IDENTIFIERS = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 MODULE = re.compile(rf"{IDENTIFIERS}:{IDENTIFIERS}(\(.*\))?")
-IMAGE = re.compile(r"[\w.-]+(:\d+)?(/[\w.-]+)+(:[\w.-]+|@sha256:[0-9a-f]{64})")
+IMAGE = re.compile(r"(?!-)[\w.-]+(:\d+)?(/[\w.-]+)+(:[\w.-]+|@sha256:[0-9a-f]{64})")
 PROCESS_TYPE = re.compile(r"[A-Za-z0-9_-]+")
 # users and units of the distributions, which an app of that name would take over
 TAKEN = {
@@ -309,6 +309,29 @@ def environment(value, dummy):
     return f"DATABASE_URL leads nowhere: {problem}" if problem else None
 
 
+def container_environment(value, settings):
+    """systemd gives the app's environment to podman, which is root's."""
+    taken = [name for name in value if re.fullmatch(r"PATH|HOME|TMPDIR|(LD|XDG|CONTAINERS|REGISTRY)_.*", str(name))]
+    if taken and settings.get("app_runtime") == "container":
+        return f"'{taken[0]}' would change how podman itself runs. Set it in the image (ENV), or take it out."
+    return environment(value, settings)
+
+
+def unit_words(value, dummy):
+    """What lands in a unit between quotes."""
+    bad = [word for word in value if re.search(r'["\\%$`\x00-\x1f\x7f]', str(word))]
+    return (
+        f"{bad[0]!r} has a character that a unit of systemd reads in its own way: quotes, \\, %, $, ` and control characters."
+        if bad
+        else None
+    )
+
+
+def writable(value, dummy):
+    bad = [path for path in value if not re.fullmatch(r"(/[\w.@+-]+)+", str(path)) or ".." in str(path).split("/")]
+    return f"{bad[0]!r} is not a plain absolute path, such as /mnt/uploads." if bad else None
+
+
 def static(value, settings):
     for url, folder in value.items():
         if not re.fullmatch(r"(/[\w.-]+)+/", str(url)) or {".", ".."} & {*str(url).split("/")}:
@@ -483,8 +506,10 @@ RULES = {
         "it must be module:object or module:factory(), such as wsgi:app or mysite:create_app().",
     ),
     "app_health_path": health_path,
-    "app_env": environment,
-    "app_secrets": environment,
+    "app_env": container_environment,
+    "app_secrets": container_environment,
+    "container_options": unit_words,
+    "systemd_writable": writable,
     "app_server": server,
     "app_shared": shared,
     "app_static": static,

@@ -61,7 +61,9 @@ def test_its_unit_is_hardened(site):
 
 def test_it_starts_without_a_warning(site):
     invocation = site.host.check_output(f"systemctl show --value --property=InvocationID {unit(site)}")
-    words = site.host.check_output(f"journalctl --namespace=+{site.app} _SYSTEMD_INVOCATION_ID={invocation} --no-pager --output=cat").splitlines()
+    words = site.host.check_output(
+        f"journalctl --namespace=+{site.app} _SYSTEMD_INVOCATION_ID={invocation} --no-pager --output=cat"
+    ).splitlines()
     # how mod_wsgi-express tells of its settings
     told = [line for line in words if not line.startswith(("Error Log File ", "AH00094: Command line: "))]
     assert not [line for line in told if re.search(r"warn|error|deprecat|traceback", line, re.IGNORECASE)], words
@@ -109,7 +111,9 @@ def test_what_is_under_way_is_finished_over_a_release_and_nobody_else_is_touched
     assert site.get("/")[1] == f"hello from {site.live()}\n"
     assert site.host.check_output(others.format(site.app)) == before
     wait_until(lambda: site.instances() == [unit(site)])
-    assert "timed out" not in site.host.check_output(f"journalctl --namespace=+{site.app} --unit {site.app}@{left}.service --no-pager --output=cat")
+    assert "timed out" not in site.host.check_output(
+        f"journalctl --namespace=+{site.app} --unit {site.app}@{left}.service --no-pager --output=cat"
+    )
 
 
 def test_it_is_back_after_a_crash(site):
