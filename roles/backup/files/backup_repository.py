@@ -102,10 +102,13 @@ class Repository:
                 result = write(stream)
             except Trouble as error:
                 failed = error
-            # restic has not seen the end of the stream yet, for this process holds it open too
-            if failed and program.poll() is None:
-                interrupt(program)
-                raise failed
+            if failed:
+                # restic has not seen the end of the stream yet, for this process holds it open too; unless restic itself had failed before
+                try:
+                    program.wait(2)
+                except subprocess.TimeoutExpired:
+                    interrupt(program)
+                    raise failed from None
             stream.close()
             out = self.ended(program, HOURS_6)
         if failed:
