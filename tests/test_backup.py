@@ -174,6 +174,8 @@ class Host:
 
     def restore(self, name="latest"):
         self.do("restore", self.fetch(name))
+        # as the playbook does, when the app is up again
+        self.do("unfetch")
 
     def made(self):
         return json.loads((self.work / "made.json").read_text())

@@ -20,6 +20,7 @@ Managed by Flaskhost (role backup).
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -52,6 +53,7 @@ from appdata_files import (
 from appdata_sqlite import CHECK_SECONDS, Databases, Worker, check_sqlite
 
 INPUT, OUTPUT, REPORT = 3, 4, 2
+PR_SET_DUMPABLE = 4
 OPTIONS_BYTES = 256 * 1024
 # of the dump, held in memory
 PIECE = 32 * MB
@@ -65,6 +67,8 @@ do $$ begin if to_regnamespace('public') is null then create schema public; end 
 def main():
     options = json.loads(os.pread(REPORT, OPTIONS_BYTES, 0).rstrip(b"\0") or b"{}")
     verb, arguments = sys.argv[1], sys.argv[2:]
+    # the app has the same user: it may not trace this process, nor take its descriptors
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
     # a directory at each level of depth, twice
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4 * DEPTH)), hard))

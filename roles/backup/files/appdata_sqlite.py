@@ -182,8 +182,6 @@ class Worker:
 
 def work(requests, answers):
     resource.setrlimit(resource.RLIMIT_AS, (SQLITE_MEMORY, SQLITE_MEMORY))
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("1000")
     for request in requests:
         job, seconds, file_bytes, words = json.loads(request)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, resource.RLIM_INFINITY))

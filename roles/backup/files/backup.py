@@ -5,7 +5,7 @@
   backup.py APP list         tell which there are, as JSON
   backup.py APP fetch NAME   make one ready to be restored, and tell its id; the app goes on meanwhile
   backup.py APP restore ID   put that one in place; the app has to be stopped
-  backup.py APP unfetch      remove what was fetched
+  backup.py APP unfetch      remove what was fetched, and what the restore before this one had kept
 
 NAME is the id of one; or, of those that this host has made, a time such as 2026-11-21 or 2026-11-21T03 (the last of then), or `latest`.
 
@@ -64,7 +64,7 @@ class Backup:
         # root's alone: what is in it, no app can reach by any path
         self.root = WORK / app
         # what was fetched: `id`, `files` and perhaps `database`; and what stood in its place
-        self.fetched, self.before = self.root / "fetched", self.root / "before"
+        self.fetched, self.before, self.discarded = self.root / "fetched", self.root / "before", self.root / "discarded"
         self.places = [Repository(app, name, url, self.settings) for name, url in self.settings["places"].items()]
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         # a former version let others pass
@@ -166,7 +166,10 @@ class Backup:
             aside = self.before.with_name(f"before-{time.strftime('%Y%m%dT%H%M%S')}")
             self.before.rename(aside)
             print(f"What a restore that was cut short had moved is kept in {aside}.")
-        remove(self.before)
+        elif self.before.exists():
+            # to remove it takes time, and the app is stopped
+            remove(self.discarded)
+            self.before.rename(self.discarded)
         self.before.mkdir(mode=0o700)
         unfinished.touch()
         files = Swap(self) if self.is_whole() else Copy(self)
@@ -179,11 +182,12 @@ class Backup:
             unfinished.unlink()
             raise
         unfinished.unlink()
-        self.unfetch()
+        (self.fetched / "id").unlink()
         print(f"What stood in its place is kept in {self.before}, until the next time.")
 
     def unfetch(self):
         remove(self.fetched)
+        remove(self.discarded)
 
     # -- saving -----------------------------------------------------------------------------------------------------
 

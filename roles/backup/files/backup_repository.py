@@ -18,6 +18,8 @@ CACHE = Path("/var/cache/flaskhost")
 # a place may be far away, but not for ever; another host may be at work in it
 SECONDS = {"cat": 120, "snapshots": 300}
 LOCKED_SECONDS, LOCKED_TRIES = 30, 20
+# of a stream that has ended, only the last megabytes are yet to be written
+END_SECONDS = 1800
 
 
 class Repository:
@@ -102,12 +104,16 @@ class Repository:
                 result = write(stream)
             except Trouble as error:
                 failed = error
-            # restic has not seen the end of the stream yet, for this process holds it open too
-            if failed and program.poll() is None:
-                interrupt(program)
-                raise failed
+            if failed:
+                # restic has not seen the end of the stream yet, for this process holds it open too; unless restic itself had failed before
+                try:
+                    program.wait(2)
+                except subprocess.TimeoutExpired:
+                    interrupt(program)
+                    raise failed from None
             stream.close()
-            out = self.ended(program, HOURS_6)
+            # the app may have got hold of the stream, and keep it open
+            out = self.ended(program, END_SECONDS)
         if failed:
             raise failed
         return json.loads(out.splitlines()[-1])["snapshot_id"][:8], result
