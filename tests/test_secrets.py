@@ -11,7 +11,21 @@ MARKER = "planted-secret-7d41f0b2"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def app():
+    """An app whose users this machine has for the while."""
+    if os.geteuid():
+        yield "root"
+        return
+    name = f"unit_{os.getpid()}"
+    subprocess.run(["groupadd", "--system", name], check=True)
+    subprocess.run(["useradd", "--system", "--no-create-home", "--gid", name, f"{name}-build"], check=True)
+    yield name
+    subprocess.run(["userdel", f"{name}-build"], check=True)
+    subprocess.run(["groupdel", name], stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def run(app, tmp_path_factory):
     """The steps in which a release gets its secrets, on this machine, at -vvv."""
     folder = tmp_path_factory.mktemp("secrets")
     root = folder / "srv"
@@ -23,7 +37,7 @@ def run(tmp_path_factory):
         "app_root": str(root),
         "app_source": str(PROJECT / "sample_app"),
         "app_secrets": {"SECRET_KEY": MARKER, "API_TOKEN": f'"{MARKER}" $HOME'},
-        "release_app": "root",  # whose group may read the release
+        "release_app": app,
     }
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"shop": settings}}}))
     nothing = {"complete": [], "releases": {}, "running": [], "enabled": [], "live": ""}

@@ -49,7 +49,10 @@ def test_good_settings_pass():
         ({"container_options": ["--label=100%"]}, ["container_options", "has a character"]),
         ({"systemd_writable": ["/mnt/a b"]}, ["systemd_writable", "'/mnt/a b' is not a plain absolute path"]),
         ({"systemd_writable": ["/mnt/../etc"]}, ["systemd_writable", "is not a plain absolute path"]),
-        ({"app_runtime": "container", "app_image": "ghcr.io/you/mysite:1", "app_env": {"LD_PRELOAD": "/x"}}, ["'LD_PRELOAD' would change how podman itself runs"]),
+        (
+            {"app_runtime": "container", "app_image": "ghcr.io/you/mysite:1", "app_env": {"LD_PRELOAD": "/x"}},
+            ["'LD_PRELOAD' would change how podman itself runs"],
+        ),
         ({"app_runtime": "container", "app_image": "-v/x:/y/z"}, ["app_image"]),
         ({"app_domains": []}, ["app_domains", "name the site's domains"]),
         ({"app_domains": ["203.0.113.7"]}, ["is an address", "203-0-113-7.sslip.io"]),
