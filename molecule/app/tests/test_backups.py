@@ -30,7 +30,9 @@ def test_every_row_and_file_comes_back(site):
     for number in range(20):
         site.write(f"entry {number}")
     site.host.check_output("install -d -o sample -g sample-web -m 0700 /var/lib/sample/uploads")
-    site.host.check_output("runuser -u sample -- sh -c 'head -c 3000000 /dev/urandom >/var/lib/sample/uploads/\"a picture.png\"'")
+    site.host.check_output(
+        "setpriv --reuid=sample --regid=sample-web --clear-groups sh -c 'head -c 3000000 /dev/urandom >/var/lib/sample/uploads/\"a picture.png\"'"
+    )
     run = site.play("playbooks/backup.yml")
     assert run.ok and run.tells("was written to /var/backups/sample"), run.output
     wanted = python(site, ROWS), site.host.check_output(FILES), counts(site)[0]
@@ -90,6 +92,18 @@ def test_what_is_too_old_is_forgotten_and_the_last_is_kept(site):
     assert backups(site)[0]["time"].startswith("2020-01-01")
     assert site.play("playbooks/backup.yml").ok
     assert not backups(site)[0]["time"].startswith("2020")
+
+
+def test_what_a_backup_leaves_out_is_told_of(site):
+    app = "setpriv --reuid=sample --regid=sample-web --clear-groups"
+    site.host.check_output(f"{app} mkfifo /var/lib/sample/pipe")
+    try:
+        run = site.play("playbooks/backup.yml")
+        assert run.ok and run.tells("pipe: left out: a FIFO"), run.output
+        assert site.play("playbooks/status.yml").tells("with 1 warnings: pipe: left out: a FIFO")
+    finally:
+        site.host.check_output("rm /var/lib/sample/pipe")
+    assert site.play("playbooks/backup.yml").ok
 
 
 @pytest.fixture

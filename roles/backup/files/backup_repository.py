@@ -107,7 +107,7 @@ class Repository:
             if failed:
                 # restic has not seen the end of the stream yet, for this process holds it open too; unless restic itself had failed before
                 try:
-                    program.wait(2)
+                    program.wait(10)
                 except subprocess.TimeoutExpired:
                     interrupt(program)
                     raise failed from None
