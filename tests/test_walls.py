@@ -162,7 +162,7 @@ def test_a_client_switches_to_websocket_only(rendered, host):
         *("HTTP/1.1 POST websocket", "HTTP/1.0 GET websocket", "HTTP/2.0 GET websocket", "HTTP/1x1 GET websocket"),
     ):
         assert not re.search(pattern, other, re.IGNORECASE), other
-    assert {"Upgrade": '"$app_upgrade"', "Connection": '"$app_connection"'}.items() <= app_headers(site).items()
+    assert {"Upgrade": '"$app_upgrade"', "Connection": '"$connection_upgrade"'}.items() <= app_headers(site).items()
     assert "$http_upgrade" not in site and "$http_connection" not in site
 
 
