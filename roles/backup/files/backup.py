@@ -13,6 +13,7 @@ Managed by Flaskhost (role backup), which also writes /etc/flaskhost/backup-APP.
 """
 
 import contextlib
+import errno
 import fcntl
 import grp
 import json
@@ -174,7 +175,14 @@ class Backup:
         unfinished.touch()
         files = Swap(self) if self.is_whole() else Copy(self)
         try:
-            files.replace()
+            try:
+                files.replace()
+            except OSError as error:
+                # an overlay file system, such as a container's, renames no directory that came with its image
+                if error.errno != errno.EXDEV or not isinstance(files, Swap) or files.done:
+                    raise
+                files = Copy(self)
+                files.replace()
             if self.is_dumped() and self.service():
                 self.replace_database()
         except (OSError, Trouble):
