@@ -167,8 +167,11 @@ class App(Site):
 
     def end_runs(self):
         """What a run that was killed has left at work on the host."""
+        # one that was sent SIGSTOP would take 90 seconds to be stopped
+        units = "systemctl list-units --plain --no-legend --type=service 'hostile-*' | cut -d' ' -f1 | grep -vE 'worker|schedule'"
         self.host.run(
-            "kill -9 $(pgrep --full '[A]nsiballZ|^/usr/bin/python3$|[b]ackup[^ ]* hostile (now|fetch|restore|list)'); systemctl kill --signal=KILL hostile-backup"
+            "kill -9 $(pgrep --full '[A]nsiballZ|^/usr/bin/python3$|^flock |systemd-run .*hostile|[b]ackup[^ ]* hostile (now|fetch|restore|list)')\n"
+            f"for unit in $({units}); do systemctl kill --signal=KILL $unit; done"
         )
 
     def recover(self):

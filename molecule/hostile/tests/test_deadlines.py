@@ -38,7 +38,7 @@ class Memory:
 
 @pytest.mark.parametrize("mood", ["slow", pytest.param("endless", marks=pytest.mark.sample), "big"])
 def test_hang_a_release_by_its_health_page(attacker, source, mood):
-    """The next release's health page sends a byte a second, or never ends, or is 400 MB: the release is given up within its time limit, root reads
+    """The next release's health page sends a byte every half second, or never ends, or is 400 MB: the release is given up within its time limit, root reads
     no more than it needs, and the live release serves."""
     before = attacker.live()
     attacker.bash(f"echo {mood} >{STATE}/health")
@@ -54,7 +54,7 @@ def test_hang_a_release_by_its_health_page(attacker, source, mood):
 @pytest.mark.parametrize("mood", ["slow", "endless"])
 @pytest.mark.parametrize("playbook", ["playbooks/status.yml", "playbooks/doctor.yml"])
 def test_hang_the_report_by_the_health_page(attacker, mood, playbook):
-    """The live release's health page sends a byte a second, or never ends: `make status` and `make doctor` end, and report it."""
+    """The live release's health page sends a byte every half second, or never ends: `make status` and `make doctor` end, and report it."""
     attacker.bash(f"echo {mood} >{STATE}/health")
     run = attacker.attempt(playbook, 60)
     attacker.end_runs()
