@@ -10,7 +10,7 @@ GRACE_SECONDS = 30
 
 
 class SandboxError(Exception):
-    """A unit is in the way."""
+    """A unit is in the way, or can't be."""
 
 
 def run(unit, properties, argv, seconds, wait_seconds=300):
@@ -23,6 +23,8 @@ def run(unit, properties, argv, seconds, wait_seconds=300):
     words = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", f"--unit={unit}"]
     words += [f"--property={line}" for line in [*properties, f"RuntimeMaxSec={seconds}", "TimeoutStopSec=10"]]
     done = command.run([*words, "--", *argv], seconds=seconds + GRACE_SECONDS)
+    if done[0] and done[2].startswith("Unknown assignment: "):
+        raise SandboxError(f"systemd does not understand a line of the unit (systemd_service_lines?): {done[2].strip()}")
     # systemd-run ends when the main process has; the unit is gone when the rest is
     wait_until_inactive(unit, GRACE_SECONDS)
     return done
