@@ -220,8 +220,10 @@ handle, end = None, time.monotonic() + seconds
 while handle is None and time.monotonic() < end:
     for pid in filter(str.isdigit, os.listdir('/proc')):
         try:
-            if open(f'/proc/{pid}/cgroup').read() != me:
-                handle = os.open(f'/proc/{pid}/root/var/lib/flaskhost/hostile', os.O_PATH)
+            place = f'/proc/{pid}/root/var/lib/flaskhost/hostile'
+            # in the app's own units it is read-only
+            if open(f'/proc/{pid}/cgroup').read() != me and not os.statvfs(place).f_flag & os.ST_RDONLY:
+                handle = os.open(place, os.O_PATH)
                 print('holds the place', flush=True)
                 break
         except OSError:
