@@ -256,7 +256,7 @@ def test_take_a_file_of_root_during_a_restore(attacker, bait):
     while root works on it: no file of root's changes its owner."""
     attacker.python(MAKE_SQLITE, name="d/one.db")
     attacker.bash(
-        f"cd {STATE} && mkdir tree && cd tree && for n in $(seq 0 299); do mkdir $n; for m in $(seq 20); do >$n/$m; done; >$n/secret; done"
+        f"cd {STATE} && mkdir tree fill && cd fill && for n in $(seq 6000); do >$n; done; cd ../tree && for n in $(seq 0 299); do mkdir $n; >$n/secret; done"
     )
     attacker.python(SWAP_WHILE_OWNED, background=True, seconds=100, bait=bait.path)
     run = attacker.backup()
