@@ -36,7 +36,7 @@ def age(request):
 def attacker(age):
     """The app that was taken over. Afterwards, its data and its processes are as they were."""
     attacker = App("hostile", age)
-    if not attacker.is_well():
+    if attacker.get("/tag/alive")[0] != 200:
         attacker.recover()
     yield attacker
     if attacker.acted:
@@ -182,5 +182,17 @@ class App(Site):
         )
         host.check_output(f"find {STATE} -mindepth 1 -delete")
         host.run(f"rm -f /etc/profile.d/evil.sh; systemctl reset-failed {unit}")
-        host.check_output(f"systemctl start {unit} '{self.app}-worker.1@{self.live()}' {self.app}-schedule-tidy.timer")
-        wait_until(self.is_well, 60)
+        started = host.run(f"systemctl start {unit} '{self.app}-worker.1@{self.live()}' {self.app}-schedule-tidy.timer").rc == 0
+        if not started or not self.answers():
+            # the live release is the attacker's own, which went live: one of the app as it was takes its place
+            run = self.attempt()
+            assert run.ok, run.output
+            wait_until(self.answers, 20)
+
+    def answers(self):
+        """As the app does, and not as something that the attacker has put in its place."""
+        for _attempt in range(60):
+            if self.get("/tag/alive") == (200, "tag alive\n") and self.is_well():
+                return True
+            time.sleep(0.5)
+        return False

@@ -220,8 +220,10 @@ handle, end = None, time.monotonic() + seconds
 while handle is None and time.monotonic() < end:
     for pid in filter(str.isdigit, os.listdir('/proc')):
         try:
-            if open(f'/proc/{pid}/cgroup').read() != me:
-                handle = os.open(f'/proc/{pid}/root/var/lib/flaskhost/hostile', os.O_PATH)
+            place = f'/proc/{pid}/root/var/lib/flaskhost/hostile'
+            # in the app's own units it is read-only
+            if open(f'/proc/{pid}/cgroup').read() != me and not os.statvfs(place).f_flag & os.ST_RDONLY:
+                handle = os.open(place, os.O_PATH)
                 print('holds the place', flush=True)
                 break
         except OSError:
@@ -254,7 +256,7 @@ def test_take_a_file_of_root_during_a_restore(attacker, bait):
     while root works on it: no file of root's changes its owner."""
     attacker.python(MAKE_SQLITE, name="d/one.db")
     attacker.bash(
-        f"cd {STATE} && mkdir tree && cd tree && for n in $(seq 0 299); do mkdir $n; for m in $(seq 20); do >$n/$m; done; >$n/secret; done"
+        f"cd {STATE} && mkdir tree fill && cd fill && for n in $(seq 6000); do >$n; done; cd ../tree && for n in $(seq 0 299); do mkdir $n; >$n/secret; done"
     )
     attacker.python(SWAP_WHILE_OWNED, background=True, seconds=100, bait=bait.path)
     run = attacker.backup()
