@@ -146,7 +146,7 @@ def test_a_finished_release_is_root_s_and_nginx_reads_what_it_serves(release, tm
     assert modes["."] == modes["shop"] == 0o751 and modes["shop/static"] == 0o755
     assert list((code / "shop/__pycache__").iterdir())
     assert (code / "instance").readlink() == tmp_path / "srv/state/instance"
-    assert not (tmp_path / "srv/building/r1").exists()
+    assert not (tmp_path / "srv/releases/.building/r1").exists()
 
 
 HOSTILE = {
@@ -165,7 +165,7 @@ def test_a_hostile_archive_is_rejected_also_by_the_host(release, tmp_path, name)
     members, shared = HOSTILE[name]
     with pytest.raises(module.LayoutError):
         release(*members, shared=shared).lay_out()
-    assert not (tmp_path / "srv/building/r1/x").exists() and not (tmp_path / "srv/x").exists()
+    assert not (tmp_path / "srv/releases/.building/r1/x").exists() and not (tmp_path / "srv/x").exists()
 
 
 @root_only
@@ -175,7 +175,7 @@ def test_what_a_build_left_is_taken_over_and_nothing_of_it_is_followed(release, 
     (outside / "page.css").write_text(CSS)
     shop = release(("shop.py", "x = 1"), static={"/s/": "static", "/m/": "thumbs"}, shared=["media"], build=True)
     assert shop.lay_out()["sealed"] is False
-    building = tmp_path / "srv/building/r1"
+    building = tmp_path / "srv/releases/.building/r1"
     # as its user, who owns all of it
     (building / "static").mkdir()
     os.mkfifo(building / "static/pipe.css")
@@ -202,7 +202,7 @@ def test_what_a_build_left_is_taken_over_and_nothing_of_it_is_followed(release, 
 def test_a_link_out_of_the_source_is_rejected_after_a_build(release, tmp_path, target):
     shop = release(("shop.py", "x = 1"), build=True)
     shop.lay_out()
-    (tmp_path / "srv/building/r1/loop").symlink_to(target)
+    (tmp_path / "srv/releases/.building/r1/loop").symlink_to(target)
     shop.params["phase"] = "sealed"
     with pytest.raises(module.LayoutError, match=r"a link leads out of the source, or nowhere: 'loop' to "):
         shop.lay_out()
@@ -213,9 +213,9 @@ def test_directories_1500_deep_are_removed(release, tmp_path):
     shop = release(("shop.py", "x = 1"), build=True)
     shop.lay_out()
     script = 'import os\nfor _ in range(1500):\n    os.mkdir("d")\n    os.chdir("d")'
-    subprocess.run(["python3", "-c", script], cwd=tmp_path / "srv/building/r1", check=True)
+    subprocess.run(["python3", "-c", script], cwd=tmp_path / "srv/releases/.building/r1", check=True)
     shop.remove()
-    assert not (tmp_path / "srv/building/r1").exists()
+    assert not (tmp_path / "srv/releases/.building/r1").exists()
 
 
 @root_only

@@ -9,7 +9,7 @@ description:
   - C(ROOT/releases/ID/) holds a release - C(app/) is the source, C(.venv) a link to what it depends on, C(wsgi.sock) a link
     to its socket, C(public/) links to the folders that nginx serves; beside them stand the server's configuration, the
     environment, C(start), and a C(manifest.json), which is written last, by rename. A folder without it is unfinished.
-  - The source is unpacked, compiled and packed for browsers by the user C(APP-build), in C(ROOT/building/ID), whose parent only root can
+  - The source is unpacked, compiled and packed for browsers by the user C(APP-build), in C(ROOT/releases/.building/ID), whose parent only root can
     enter. When that is done it becomes root's, and is moved to its place.
   - C(ROOT/venvs/KEY/) holds a venv; releases that depend on the same share it. It is whole when it has a file
     C(complete).
@@ -29,7 +29,7 @@ options:
     required: true
   phase:
     description:
-      - V(unpacked) ends with the source in C(ROOT/building/ID), unless nothing is left to build - the venv is whole, and O(build) is false.
+      - V(unpacked) ends with the source in C(ROOT/releases/.building/ID), unless nothing is left to build - the venv is whole, and O(build) is false.
       - V(sealed) goes on from there.
     type: str
     choices: [unpacked, sealed]
@@ -165,7 +165,7 @@ class Release:
         self.folder = os.path.join(self.root, "releases", self.id)
         self.code = os.path.join(self.folder, "app")
         # in a directory that only root can enter
-        self.building = os.path.join(self.root, "building", self.id)
+        self.building = os.path.join(self.root, "releases", ".building", self.id)
         self.bad_note = os.path.join(self.root, "bad", self.id)
 
     def lay_out(self):

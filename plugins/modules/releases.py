@@ -777,8 +777,8 @@ class Releases:
                 remove_tree(self.path("venvs", name))
                 removed.append(f"venv {name}")
         # of builds that did not come to their end
-        for name in listing(self.path("building")):
-            remove_tree(self.path("building", name))
+        remove_tree(self.path("releases", ".building"))
+        remove_tree(self.path("venvs", ".building"))
         return removed + self.prune_images()
 
     def prune_images(self):
@@ -893,8 +893,10 @@ def listing_of_files(path):
 
 
 def listing(path):
-    """Its folders."""
-    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir()) if os.path.isdir(path) else []
+    """Its folders, but for hidden ones, in which something is being built."""
+    return (
+        sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")) if os.path.isdir(path) else []
+    )
 
 
 def now():

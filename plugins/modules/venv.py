@@ -128,7 +128,7 @@ class Venv:
         self.params = params
         self.path = os.path.join(params["root"], "venvs", params["key"])
         # in a directory that only root can enter
-        self.building = os.path.join(params["root"], "building", f"venv-{params['key']}")
+        self.building = os.path.join(params["root"], "venvs", ".building", params["key"])
         self.environment = f"{self.building}.env"
 
     def is_complete(self):
@@ -141,6 +141,7 @@ class Venv:
         os.chmod(os.path.dirname(self.path), 0o711)
         # where the scripts see it; empty for everybody else
         os.mkdir(self.path, 0o711)
+        os.makedirs(os.path.dirname(self.building), mode=0o700, exist_ok=True)
         os.mkdir(self.building, 0o700)
         user = pwd.getpwnam(f"{self.params['app']}-build")
         os.chown(self.building, user.pw_uid, user.pw_gid)
@@ -153,7 +154,7 @@ class Venv:
     def step(self, name, lines):
         """Whether the script succeeded; only the second one has to."""
         source = os.path.join(self.params["root"], "releases", self.params["release"], "app")
-        unpacked = os.path.join(self.params["root"], "building", self.params["release"])
+        unpacked = os.path.join(self.params["root"], "releases", ".building", self.params["release"])
         # the script and its environment may name URLs with credentials: neither is in a command line, which everybody can read
         with open(self.environment, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.writelines(
