@@ -27,9 +27,9 @@ FINGERPRINT = r"""
 import glob, grp, hashlib, json, os, pwd, re, stat, subprocess
 roots = ["/etc/nginx", "/etc/ssh", "/etc/ufw", "/etc/systemd", "/etc/apt/apt.conf.d", "/etc/default/ufw", "/etc/ssl/flaskhost",
          "/etc/sysctl.d", "/etc/modprobe.d", "/etc/sudoers.d", "/etc/profile.d", "/etc/security/limits.d", "/etc/login.defs", "/etc/issue",
-         "/srv", "/var/www", "/var/cache/sample", "/var/lib/sample", "/opt/uv"]
+         "/srv", "/var/www", "/var/cache/sample-build", "/var/lib/sample", "/opt/uv"]
 own_content = re.compile(r"host_.*_key|/etc/ssl/flaskhost/.*pem$|/history$|manifest\.json$|/var/lib/sample/|\.pyc$")
-skipped = re.compile(r"/var/cache/sample/.|/opt/uv/[^/]*/.|/srv/sample/venvs/[^/]*/.|/srv/sample/bad|/srv/sample/former|\.db-(wal|shm)$")
+skipped = re.compile(r"/var/cache/sample-build/.|/opt/uv/[^/]*/.|/srv/sample/venvs/[^/]*/.|/srv/sample/bad|/srv/sample/former|\.db-(wal|shm)$")
 # a release, and what it runs from, bear names that follow from their content: of two that differ, the names don't matter
 bears = {os.path.basename(os.path.realpath("/srv/sample/live/.venv")): "VENV", os.path.basename(os.path.realpath("/srv/sample/live")): "LIVE"}
 def plain(text):

@@ -131,11 +131,11 @@ def test_owners_and_modes_that_were_changed(load, fault):
     """Somebody changed owners and modes: they are put right."""
     load.nginx_is_reloaded = True
     host = fault.site.host
-    host.check_output(f"chmod 0777 /srv/sample {MINE} && chown www-data /var/cache/sample {MINE}")
+    host.check_output(f"chmod 0777 /srv/sample {MINE} && chown www-data /srv/sample/releases {MINE}")
     run = fault.site.play("playbooks/provision.yml")
     assert run.ok and run.changed > 0, run.output
-    found = host.check_output(f"stat --format '%a %U %G' /srv/sample {MINE} /var/cache/sample").splitlines()
-    assert found == ["751 root sample", "640 root root", "700 sample sample"]
+    found = host.check_output(f"stat --format '%a %U %G' /srv/sample {MINE} /srv/sample/releases").splitlines()
+    assert found == ["751 root sample", "640 root root", "751 root sample"]
     assert fault.site.play("playbooks/provision.yml").changed == 0
 
 
