@@ -103,7 +103,6 @@ HISTORY = [
     '{"id": {"a": 1}, "at": []}',
     "\\xff\\xfe",
     '{"id": "\\u001b[2J"}',
-    "x" * 200_000,
 ]
 
 
@@ -120,7 +119,9 @@ def test_break_the_run_by_the_history_of_another_stage(attacker, tmp_path, sourc
     (tmp_path / "before/hosts.yml").write_text(hosts)
     kept = attacker.host.check_output("cat /srv/hostile/history")
     lines = "\\n".join(HISTORY).replace("'", "")
-    attacker.host.check_output(f"cp /srv/hostile/history /root/history && printf '%b\\n' '{lines}' >>/srv/hostile/history")
+    attacker.host.check_output(
+        f"cp /srv/hostile/history /root/history && {{ printf '%b\\n' '{lines}'; head -c 200000 /dev/zero | tr '\\0' x; echo; }} >>/srv/hostile/history"
+    )
     try:
         inventory = attacker.inventory
         attacker.inventory = os.path.relpath(tmp_path / "after/hosts.yml", PROJECT / "molecule/inventory").removesuffix(".yml")
