@@ -39,6 +39,7 @@ IN_THE_SANDBOX = [
     ("PermissionError: [Errno 1] Operation not permitted: '/var/lib/tryapp'", "sandbox"),
     ('sudo: The "no new privileges" flag is set, which prevents sudo from running as root.', "sudo"),
     ("unshare: unshare failed: Operation not permitted", "--no-sandbox"),
+    ("chgrp: changing group of 'x': Invalid argument", "PrivateUsers=no"),
     ("Bad system call", "SystemCallFilter=NAME"),
 ]
 OTHERS = [

@@ -84,6 +84,15 @@ REMEDIES = [
         ["zygote_host_impl"],
         ["unshare", "Operation not permitted"],
     ),
+    (
+        (
+            "The sandbox's user namespace has no users and groups but the app's own, so a file can't be given to another one. Leave its owner and "
+            "group as they are, or set systemd_service_lines: [PrivateUsers=no], and run this again."
+        ),
+        ["chown", "Invalid argument"],
+        ["changing group", "Invalid argument"],
+        ["changing ownership", "Invalid argument"],
+    ),
     # the run itself is in no sandbox, and the app may write to its data
     (READ_ONLY, ["run: ", "Read-only file system"], ["Read-only file system", "{data}/"], ["EROFS", "{data}/"], ["os error 30"]),
     (
