@@ -20,7 +20,6 @@ of which `commands` are those by type (with `needs`).
 
 import contextlib
 import difflib
-import fcntl
 import fnmatch
 import hashlib
 import importlib.util
@@ -79,6 +78,7 @@ def load(path):
 
 
 archives = load(f"{PROJECT}/plugins/module_utils/archives.py")
+lock = load(f"{PROJECT}/plugins/module_utils/lock.py")
 without_credentials = load(f"{PROJECT}/plugins/filter/urls.py").without_credentials
 
 
@@ -97,12 +97,14 @@ class ActionModule(ActionBase):
         os.makedirs(cache, mode=0o700, exist_ok=True)
         try:
             # hosts are handled in parallel; their source is fetched and packed once
-            with locked(os.path.join(cache, "lock")):
+            with lock.locked(os.path.join(cache, "lock"), "fetching an app's source", 2 * GIT_SECONDS):
                 found = find(args, cache)
                 forget_old_archives(cache)
             found |= read_archive(found, args)
         except archives.UnsafeArchive as error:
             return dict(result, failed=True, msg=f"app_source: {error}")
+        except lock.LockTimeout as error:
+            return dict(result, failed=True, msg=str(error))
         except (SourceError, OSError, tarfile.TarError) as error:
             text = str(error) if isinstance(error, SourceError) else f"app_source: it could not be read: {error}"
             return dict(result, failed=True, msg=CONTROL_CHARACTERS.sub("?", without_credentials(text)))
@@ -137,13 +139,6 @@ def read_archive(source, args):
             raise SourceError(f"{name}: {problem}")
         found["commands"] = commands(found["procfile"] or "") if wanted_types(args["needs"]) else {}
     return found
-
-
-@contextlib.contextmanager
-def locked(path):
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def forget_old_archives(cache):

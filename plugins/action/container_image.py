@@ -14,8 +14,6 @@ image that the host has pulled; empty to build one), `archive` (the packed sourc
 on the host, and in the container).
 """
 
-import contextlib
-import fcntl
 import gzip
 import json
 import os
@@ -24,9 +22,17 @@ import shlex
 import subprocess
 import tarfile
 import tempfile
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 
+spec = spec_from_file_location("flaskhost_lock", Path(__file__).resolve().parents[1] / "module_utils/lock.py")
+lock = module_from_spec(spec)
+spec.loader.exec_module(lock)
+
+# another app's image may be built meanwhile
+LOCK_SECONDS = 3600
 KEPT_ON_CONTROLLER = 3
 # what a host has: whether the image is whole, or there at least; and all layers of all images
 LOOK = """
@@ -113,7 +119,7 @@ class ActionModule(ActionBase):
                 workdir = shlex.quote(config.get("WorkingDir") or "/")
                 self.on_host(SHARE.format(links=links(args["shared"], args["state"]), workdir=workdir, **words))
             self.on_host(MARK.format(**words))
-        except ImageError as error:
+        except (ImageError, lock.LockTimeout) as error:
             return dict(result, failed=True, msg=str(error))
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
@@ -131,7 +137,7 @@ class ActionModule(ActionBase):
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             packed = os.path.join(folder, "image.tar.gz")
             # hosts are handled in parallel; the image is built once
-            with locked(os.path.join(cache, "lock")):
+            with lock.locked(os.path.join(cache, "lock"), f"building image {args['image']}", LOCK_SECONDS):
                 build(args, os.path.join(folder, "source"))
                 pack(save(args["image"], folder), packed, there)
             remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "image.tar.gz")
@@ -158,13 +164,6 @@ def links(shared, state):
     return "\n".join(
         f"mkdir -p {shlex.quote(os.path.dirname(name) or '.')}; ln -s {shlex.quote(f'{state}/{name}')} {shlex.quote(name)}" for name in tops
     )
-
-
-@contextlib.contextmanager
-def locked(path):
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def build(args, source):

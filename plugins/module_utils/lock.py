@@ -1,4 +1,7 @@
-"""Locks of a host. Their files are in a directory of root's and closed to everybody else, so that no app can hold one."""
+"""Locks that are waited for with an end, and whose holder is named.
+
+Those of a host have their files in a directory of root's and closed to everybody else, so that no app can hold one.
+"""
 
 import contextlib
 import fcntl
@@ -16,11 +19,24 @@ class LockTimeout(Exception):
 
 
 def acquire(name, purpose, seconds=WAIT_SECONDS, directory=DIRECTORY):
-    """Hold the lock NAME until this process ends. Wait for another holder, but not for longer than `seconds`."""
+    """Hold the host's lock NAME until this process ends. Wait for another holder, but not for longer than `seconds`."""
     os.makedirs(directory, exist_ok=True)
     # nginx passes through to the apps' sockets, whatever the session's umask is
     os.chmod(directory, 0o755)
-    path = os.path.join(directory, f"{name}.lock")
+    return open_locked(os.path.join(directory, f"{name}.lock"), purpose, seconds)
+
+
+@contextlib.contextmanager
+def locked(path, purpose, seconds):
+    """Hold the lock of this file, on the controller. Wait for another holder, but not for longer than `seconds`."""
+    handle = open_locked(path, purpose, seconds)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def open_locked(path, purpose, seconds):
     # the descriptor is closed in every child: what a step starts must not hold the lock after the step
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     os.fchmod(handle, 0o600)
@@ -33,7 +49,7 @@ def acquire(name, purpose, seconds=WAIT_SECONDS, directory=DIRECTORY):
             if time.monotonic() >= end:
                 raise LockTimeout(
                     f"{holder(handle)} has held {path} for more than {seconds:g} seconds. "
-                    "Wait until it ends, or stop it on the host, and run this again."
+                    "Wait until it ends, or stop it, and run this again."
                 ) from None
             time.sleep(PAUSE_SECONDS)
     os.ftruncate(handle, 0)
