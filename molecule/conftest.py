@@ -1,10 +1,13 @@
-"""Tests of different hosts run side by side, where the scenario asks for it: pytest-xdist keeps a group in one process."""
+"""With several processes (pytest-xdist), tests of different hosts run side by side, and those of one host in turn."""
 
-import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    for item in items:
-        host = "older" if "older" in getattr(getattr(item, "callspec", None), "id", "").split("-") else "newer"
-        item.add_marker(pytest.mark.xdist_group(host))
+class HostScheduling(LoadScopeScheduling):
+    def _split_scope(self, nodeid):
+        """The host, by the test's parameters; tests without one use the newer."""
+        return "older" if "older" in nodeid.partition("[")[2].rstrip("]").split("-") else "newer"
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return HostScheduling(config, log)
