@@ -37,9 +37,9 @@ def test_a_lock_that_is_held_is_waited_for_with_an_end_and_its_holder_is_named(h
 
 def test_a_lock_of_the_controller_is_free_after_its_block(tmp_path):
     for _ in range(2):
-        with lock.locked(tmp_path / "lock", "fetching", seconds=0.3):
-            with pytest.raises(lock.LockTimeout, match=rf"process {os.getpid()} \(fetching\) has held"):
-                lock.open_locked(tmp_path / "lock", "me", seconds=0.1)
+        told = pytest.raises(lock.LockTimeout, match=rf"process {os.getpid()} \(fetching\) has held")
+        with lock.locked(tmp_path / "lock", "fetching", seconds=0.3), told:
+            lock.open_locked(tmp_path / "lock", "me", seconds=0.1)
 
 
 def test_a_lock_is_free_when_its_holder_was_killed(holder, tmp_path):
