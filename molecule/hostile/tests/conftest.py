@@ -158,7 +158,8 @@ class App(Site):
         """Ids, the newest last, as an operator is told them."""
         run = self.attempt("playbooks/restore.yml", 60)
         assert not run.hung, run.output
-        return re.findall(r"([0-9a-f]{8})  20\d\d-", run.output)
+        # Ansible prints an error twice
+        return list(dict.fromkeys(re.findall(r"([0-9a-f]{8})  20\d\d-", run.output)))
 
     def restore(self, name, seconds=RUN_SECONDS):
         return self.attempt("playbooks/restore.yml", seconds, backup_name=name)
