@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import plugin
@@ -138,21 +139,46 @@ def test_one_that_never_ends_or_is_no_answer_is_read_no_further(ask, name):
     assert took < SECONDS and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
 
 
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [(drip(OK), "no answer within"), (say(OK + b"Content-Length: 2\r\n\r\nok"), ""), (drip(OK + b"\r\n"), "no answer within")],
-)
-def test_through_nginx_too(tmp_path, answer, words):
+@pytest.fixture
+def nginx(tmp_path):
+    """A server with TLS that answers so; gives what tells of its page."""
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=a"]
     subprocess.run([*command, "-keyout", tmp_path / "key", "-out", tmp_path / "certificate"], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        serve(listener, answer, lambda connection: context.wrap_socket(connection, server_side=True))
-        page = releases.Page({"path": "/", "answer_seconds": SECONDS, "host": "shop.example", "port": listener.getsockname()[1]})
-        started = time.monotonic()
-        found = page.ask()
+
+        def serving(answer):
+            serve(listener, answer, lambda connection: context.wrap_socket(connection, server_side=True))
+            return {"path": "/", "answer_seconds": SECONDS, "host": "shop.example", "port": listener.getsockname()[1]}
+
+        yield serving
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(drip(OK), "no answer within"), (say(OK + b"Content-Length: 2\r\n\r\nok"), ""), (drip(OK + b"\r\n"), "no answer within")],
+)
+def test_through_nginx_too(nginx, answer, words):
+    page = releases.Page(nginx(answer))
+    started = time.monotonic()
+    found = page.ask()
     assert words in found and bool(words) == bool(found) and time.monotonic() - started < SECONDS + 0.4
+
+
+LIMITED = say(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize(("status", "why"), [(b"200 OK", ""), (b"500 Internal Server Error", "/ answered 500")])
+def test_where_another_app_has_used_up_the_requests_of_this_host_the_live_release_is_asked_itself(nginx, tmp_path, status, why):
+    (tmp_path / "live").mkdir()
+    params = {**nginx(LIMITED), "app": "shop", "root": str(tmp_path), "id": ""}
+    instance = releases.Instance(SimpleNamespace(params=params, run_command=None))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "live/wsgi.sock"))
+        listener.listen()
+        serve(listener, say(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"))
+        assert instance.live_page().ask() == why
 
 
 def test_a_handshake_that_does_not_come_to_its_end_ends_in_time():

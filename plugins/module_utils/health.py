@@ -15,13 +15,24 @@ REQUEST = "GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: https\r\nAc
 
 
 class Page:
-    """Requested over the release's own socket, or through nginx as a browser on this host would."""
+    """Requested over a release's own socket (`path`), or through nginx as a browser on this host would.
 
-    def __init__(self, params, path=None):
-        self.params, self.path, self.status = params, path, 0
+    nginx limits this host like any visitor, and another app of the host can use up its requests: where nginx answers 429, the release
+    that is live is asked over its own socket (`live`) instead.
+    """
+
+    def __init__(self, params, path=None, live=None):
+        self.params, self.path, self.live, self.status = params, path, live, 0
 
     def ask(self):
         """Why the answer isn't good; empty if it is."""
+        why = self.request()
+        if self.status == http.client.TOO_MANY_REQUESTS and self.live:
+            page = Page(self.params, self.live)
+            why, self.status = page.request(), page.status
+        return why
+
+    def request(self):
         name, seconds = self.params["path"], self.params["answer_seconds"]
         deadline = time.monotonic() + seconds
         try:

@@ -281,7 +281,7 @@ class Instance:
 
     def judge(self, live):
         restarts = sum(process["NRestarts"] for process in self.show(self.releases.units(live).values()))
-        return {"memory_mb": self.memory_mb(live), "restarts": restarts, "health": Page(self.params).ask()}
+        return {"memory_mb": self.memory_mb(live), "restarts": restarts, "health": self.live_page().ask()}
 
     def unlocked(self):
         path = self.releases.path("lock")
@@ -324,7 +324,7 @@ class Instance:
         # a job that the new release asks for must not meet a worker of the former, which may not know it
         self.retire_processes()
         self.releases.make_live(self.id, self.params["by"])
-        page = Page(self.params)
+        page = self.live_page()
         try:
             self.wait_until_good(page, self.units.values())
             self.watch(page, self.params["watch_seconds"])
@@ -395,6 +395,9 @@ class Instance:
                 self.check_units(units, restarts)
                 time.sleep(PAUSE)
         raise Unfit(f"{why}, for {self.params['timeout_seconds']:g} seconds")
+
+    def live_page(self):
+        return Page(self.params, live=self.releases.path("live", "wsgi.sock"))
 
     def watch(self, page, seconds):
         units = self.units.values()
