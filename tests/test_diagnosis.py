@@ -39,6 +39,8 @@ IN_THE_SANDBOX = [
     ("PermissionError: [Errno 1] Operation not permitted: '/var/lib/tryapp'", "sandbox"),
     ('sudo: The "no new privileges" flag is set, which prevents sudo from running as root.', "sudo"),
     ("unshare: unshare failed: Operation not permitted", "--no-sandbox"),
+    ("OSError: [Errno 1] error while attempting to bind on address ('127.0.0.1', 0): operation not permitted", "SocketBindAllow=any"),
+    ("Error: listen EPERM: operation not permitted 127.0.0.1", "SocketBindAllow=any"),
     ("chgrp: changing group of 'x': Invalid argument", "PrivateUsers=no"),
     ("Bad system call", "SystemCallFilter=NAME"),
 ]

@@ -93,6 +93,15 @@ REMEDIES = [
         ["changing group", "Invalid argument"],
         ["changing ownership", "Invalid argument"],
     ),
+    (
+        (
+            "The sandbox lets the app listen on the ports 1024 to 32767, since those above are for the host's outgoing connections. Choose one of these, "
+            "or set systemd_service_lines: [SocketBindAllow=any], and run this again."
+        ),
+        ["bind", "Operation not permitted"],
+        ["EPERM", "listen"],
+        ["error while attempting to bind on address", "not permitted"],
+    ),
     # the run itself is in no sandbox, and the app may write to its data
     (READ_ONLY, ["run: ", "Read-only file system"], ["Read-only file system", "{data}/"], ["EROFS", "{data}/"], ["os error 30"]),
     (

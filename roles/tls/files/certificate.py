@@ -57,6 +57,8 @@ CLIENT_UNIT = """
 CapabilityBoundingSet=
 InaccessiblePaths=-/srv
 InaccessiblePaths=-/run/dbus
+TemporaryFileSystem=/run/systemd:ro,mode=0755
+BindReadOnlyPaths=-/run/systemd/resolve
 KillMode=control-group
 KillSignal=SIGKILL
 LimitCORE=0
