@@ -190,6 +190,19 @@ def test_files_of_a_host_may_hold_anything(host, content):
     assert taken["held_by"]["token"] == "t" and taken["held_by"]["what"] == "releasing"
 
 
+def test_a_release_whose_socket_leads_nowhere_is_read_like_any_other(host, tmp_path):
+    """On the mount of its sockets no link is followed: what the app has made a link fails with ELOOP."""
+    host.ship("r1")
+    os.symlink("loop", tmp_path / "loop")
+    link = host.root / "releases/r1/wsgi.sock"
+    link.unlink()
+    link.symlink_to(tmp_path / "loop")
+    found = host.do("read")
+    assert found["live"] == "r1" and "worker.1" in found["processes"]
+    host.ship("r2")
+    assert host.do("read")["live"] == "r2"
+
+
 def test_workers_come_and_go_with_their_release(host):
     host.ship("r1")
     assert host.systemd.up() == units_of("r1")

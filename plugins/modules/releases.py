@@ -892,14 +892,14 @@ def by_number(process):
 
 
 def listing_of_files(path):
-    return sorted(entry.name for entry in os.scandir(path) if not entry.is_dir()) if os.path.isdir(path) else []
+    """A link, such as that to the app's socket, is a file wherever it leads."""
+    return sorted(entry.name for entry in os.scandir(path) if not entry.is_dir(follow_symlinks=False)) if os.path.isdir(path) else []
 
 
 def listing(path):
     """Its folders, but for hidden ones, in which something is being built."""
-    return (
-        sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")) if os.path.isdir(path) else []
-    )
+    entries = os.scandir(path) if os.path.isdir(path) else []
+    return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."))
 
 
 def now():
