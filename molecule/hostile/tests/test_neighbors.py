@@ -258,6 +258,8 @@ for path, text in (
     ('/run/systemd/journal/socket', 'MESSAGE={0}\\nSYSLOG_IDENTIFIER=sshd\\n_SYSTEMD_UNIT=ssh.service\\n'),
     ('/run/systemd/journal/dev-log', '<38>sshd[1]: {0}'),
     ('/dev/log', '<38>sshd[1]: {0}'),
+    ('/run/systemd/journal.victim/socket', 'MESSAGE={0}\\nPRIORITY=0\\n'),
+    ('/run/systemd/journal.victim/dev-log', '<38>victim[1]: {0}'),
 ):
     try:
         journal.sendto(text.format(marker).encode(), path)
@@ -273,6 +275,16 @@ def test_forge_log_lines_of_the_neighbor(attacker):
     attacker.host.check_output("sleep 1; journalctl --sync; true")
     for words in ("--identifier=victim", "--identifier=sshd", "--unit=ssh", "--unit='victim@*'", "--namespace=victim"):
         assert marker not in attacker.host.run(f"journalctl {words} --since=-5min --no-pager --output=cat").stdout, words
+
+
+def test_flood_systemd(attacker):
+    """The app sends messages to the sockets of systemd and of its helpers, which anyone may write to: it finds none but its own journal."""
+    told = attacker.bash("find /run/systemd -type s 2>/dev/null | grep -v '^/run/systemd/journal/'; true")
+    assert told == "", told
+    told = attacker.python(
+        "import socket\ntry:\n    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'X=1', '/run/systemd/notify')\n    print('sent')\nexcept OSError as error:\n    print('denied', error)"
+    )
+    assert told.startswith("denied"), told
 
 
 # -- sockets and ports -------------------------------------------------------------------------------------------------
@@ -373,3 +385,92 @@ def test_stop_the_neighbor_through_nginx(attacker, victim):
     for _ in range(10):
         assert victim.get("/")[0] == 200
         time.sleep(0.3)
+
+
+BIND_ALL = """
+import resource, socket
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+sockets, bound = [], 0
+for port in range(32768, 61000):
+    sockets.append(socket.socket())
+    try:
+        sockets[-1].bind(('127.0.0.77', port))
+        bound += 1
+    except OSError:
+        pass
+    if bound > limit - 100:
+        break
+print(bound)
+"""
+
+
+def test_cut_off_the_host_by_taking_every_port(attacker):
+    """The app binds the ports that outgoing connections need, and asks the kernel for any port: it gets none of them, where systemd is built with
+    BPF (Debian 13)."""
+    if attacker.age == "older":
+        pytest.skip("its systemd is built without BPF, as docs/security.md says")
+    assert attacker.python(BIND_ALL) == "0"
+    told = attacker.python(
+        "import socket\ntry:\n    socket.socket().bind(('127.0.0.77', 0))\n    print('bound')\nexcept OSError as error:\n    print('denied', error)"
+    )
+    assert told.startswith("denied"), told
+    assert "listens" in attacker.python("import socket\nsocket.create_server(('127.0.0.77', 15000))\nprint('listens')")
+
+
+ASK_THE_NEIGHBOR = """
+import collections, http.client, socket, ssl
+context = ssl._create_unverified_context()
+told = collections.Counter()
+raw = context.wrap_socket(socket.create_connection(('127.0.0.1', 443)), server_hostname='victim.test')
+connection = http.client.HTTPConnection('victim.test')
+connection.sock = raw
+for _ in range(900):
+    connection.request('GET', path)
+    answer = connection.getresponse()
+    answer.read()
+    told[answer.status] += 1
+print(told[200], told[429])
+"""
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz"])
+def test_keep_the_neighbor_busy_over_the_loopback(attacker, victim, path):
+    """The app sends its neighbor any number of requests over the loopback: they are limited like a visitor's, and a release of the neighbor goes on
+    meanwhile."""
+    answered, limited = map(int, attacker.python(ASK_THE_NEIGHBOR, path=path).split())
+    assert answered + limited == 900 and limited > 100, (answered, limited)
+    attacker.python(
+        f"while True:\n    try:\n        exec({ASK_THE_NEIGHBOR!r})\n    except OSError:\n        pass", background=True, path=path
+    )
+    run = victim.attempt(seconds=90)
+    assert run.ok, run.output
+
+
+READ_SLOWLY = """
+import socket, ssl, time
+context = ssl._create_unverified_context()
+readers = []
+for _ in range(4):
+    reader = context.wrap_socket(socket.create_connection(('127.0.0.1', 443)), server_hostname='hostile.test')
+    reader.sendall(b'GET /healthz HTTP/1.1\\r\\nHost: hostile.test\\r\\n\\r\\n')
+    readers.append(reader)
+end = time.monotonic() + seconds
+while time.monotonic() < end:
+    for reader in readers:
+        reader.recv(100)
+    time.sleep(0.5)
+"""
+
+
+def test_fill_the_disk_through_nginx(attacker):
+    """The app has an endless page, and reads it slowly: nginx keeps little of it on the host's disk."""
+    attacker.bash(f"echo endless >{STATE}/health")
+    attacker.python(READ_SLOWLY, background=True, seconds=10)
+    time.sleep(8)
+    # files that have no name any more
+    held = attacker.host.check_output(
+        "for file in /proc/[0-9]*/fd/*; do case $(readlink $file) in /var/lib/nginx/*) stat -Lc %b $file ;; esac; done 2>/dev/null | paste -sd+ | bc"
+    )
+    attacker.host.run(f"rm -f {STATE}/health")
+    assert int(held or 0) * 512 < 80 * 2**20, held

@@ -155,3 +155,14 @@ def test_smuggle_a_request(attacker):
             "/echo", "--http1.1", "--request", "POST", "--data", "0\r\n\r\nGET /tag/evil HTTP/1.1\r\nHost: x\r\n\r\n", *words
         )
         assert status in (0, 200, 400) and "tag evil" not in body, (status, body)
+
+
+def test_get_a_certificate_for_the_site(attacker):
+    """The attacker asks a CA for a certificate of the site's names, and the app would answer its challenge: the app isn't asked."""
+    for scheme in ("http", "https"):
+        url = f"{scheme}://hostile.test/.well-known/acme-challenge/token"
+        told = attacker.host.check_output(
+            f"curl -sk --resolve hostile.test:80:127.0.0.1 --resolve hostile.test:443:127.0.0.1 -o /dev/null -w %{{http_code}} {url}"
+        )
+        assert told == "404", (url, told)
+    assert attacker.get("/.well-known/security.txt")[1] != ""
