@@ -48,6 +48,11 @@ def tag(name):
     return f"tag {name}\n"
 
 
+@app.get("/.well-known/<path:name>")
+def well_known(name):
+    return f"well-known/{name}\n"
+
+
 @app.get("/rows")
 def rows():
     with psycopg.connect(os.environ["DATABASE_URL"], connect_timeout=5) as database:
