@@ -106,11 +106,12 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 	@pytest -q --numprocesses auto tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
-molecule: .venv/ready ## the roles on bare hosts in containers; samples of what can go wrong, of every server, of certificates, of an app with all that it can have
+molecule: .venv/ready ## the roles on bare hosts in containers; samples of faults, attacks, servers, certificates, an app with all that it can have
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
+	@PYTEST_ADDOPTS='-m sample' FLASKHOST_HOSTILE=hostile-sample FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test hostile
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
 	@PYTEST_ADDOPTS='-m sample -k "production or picture"' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
 
@@ -134,7 +135,6 @@ test-servers: .venv/ready ## every server on both hosts, and the way from one to
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
 
-# a sample, on one host: make test-hostile FLASKHOST_HOSTILE=hostile-sample PYTEST_ADDOPTS='-m sample'
 test-hostile: .venv/ready ## attacks by an app that was taken over, by builds, repositories and visitors (about an hour)
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test hostile

@@ -103,7 +103,6 @@ while time.monotonic() < end:
 """
 
 
-@pytest.mark.sample
 @pytest.mark.parametrize("step", ["venv", "build command"])
 def test_block_the_next_release_while_it_is_built(attacker, source, step):
     """The live release sends SIGSTOP to every process that is younger than itself, to halt the next one's build: the build is not halted."""
@@ -174,8 +173,7 @@ if os.fork() == 0:
 """
 
 
-@pytest.mark.sample
-@pytest.mark.parametrize("by", ["dependency", "build command"])
+@pytest.mark.parametrize("by", ["dependency", pytest.param("build command", marks=pytest.mark.sample)])
 def test_outlive_a_build(attacker, source, by):
     """A dependency's setup.py, or a build command, leaves a daemon behind, to hold the deploy's lock and to edit what was built: it ends with its
     build, the venv and the code are as they were built, and the next release is not held up."""
@@ -210,7 +208,6 @@ for home in homes + ["/var/cache/hostile", "/var/cache/hostile-build", "/var/cac
 """
 
 
-@pytest.mark.sample
 def test_poison_the_package_cache(attacker, source):
     """A dependency's setup.py edits the packages that are cached for builds: a later build, of another venv, installs what the index has."""
     write_package(source, POISON_SETUP)
@@ -277,7 +274,6 @@ def test_edit_the_code_that_runs(attacker):
 # -- the other processes of a release ----------------------------------------------------------------------------------
 
 
-@pytest.mark.sample
 def test_find_a_weaker_sandbox(attacker, source):
     """The attack moves to the migration, the build command, a worker, a scheduled job or a one-off command: each is in the same sandbox as the
     app's own server."""

@@ -33,9 +33,10 @@ def remote(source, tmp_path):
     server.shutdown()
 
 
-@pytest.mark.sample
 @pytest.mark.parametrize(
-    "wrong", [{"app_version": "nowhere"}, {"app_folder": "nowhere"}, {"path": "/y.git"}], ids=["version", "folder", "repository"]
+    "wrong",
+    [{"app_version": "nowhere"}, {"app_folder": "nowhere"}, pytest.param({"path": "/y.git"}, marks=pytest.mark.sample)],
+    ids=["version", "folder", "repository"],
 )
 def test_read_a_token_in_an_error(attacker, remote, wrong):
     """The source's URL has a token, and its version, its folder or itself is wrong: the error has no token in it."""
@@ -47,7 +48,6 @@ def test_read_a_token_in_an_error(attacker, remote, wrong):
     assert not [line for line in told if "extra-vars" not in line and "--extra_vars" not in line], told[:5]
 
 
-@pytest.mark.sample
 def test_read_a_token_on_the_host(attacker, remote):
     """The source's URL has a token: neither the lock, nor the manifest, nor anything else of the host has it, while it is released and afterwards."""
     found = []
@@ -79,7 +79,6 @@ def test_read_a_token_in_a_report(attacker, remote, verb):
     assert TOKEN not in attacker.attempt(f"playbooks/{verb}", app_source=remote).output
 
 
-@pytest.mark.sample
 def test_read_a_token_of_the_package_index(attacker, source):
     """The package index's URL has a token, and can't be reached: the error has no token in it, and neither has anything that the app can read."""
     (source / "requirements.txt").write_text("Flask\npsycopg[binary]\nredis\nsix\n")
@@ -106,7 +105,6 @@ HISTORY = [
 ]
 
 
-@pytest.mark.sample
 def test_break_the_run_by_the_history_of_another_stage(attacker, tmp_path, source):
     """The stage before was taken over, and its history has lines that are not releases: the run goes on, and warns."""
     for stage in ("before", "after"):

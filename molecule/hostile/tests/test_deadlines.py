@@ -95,7 +95,6 @@ print(os.path.getsize('upload.db'))
 """
 
 
-@pytest.mark.sample
 def test_hang_the_backup_by_an_upload(attacker):
     """A visitor uploads a database of 28 KB with a constraint that takes hours to check: the backup has everything, within its time limit."""
     assert int(attacker.python(EXPENSIVE)) < 60_000
@@ -243,7 +242,6 @@ time.sleep(200)
 """
 
 
-@pytest.mark.sample
 def test_break_the_neighbor_s_release_by_a_socket_whose_name_is_no_text(attacker, victim, source):
     """The app opens a socket whose name is not UTF-8: the neighbor's release is drained and goes live as ever."""
     attacker.python(LISTEN, background=True)
@@ -253,7 +251,7 @@ def test_break_the_neighbor_s_release_by_a_socket_whose_name_is_no_text(attacker
     assert run.ok, run.output
 
 
-@pytest.mark.parametrize("playbook", ["playbooks/status.yml", pytest.param("playbooks/doctor.yml", marks=pytest.mark.sample)])
+@pytest.mark.parametrize("playbook", ["playbooks/status.yml", "playbooks/doctor.yml"])
 def test_break_the_report_by_names_that_are_no_text(attacker, playbook):
     """The app has a process that listens, with a name that is not UTF-8 and has control characters: `make status` and `make doctor` end well, and
     write no control character."""
@@ -297,7 +295,6 @@ raise RuntimeError("\\x1b[2J owned \\x1b]52;c;ZXZpbA==\\x07")
 """
 
 
-@pytest.mark.sample
 def test_send_control_characters_to_the_operator_s_terminal(attacker, source):
     """A release fails with log lines that have terminal escape sequences: the operator sees its final log lines without them."""
     (source / "web.py").write_text(ESCAPES)
@@ -333,7 +330,6 @@ def test_hang_the_operator_by_a_long_line(attacker, source, line):
     assert not run.ok and not run.hung, run.output[-2000:]
 
 
-@pytest.mark.sample
 def test_hang_the_operator_by_long_log_lines(attacker, source):
     """A release fails after log lines of 400 KB: the run ends in time, and the operator gets its final log lines, not megabytes."""
     (source / "web.py").write_text(

@@ -36,7 +36,6 @@ def test_become_root_through_the_start_of_another_process(attacker, bait, proces
     assert bait.is_untouched()
 
 
-@pytest.mark.sample
 def test_become_root_through_a_link_at_a_release(attacker, bait, source):
     """The same link is there when a release is built, migrated and started, with one directory more to share: nothing of root's changes."""
     attacker.bash(f"cd {STATE} && mv data data.old && ln -s {bait.path} data && ln -s {bait.path} more")
@@ -81,7 +80,6 @@ def git(folder, *words, given=None):
     return done.stdout.strip()
 
 
-@pytest.mark.sample
 def test_write_as_root_through_a_name_that_a_repository_has_twice(attacker, bait, source):
     """A tree of git has one name twice, as a link to root's files and as a directory: the release is rejected, nothing is written there."""
     git(source, "init", "--quiet")
@@ -113,7 +111,6 @@ def test_serve_a_file_of_root_through_a_link_of_the_build(attacker, bait, source
 # -- static files that are packed --------------------------------------------------------------------------------------
 
 
-@pytest.mark.sample
 def test_have_root_write_beside_files_in_the_data_directory(attacker, bait, source):
     """Static files lie in a shared directory, where the app makes a link to root's files: such settings are rejected, nothing is packed there."""
     attacker.bash(f"mkdir -p {STATE}/media && ln -s {bait.path}/thumbs {STATE}/media/thumbs")

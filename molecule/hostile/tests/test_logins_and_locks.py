@@ -76,7 +76,6 @@ ls /run/user 2>&1
 """
 
 
-@pytest.mark.sample
 def test_have_a_user_manager_started_over_dbus(planted):
     """From inside the sandbox, the app asks logind over D-Bus to start a user manager for it at every boot, which would run a unit of its data
     outside of the sandbox: it gets none."""
@@ -134,10 +133,12 @@ time.sleep(seconds)
 """
 
 
-@pytest.mark.sample
 @pytest.mark.parametrize(
     "tops",
-    [["/srv/hostile"], ["/srv", "/run", "/var/lib", "/etc/flaskhost", "/etc/nginx", "/etc/systemd", "/var/cache", "/opt", "/tmp"]],
+    [
+        pytest.param(["/srv/hostile"], marks=pytest.mark.sample),
+        ["/srv", "/run", "/var/lib", "/etc/flaskhost", "/etc/nginx", "/etc/systemd", "/var/cache", "/opt", "/tmp"],
+    ],
     ids=["its directory", "everything"],
 )
 def test_hold_every_lock(attacker, source, tops):

@@ -107,7 +107,6 @@ def test_read_hidden_files_among_the_static_ones(attacker, source):
     assert {path: answer for path, answer in found.items() if answer[0] == 200 or "secret" in answer[1] or "marker" in answer[1]} == {}
 
 
-@pytest.mark.sample
 @pytest.mark.parametrize("name", [".net", "a/.b", "..."])
 def test_routes_with_a_dot_reach_the_app(attacker, name):
     """A visitor asks for a page of the app whose name begins with a dot (/tag/.net): the app answers."""
@@ -130,7 +129,6 @@ def test_read_hidden_files_of_the_app(attacker):
         assert attacker.get(path, "--path-as-is")[0] in (400, 404), path
 
 
-@pytest.mark.sample
 def test_wear_down_the_app_by_its_health_page(attacker):
     """A visitor asks for the health page 900 times in a second: those above the limit are refused (429), as for other pages."""
     command = ["hey", "-n", "900", "-c", "100", "-host", attacker.domain, f"https://127.0.0.1:{attacker.port}/healthz"]
