@@ -96,6 +96,7 @@ sealed: {description: Whether the release is finished., type: bool, returned: su
 import compileall
 import contextlib
 import filecmp
+import grp
 import gzip
 import json
 import os
@@ -110,6 +111,7 @@ import time
 from ansible.module_utils.archives import Circle, Outside, UnsafeArchive, check_members, resolve
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.lock import LockTimeout, acquire
+from ansible.module_utils.trees import seal
 
 # what gains by being packed; pictures, films and most fonts are packed already
 TEXT = (".css", ".csv", ".htm", ".html", ".js", ".json", ".map", ".mjs", ".otf", ".svg", ".ttf", ".txt", ".wasm", ".webmanifest", ".xml")
@@ -254,11 +256,8 @@ class Release:
             raise LayoutError(told or f"the process that handles the source ended with status {status}")
 
     def give_to_root(self, static):
-        """The app may read its code and not write it; nginx may read the folders it serves, and nothing else. These commands follow no link."""
-        # none but root can get at it, and none of its builder's processes is left
-        run("find", self.building, "!", "-type", "f", "!", "-type", "d", "!", "-type", "l", "-delete")
-        run("chown", "-hR", f"root:{self.params['group']}", self.building)
-        run("chmod", "-R", "u=rwX,g=rX,o=,u-s,g-s,o-t", self.building)
+        """The app may read its code and not write it; nginx may read the folders it serves, and nothing else."""
+        seal(self.building, grp.getgrnam(self.params["group"]).gr_gid)
         for folder in static:
             path = os.path.realpath(os.path.join(self.building, folder))
             if not os.path.isdir(path) or not path.startswith(os.path.realpath(self.building) + os.sep):

@@ -68,6 +68,7 @@ RETURN = r"""
 stdout: {description: "The end of what the scripts printed, at most 64 KiB.", type: str, returned: failure}
 """
 
+import grp
 import os
 import pwd
 import subprocess
@@ -76,6 +77,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.lock import LockTimeout, acquire
 from ansible.module_utils.sandbox import SandboxError, failure, run
+from ansible.module_utils.trees import seal
 
 
 def main():
@@ -108,7 +110,7 @@ def main():
     except (LockTimeout, SandboxError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or venv.path}: {error.strerror}")
+        module.fail_json(msg=f"{error.filename or venv.path}: {error.strerror or error}")
     except subprocess.CalledProcessError as error:
         module.fail_json(msg=f"`{error.cmd[0]}` failed: {error.stderr.decode(errors='replace').strip()}")
     finally:
@@ -175,12 +177,7 @@ class Venv:
         return not code
 
     def seal(self):
-        """None of its builder's processes is left, and nobody else can get at it: these follow no link."""
-        for command in (
-            ["chown", "-hR", f"root:{self.params['app']}", self.building],
-            ["chmod", "-R", "u=rwX,g=rX,o=,u-s,g-s,o-t", self.building],
-        ):
-            subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        seal(self.building, grp.getgrnam(self.params["app"]).gr_gid)
         with open(
             os.path.join(self.building, "complete"), "w", opener=lambda name, flags: os.open(name, flags | os.O_EXCL | os.O_NOFOLLOW)
         ):
