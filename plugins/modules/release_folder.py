@@ -114,7 +114,7 @@ import time
 from ansible.module_utils.archives import Circle, Outside, UnsafeArchive, check_members, resolve
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.lock import LockTimeout, acquire
-from ansible.module_utils.trees import seal
+from ansible.module_utils.trees import remove, seal
 
 # what gains by being packed; pictures, films and most fonts are packed already
 TEXT = (".css", ".csv", ".htm", ".html", ".js", ".json", ".map", ".mjs", ".otf", ".svg", ".ttf", ".txt", ".wasm", ".webmanifest", ".xml")
@@ -304,7 +304,7 @@ class Release:
         manifest = os.path.join(self.folder, "manifest.json")
         if os.path.lexists(manifest):
             os.unlink(manifest)
-        run("rm", "-rf", "--one-file-system", "--", self.folder, self.building)
+        remove(self.folder, self.building)
 
     def write(self, name, content, mode, group):
         path = os.path.join(self.folder, name)

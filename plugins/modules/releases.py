@@ -155,7 +155,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -164,6 +163,7 @@ from ansible.module_utils.health import Page
 from ansible.module_utils.lock import LockTimeout, acquire
 from ansible.module_utils.sockets import connections
 from ansible.module_utils.text import printable, printable_values, shortened
+from ansible.module_utils.trees import remove
 
 IMAGES = "/var/lib/containers/storage"
 SYSTEM_UNITS = "/etc/systemd/system"
@@ -799,8 +799,9 @@ class Releases:
 
 
 def remove_tree(path):
-    """However deep it is; it follows no link. What can't be removed goes with the next release."""
-    subprocess.run(["rm", "-rf", "--one-file-system", "--", path], capture_output=True, stdin=subprocess.DEVNULL)
+    """What can't be removed goes with the next release."""
+    with contextlib.suppress(OSError):
+        remove(path)
 
 
 def is_whole(venv):

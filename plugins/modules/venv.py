@@ -71,13 +71,12 @@ stdout: {description: "The end of what the scripts printed, at most 64 KiB.", ty
 import grp
 import os
 import pwd
-import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.lock import LockTimeout, acquire
 from ansible.module_utils.sandbox import SandboxError, failure, run
-from ansible.module_utils.trees import seal
+from ansible.module_utils.trees import remove, seal
 
 
 def main():
@@ -111,8 +110,6 @@ def main():
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"{error.filename or venv.path}: {error.strerror or error}")
-    except subprocess.CalledProcessError as error:
-        module.fail_json(msg=f"`{error.cmd[0]}` failed: {error.stderr.decode(errors='replace').strip()}")
     finally:
         # half a venv is of no use, and on a disk that is full what serves needs the room
         venv.remove_unfinished()
@@ -185,8 +182,7 @@ class Venv:
         os.rename(self.building, self.path)
 
     def remove_unfinished(self):
-        paths = [self.building, self.environment, *([] if self.is_complete() else [self.path])]
-        subprocess.run(["rm", "-rf", "--one-file-system", "--", *paths], check=True, stdin=subprocess.DEVNULL)
+        remove(self.building, self.environment, *([] if self.is_complete() else [self.path]))
 
 
 def quoted(value):
