@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import PROJECT, plugin
+from conftest import PROJECT, foreign_listeners, plugin
 
 SERVERS = ["gunicorn", "uwsgi", "waitress", "granian", "uvicorn", "mod_wsgi"]
 MODULE = 'shop.web:create_app("the shop")'
@@ -384,6 +384,18 @@ def test_nobody_is_led_to_another_app_that_takes_the_port_of_a_server_that_ends(
         thread.start()
         assert answer(release) == b"" and process.poll() is None
         thread.join()
+
+
+@with_proxy
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's listener needs root")
+@pytest.mark.parametrize("server", ["mod_wsgi", "procfile"])
+@pytest.mark.parametrize("address", ["127.0.0.2", "::1"])
+def test_another_app_on_the_same_port_of_another_address_is_no_matter(release, behind_proxy, server, address):
+    """One that listens on all ports of it would keep the server from ever starting."""
+    with foreign_listeners(address, 1) as ports:
+        behind_proxy(f"{server}-plain", ports[0])
+        wait_for(release.run / "wsgi.sock")
+        assert answer(release) == b"ours"
 
 
 def wait_for(path):
