@@ -92,8 +92,17 @@ def test_a_venv_of_which_another_process_can_write_a_file_is_rejected(keeper, tm
         return 0, "", ""
 
     monkeypatch.setattr(venv, "run", run)
-    params = {"app": "games", "root": str(tmp_path), "key": "key", "release": "r1", "sandbox": [], "environment": {}, "seconds": 9}
-    made = venv.Venv({**params, "fetch": "", "build": ""})
+    params = {
+        "app": "games",
+        "root": str(tmp_path),
+        "key": "key",
+        "release": "r1",
+        "sandbox": [],
+        "environment": {},
+        "index": {},
+        "seconds": 9,
+    }
+    made = venv.Venv({**params, "fetch": "", "build": "", "finish": ""})
     with pytest.raises(OSError, match=r"'code\.py' is still open for writing by another process"):
         made.make()
     assert not made.is_complete()
