@@ -1,6 +1,7 @@
 """What a build has made can't be changed once it is root's: not by a descriptor that the build passed to the live release before."""
 
 import errno
+import fcntl
 import os
 import pwd
 import socket
@@ -46,9 +47,11 @@ def keeper():
         process.kill()
 
 
-def passed(path, flags):
+def passed(path, flags, lease=None):
     """A build opens it, and passes the descriptor on."""
     descriptor = os.open(path, flags)
+    if lease is not None:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, lease)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(ADDRESS)
         socket.send_fds(client, [b"?"], [descriptor])
@@ -113,6 +116,15 @@ def test_a_file_that_its_writer_closes_a_moment_later_is_no_matter(keeper, build
     subprocess.Popen(["sh", "-c", f"sleep 0.3; kill {keeper.pid}"])
     trees.seal(str(building), 60)
     assert stat.S_IMODE((building / "package/code.py").stat().st_mode) == 0o640
+
+
+def test_nobody_can_have_root_wait_by_a_lease_of_his_own(keeper, building, monkeypatch):
+    monkeypatch.setattr(trees, "CLOSING_SECONDS", 0.1)
+    passed(building / "package/code.py", os.O_RDWR, fcntl.F_WRLCK)
+    started = time.monotonic()
+    with pytest.raises(OSError, match=r"'package/code\.py' is still open for writing"):
+        trees.seal(str(building), 60)
+    assert time.monotonic() - started < 2
 
 
 def test_nothing_gets_in_by_a_directory_that_another_process_has_open(keeper, building, monkeypatch):

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import time
@@ -25,6 +26,8 @@ def seal(top, group):
 
     The processes that have filled it are gone, and only root can enter its parent. Pipes, sockets and devices are removed.
     """
+    # the kernel sends it to who has a lease when somebody else opens the file to write
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
     files = list(take_over(top, group))
     for path in files:
         end_writing(path, os.path.relpath(path, top))
@@ -56,10 +59,14 @@ def end_writing(path, name):
     """Neither a new owner nor a new mode ends what is open already. The kernel grants a lease only on a file that nobody can write to."""
     end = time.monotonic() + CLOSING_SECONDS
     while True:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            # it ends with the descriptor
-            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            # whoever has a lease on the file himself would have root wait for 45 seconds
+            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                # it ends with the descriptor
+                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            finally:
+                os.close(file)
             return
         except OSError as error:
             if error.errno == errno.EINVAL:
@@ -68,8 +75,6 @@ def end_writing(path, name):
                 return
             if error.errno != errno.EAGAIN:
                 raise
-        finally:
-            os.close(file)
         if time.monotonic() > end:
             raise OSError(
                 f"{name!r} is still open for writing by another process, which could change it later. Let the build pass no open file to "
