@@ -1,5 +1,6 @@
 """What the unit tests share: the project's plugins, imported as Ansible would."""
 
+import contextlib
 import importlib.util
 import json
 import subprocess
@@ -45,3 +46,27 @@ def run_module(name, check_mode=False, environment=None, **arguments):
     )
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
+
+
+@contextlib.contextmanager
+def foreign_listeners(address, count):
+    """The ports of an address on which another user listens."""
+    script = f"""
+import os, resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+os.setuid(65534)
+family = socket.AF_INET6 if ":" in {address!r} else socket.AF_INET
+listeners = []
+for port in range(12_000, 32_000):
+    try:
+        listeners.append(socket.create_server(({address!r}, port), family=family, backlog=1))
+    except OSError:
+        continue
+    if len(listeners) == {count}:
+        break
+print(*(one.getsockname()[1] for one in listeners), flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield [int(port) for port in process.stdout.readline().split()]
+        process.kill()

@@ -1,6 +1,7 @@
 """What is backed up comes back, every row and every file; what goes wrong is told, and leaves all as it was."""
 
 import contextlib
+import errno
 import getpass
 import grp
 import json
@@ -489,6 +490,38 @@ def test_a_place_where_another_host_is_at_work_is_waited_for(host, monkeypatch):
     (host.folder / "bin/restic.py").write_text(RESTIC)
     host.do("now")
     assert {*host.made()} == {"host", "s3"} and (host.folder / "bin/restic.free").exists()
+
+
+def test_a_backup_that_fills_the_disk_makes_room_for_the_next_one(host):
+    """As restic does on a full disk; what is too old is removed nevertheless, and the other place gets its backup."""
+    program = host.folder / "bin/restic"
+    full = host.folder / "here"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >>$RESTIC_REPOSITORY.words\n[ $1 != backup ] || [ $RESTIC_REPOSITORY != {full} ] || '
+        f"{{ cat >/dev/null; echo unable to save snapshot: no space left on device >&2; exit 1; }}\n"
+        f'exec {sys.executable} {program}.py "$@"\n'
+    )
+    (host.folder / "bin/restic.py").write_text(RESTIC)
+    (host.state / "note").write_text("one")
+    said = host.main("now")
+    assert "no space left on device" in said and f"backups in {full} that are older than 7 days were removed nevertheless" in said
+    words = [line for line in (host.folder / "here.words").read_text().splitlines() if line.startswith("forget")]
+    assert len(words) == 1 and "--keep-within=7d" in words[0] and "--max-repack-size=0" in words[0]
+    assert {*host.made()} == {"s3"}
+
+
+def test_a_disk_on_which_no_note_can_be_written_costs_the_other_place_nothing(host, monkeypatch):
+    (host.state / "note").write_text("one")
+    note, full = backup.Backup.note, [True]
+
+    def refuse(self, *words):
+        if full.pop() if full else False:
+            raise OSError(errno.ENOSPC, "No space left on device", "made.new")
+        note(self, *words)
+
+    monkeypatch.setattr(backup.Backup, "note", refuse)
+    assert "made.new: No space left on device" in host.main("now")
+    assert {*host.made()} == {"s3"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """An app's image: how it is brought to a host, what quadlet is told of it, and how its command is reached."""
 
 import contextlib
+import errno
 import gzip
 import io
 import json
@@ -13,10 +14,11 @@ import tarfile
 import time
 
 import pytest
-from conftest import PROJECT, plugin
+from conftest import PROJECT, foreign_listeners, load, plugin
 
 container_image = plugin("action/container_image")
 quadlet_units = plugin("modules/quadlet_units")
+flaskhost_port = load(PROJECT / "roles/container/files/flaskhost_port.py")
 
 # -- the image ---------------------------------------------------------------------------------------------------------
 
@@ -250,6 +252,28 @@ def test_a_port_that_another_user_took_later_gets_no_visitor(serve, tmp_path):
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         with contextlib.suppress(ConnectionResetError):
             assert client.recv(100) == b""
+
+
+@pytest.mark.skipif(os.geteuid(), reason="another user's listeners need root")
+def test_many_listeners_of_another_user_slow_no_visitor_down(serve, tmp_path):
+    with foreign_listeners("127.0.0.2", 10_000):
+        serve([sys.executable], ["-c", ON_PORT])
+        started = time.monotonic()
+        for _ in range(50):
+            with connect(tmp_path) as client:
+                client.sendall(b"POST / HTTP/1.0\r\nContent-Length: 1\r\n\r\n!")
+                assert b" 200 " in client.recv(100)
+        assert time.monotonic() - started < 1
+
+
+def test_without_netlink_the_owner_is_known_too(monkeypatch):
+    def refuse(_port):
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(flaskhost_port, "asked", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.2", 0)) as other:
+        assert flaskhost_port.owners(listener.getsockname()[1]) == {os.getuid()}
+        assert flaskhost_port.owners(other.getsockname()[1]) == set()
 
 
 def test_an_image_without_a_command_is_refused(serve):

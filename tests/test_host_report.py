@@ -361,6 +361,14 @@ tcp   LISTEN 0      4096           [::1]:6379          [::]:*    users:(("redis-
     ]
 
 
+@pytest.mark.parametrize("opened", [[DOOR], [DOOR, {"first": 1024, "last": 65535, "proto": "tcp"}]])
+def test_an_app_that_listens_on_thousands_of_ports_makes_no_endless_line(opened):
+    lines = [f'tcp LISTEN 0 128 0.0.0.0:{port} 0.0.0.0:* users:(("python3",pid=1,fd={port}))' for port in range(20_000, 50_000)]
+    heard = [SSH, *module.listening("\n".join(lines))]
+    (found,) = [found for found in findings({"listening": heard, "opened": opened}) if found["what"] == "listening"]
+    assert len(found["found"]) < 400 and found["found"].endswith(f"and {29_990 + (len(opened) - 1)} more")
+
+
 def test_the_name_of_a_program_is_the_program_s_choice():
     table = """\
 tcp LISTEN 0      128    0.0.0.0:7777 0.0.0.0:* users:(("\ufffd

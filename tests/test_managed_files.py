@@ -1,7 +1,9 @@
 """A file changes whole or not at all, and what a check refuses never reaches the disk."""
 
 import os
+import resource
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,40 @@ def test_the_check_sees_all_files_together(tmp_path):
     found = run(files=files, check=["sh", "-c", f"test $(cat {config}/*) = ab"], check_in=str(config))
     assert found["changed"], found
     assert sorted(os.listdir(config)) == ["a", "b"]
+
+
+@root_only
+def test_directories_1500_deep_go_too(tmp_path):
+    """Python calls itself for each level before 3.13, and opens a file for each since."""
+    script = 'import os\nfor _ in range(1500):\n    os.mkdir("d")\n    os.chdir("d")'
+    (tmp_path / "cache").mkdir()
+    subprocess.run(["python3", "-c", script], cwd=tmp_path / "cache", check=True)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
+    try:
+        found = run(files=[{"path": f"{tmp_path}/cache", "state": "absent"}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found.get("changed"), found
+    assert not (tmp_path / "cache").exists()
+
+
+@root_only
+@pytest.mark.parametrize("there", ["link", "hard link", "directory"])
+def test_a_daemon_that_owns_the_directory_can_not_have_root_write_elsewhere(tmp_path, there):
+    """The file is written beside its place first, under a name that the daemon knows."""
+    (tmp_path / "main").mkdir()
+    os.chown(tmp_path / "main", 65534, 65534)
+    (tmp_path / "victim").write_text("root's\n")
+    before = (tmp_path / "victim").stat()
+    new = tmp_path / "main/x.conf.new"
+    if there == "directory":
+        new.mkdir()
+    else:
+        (new.symlink_to if there == "link" else new.hardlink_to)(tmp_path / "victim")
+    found = run(files=[{"path": f"{tmp_path}/main/x.conf", "content": "ours\n", "owner": "nobody", "mode": "0666"}])
+    assert found.get("changed"), found
+    after = (tmp_path / "victim").stat()
+    assert (tmp_path / "victim").read_text() == "root's\n" and (before.st_uid, before.st_mode) == (after.st_uid, after.st_mode)
+    made = (tmp_path / "main/x.conf").lstat()
+    assert (made.st_uid, oct(made.st_mode)[-3:]) == (65534, "666") and os.listdir(tmp_path / "main") == ["x.conf"]

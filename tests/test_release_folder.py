@@ -7,6 +7,7 @@ import pwd
 import stat
 import subprocess
 import tarfile
+import time
 
 import pytest
 from conftest import plugin
@@ -232,3 +233,58 @@ def test_a_host_that_this_version_never_provisioned_is_told_apart(tmp_path):
     params |= {"secret_files": {}, "venv": "key", "group": "games", "static": {}, "shared": [], "state": "", "build": False}
     with pytest.raises(module.LayoutError, match=r"the user nosuchapp-build is missing on the host\. Run deploy\.yml"):
         module.Release(params).lay_out()
+
+
+# twice the code for each level
+NESTED = "".join(f"{' ' * level}try: pass\n{' ' * level}finally:\n" for level in range(18)) + " " * 18 + "pass\n"
+
+
+@root_only
+def test_source_that_takes_too_much_memory_to_compile_is_released_as_it_is(release, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WORK_BYTES", 400 * 2**20)
+    assert release(("shop.py", "x = 1"), ("nested.py", NESTED)).lay_out()["sealed"]
+    code = tmp_path / "srv/releases/r1/app"
+    assert (code / "nested.py").read_text() == NESTED
+    assert [path.name.partition(".")[0] for path in (code / "__pycache__").iterdir()] == ["shop"]
+
+
+@root_only
+def test_source_that_takes_too_long_to_compile_is_released_as_it_is(release, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "COMPILE_SECONDS", 1)
+    monkeypatch.setattr(module.compileall, "compile_dir", lambda *_, **_options: time.sleep(60))
+    started = time.monotonic()
+    assert release(("shop.py", "x = 1")).lay_out()["sealed"]
+    assert time.monotonic() - started < 10
+
+
+@root_only
+@pytest.mark.parametrize(
+    ("packer", "why"),
+    [
+        (lambda *_: subprocess.run(["sleep", "61.5"]), "the source took longer than 1 seconds to handle"),
+        (lambda *_: bytearray(2**30), "the source takes more than 400 MB of memory to handle"),
+    ],
+)
+def test_files_that_take_too_much_to_pack_fail_the_release(release, monkeypatch, packer, why):
+    monkeypatch.setattr(module, "WORK_SECONDS", 1)
+    monkeypatch.setattr(module, "WORK_BYTES", 400 * 2**20)
+    monkeypatch.setattr(module, "PACKERS", {".gz": packer})
+    shop = release(("static", None), ("static/site.css", CSS), static={"/static/": "static"})
+    started = time.monotonic()
+    with pytest.raises(module.LayoutError, match=why):
+        shop.lay_out()
+    assert time.monotonic() - started < 10
+    time.sleep(0.1)
+    assert subprocess.run(["pgrep", "-fx", "sleep 61.5"]).returncode == 1, "what it started ended with it"
+
+
+@root_only
+def test_an_error_that_is_cut_inside_a_letter_is_still_told(release, tmp_path):
+    shop = release(("shop.py", "x = 1"), build=True)
+    shop.lay_out()
+    for name in "x", "xy":
+        (tmp_path / f"srv/releases/.building/r1/{name}").symlink_to("/" + "é" * 2000)
+        shop.params["phase"] = "sealed"
+        with pytest.raises(module.LayoutError, match="a link leads out of the source"):
+            shop.lay_out()
+        (tmp_path / f"srv/releases/.building/r1/{name}").unlink()

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import time
 from fnmatch import fnmatch
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 from conftest import plugin
 
 releases, holders, findings = plugin("modules/releases"), plugin("action/releases"), plugin("filter/host")
-sockets = plugin("module_utils/sockets")
+command, sockets = plugin("module_utils/command"), plugin("module_utils/sockets")
 DEFAULTS = {
     "app": "shop",
     "ask": False,
@@ -529,3 +530,19 @@ def test_history_and_notes_may_hold_anything(host):
     assert found["live"] == "r1" and found["releases"]["r1"]["bad"] == "\ufffd it failed"
     assert found["unfinished"] == ["r8", "r9"] and found["cut_over"]["by"] == ""
     json.dumps(found).encode()
+
+
+def test_an_app_that_never_stops_logging_does_not_hold_up_the_release_that_failed(host, monkeypatch, tmp_path):
+    """`journalctl --sync` waits for a queue that is never empty."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/journalctl").write_text('#!/bin/sh\ncase "$*" in *--sync) exec sleep 60 ;; esac\necho the last line\n')
+    (tmp_path / "bin/journalctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(releases, "run", command.run)
+    monkeypatch.setattr(releases, "SYNC_SECONDS", 0.5, raising=False)
+    systemd = host.systemd.run_command
+    host.systemd.run_command = lambda argv: systemd(argv) if argv[0] == "systemctl" else (subprocess.run(argv).returncode, "", "")
+    host.build("r1")
+    started = time.monotonic()
+    assert host.do("down", "r1", reason="it is ill")["log"] == "the last line"
+    assert time.monotonic() - started < 10

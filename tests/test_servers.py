@@ -1,20 +1,23 @@
 """Whichever server serves it, the app is the same, is reached the same way, and its visitors are never cut off."""
 
 import configparser
+import contextlib
 import json
 import os
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import PROJECT, plugin
+from conftest import PROJECT, foreign_listeners, plugin
 
 SERVERS = ["gunicorn", "uwsgi", "waitress", "granian", "uvicorn", "mod_wsgi"]
 MODULE = 'shop.web:create_app("the shop")'
@@ -33,6 +36,14 @@ def contracts(tmp_path_factory):
         hosts[f"{server}-plain"] = {**base, "memory": 2000, "app_module": "wsgi:app"}
         own = {f"{server}_settings": {"own-setting": TRICKY, "own-flag": True, "own-number": 7}}
         hosts[f"{server}-own"] = {**base, "memory": 460, "app_module": MODULE, **own}
+    web = {"release_source_found": {"commands": {"web": "exec python server.py"}}}
+    hosts["procfile-plain"] = {
+        "server": "procfile",
+        "release_root": str(folder / "procfile"),
+        "memory": 2000,
+        "app_module": "wsgi:app",
+        **web,
+    }
     settings = {
         "ansible_connection": "local",
         "hardening_packages": ["libpam-pwquality"],
@@ -303,6 +314,88 @@ def test_apache_is_asked_to_finish_not_to_stop(release):
     server.send_signal(signal.SIGTERM)
     assert server.wait(10) is not None
     assert release.said.read_text() == "drained"
+
+
+# finishes what it accepted, for which it needs no listener
+SERVER = """
+    import os, signal, socket, sys, time
+
+    port = int(os.environ.get("PORT") or sys.argv[sys.argv.index("--port") + 1])
+    listener = socket.create_server(("127.0.0.1", port))
+
+    def end(*_):
+        listener.close()
+        open(os.environ["SAID"] + ".closed", "w").close()
+        time.sleep(2)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM if os.environ.get("PORT") else signal.SIGWINCH, end)
+    open(os.environ["SAID"], "w").write(str(port))
+    while True:
+        listener.accept()[0].sendall(b"ours")
+"""
+with_proxy = pytest.mark.skipif(not os.path.exists("/lib/systemd/systemd-socket-proxyd"), reason="this machine has no systemd")
+
+
+@pytest.fixture
+def behind_proxy(release):
+    """A server that listens on a port, behind systemd's proxy; started, and ended."""
+    started = []
+
+    def start(host, port=0):
+        release.of(host).program("mod_wsgi-express", SERVER)
+        (release.folder / "app/server.py").write_text(textwrap.dedent(SERVER))
+        real = f"os.execv({sys.executable!r}, ['python', *sys.argv[1:]])"
+        release.program("python", f"import os, sys\nprint({port}) if {port} and sys.argv[1] == '-c' else {real}")
+        started.append(release.start(start_new_session=True))
+        return started[0]
+
+    yield start
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answer(release):
+    """What a visitor gets by the release's socket."""
+    with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(FileNotFoundError, ConnectionError):
+        client.settimeout(5)
+        client.connect(str(release.run / "wsgi.sock"))
+        return client.recv(10)
+    return b""
+
+
+def steal(neighbor):
+    neighbor.settimeout(1)
+    with contextlib.suppress(TimeoutError):
+        neighbor.accept()[0].sendall(b"stolen")
+
+
+@with_proxy
+@pytest.mark.parametrize("server", ["mod_wsgi", "procfile"])
+def test_nobody_is_led_to_another_app_that_takes_the_port_of_a_server_that_ends(release, behind_proxy, server):
+    process = behind_proxy(f"{server}-plain")
+    wait_for(release.run / "wsgi.sock")
+    assert answer(release) == b"ours"
+    process.send_signal(signal.SIGTERM)
+    wait_for(f"{release.said}.closed")
+    with socket.create_server(("127.0.0.1", int(release.said.read_text()))) as neighbor:
+        thread = threading.Thread(target=steal, args=[neighbor])
+        thread.start()
+        assert answer(release) == b"" and process.poll() is None
+        thread.join()
+
+
+@with_proxy
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's listener needs root")
+@pytest.mark.parametrize("server", ["mod_wsgi", "procfile"])
+@pytest.mark.parametrize("address", ["127.0.0.2", "::1"])
+def test_another_app_on_the_same_port_of_another_address_is_no_matter(release, behind_proxy, server, address):
+    """One that listens on all ports of it would keep the server from ever starting."""
+    with foreign_listeners(address, 1) as ports:
+        behind_proxy(f"{server}-plain", ports[0])
+        wait_for(release.run / "wsgi.sock")
+        assert answer(release) == b"ours"
 
 
 def wait_for(path):

@@ -168,14 +168,20 @@ def listening(report):
     idle = [door for door in report["opened"] if not any(lets_in(door, entry) for entry in report["listening"])]
     if shut:
         cure = "Only the firewall keeps others out. Stop what nobody needs, let it listen on 127.0.0.1, or open it in ufw_rules."
-        yield note("listening", f"and not let in: {', '.join(shut)}", cure)
+        yield note("listening", f"and not let in: {first_of(shut)}", cure)
     if idle:
         ports = ", ".join(f"{door['first']}/{door['proto']}" for door in idle)
         yield note(
             "listening", f"nothing, though the firewall lets in: {ports}", "Take it out of ufw_rules, or start what should listen there."
         )
     if not shut and not idle:
-        yield ok("listening", ", ".join(f"{port} {entry['program']}" for port, entry in heard.items()))
+        yield ok("listening", first_of([f"{port} {entry['program']}" for port, entry in heard.items()]))
+
+
+def first_of(names, count=10):
+    """On one line, however many there are: an app can listen on thousands of ports."""
+    more = [f"and {len(names) - count} more"] if len(names) > count else []
+    return ", ".join(names[:count] + more)
 
 
 def lets_in(door, entry):

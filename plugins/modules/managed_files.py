@@ -75,6 +75,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.lock import LockTimeout, acquire
+from ansible.module_utils.trees import remove
 
 BACKUPS = "/var/backups/flaskhost"
 # a file's own note of what was written to it; that of an edited file no longer fits
@@ -155,7 +156,7 @@ class Entry:
         copy = f"{BACKUPS}{self.path}.{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         os.makedirs(BACKUPS, mode=0o700, exist_ok=True)
         os.makedirs(os.path.dirname(copy), exist_ok=True)
-        shutil.copy2(self.path, copy)
+        shutil.copy2(self.path, copy, follow_symlinks=False)
         return copy
 
     def kind(self):
@@ -170,7 +171,7 @@ class Entry:
     def before(self):
         if self.kind() != "file":
             return ""
-        with open(self.path, encoding="utf-8", errors="replace") as handle:
+        with open(self.path, encoding="utf-8", errors="replace", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)) as handle:
             return handle.read()
 
     def after(self):
@@ -197,30 +198,42 @@ class Entry:
         path = below + self.path
         if self.state == "existing" and self.before() == self.after():
             if rights:
-                shutil.chown(path, self.owner, self.group)
-                os.chmod(path, self.mode)
+                self.give_to_owner(path)
             return
         content = self.after()
         if os.path.lexists(path) and self.state != "existing" and self.kind() != self.state:
-            shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+            remove(path)
         if self.state == "absent":
             return
         if self.state == "directory":
             os.makedirs(path, exist_ok=True)
-            target = path
-        else:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            target = f"{path}.new"
-            with open(target, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-            note(target, digest(content))
-        if rights:
-            shutil.chown(target, self.owner, self.group)
-        os.chmod(target, self.mode)
-        if target != path:
-            os.rename(target, path)
+            if rights:
+                self.give_to_owner(path)
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        target = f"{path}.new"
+        # the directory may belong to a daemon, such as postgres, which can put there what it likes
+        if os.path.lexists(target):
+            remove(target)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with open(os.open(target, flags, 0o600), "w", encoding="utf-8") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+            note(handle.fileno(), digest(content))
+            if rights:
+                shutil.chown(handle.fileno(), self.owner, self.group)
+            os.fchmod(handle.fileno(), self.mode)
+        os.rename(target, path)
+
+    def give_to_owner(self, path):
+        """By one descriptor: what the path leads to can't change in between."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            shutil.chown(descriptor, self.owner, self.group)
+            os.fchmod(descriptor, self.mode)
+        finally:
+            os.close(descriptor)
 
 
 def with_lines(text, lines):

@@ -96,11 +96,15 @@ sealed: {description: Whether the release is finished., type: bool, returned: su
 import compileall
 import contextlib
 import filecmp
+import grp
 import gzip
 import json
 import os
 import pwd
+import resource
+import select
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -110,11 +114,14 @@ import time
 from ansible.module_utils.archives import Circle, Outside, UnsafeArchive, check_members, resolve
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.lock import LockTimeout, acquire
+from ansible.module_utils.trees import remove, seal
 
 # what gains by being packed; pictures, films and most fonts are packed already
 TEXT = (".css", ".csv", ".htm", ".html", ".js", ".json", ".map", ".mjs", ".otf", ".svg", ".ttf", ".txt", ".wasm", ".webmanifest", ".xml")
 # a smaller one fits into one packet as it is
 PACKED_FROM_BYTES = 1024
+# what the building user may take for the source: it is not trusted, and a few bytes of Python can take gigabytes to compile
+WORK_SECONDS, COMPILE_SECONDS, WORK_BYTES = 900, 300, 2**30
 
 
 def main():
@@ -205,6 +212,9 @@ class Release:
         static = [os.path.normpath(folder) for folder in params["static"].values()]
         shared = [os.path.normpath(folder) for folder in params["shared"]]
         self.as_builder(lambda: finish_source(static, shared, params["state"], self.code, os.path.join(self.root, "live", "app")))
+        # without compiled code, the app only starts more slowly
+        with contextlib.suppress(LayoutError):
+            self.as_builder(lambda: compileall.compile_dir(".", quiet=2, ddir=None), COMPILE_SECONDS)
         self.give_to_root(static)
         os.rename(self.building, self.code)
         for name, content in params["files"].items():
@@ -227,38 +237,47 @@ class Release:
                 f"the user {self.params['app']}-build is missing on the host. Run deploy.yml, or provision.yml, once."
             ) from None
 
-    def as_builder(self, work):
+    def as_builder(self, work, seconds=None):
         """Have it done by the building user, in the directory that is being built: what the source holds is not trusted."""
-        user = self.builder()
+        user, seconds = self.builder(), seconds or WORK_SECONDS
         directory = os.open(self.building, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
             status = 1
             try:
+                os.setsid()
                 os.close(reading)
                 os.fchdir(directory)
                 drop_privileges(user)
+                # root may end before its deadline, and the host's memory is for what serves
+                resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+                resource.setrlimit(resource.RLIMIT_AS, (WORK_BYTES, WORK_BYTES))
                 work()
                 status = 0
-            except (OSError, ValueError, LayoutError, tarfile.TarError, RecursionError, MemoryError, subprocess.SubprocessError) as error:
+            except MemoryError:
+                os.write(writing, f"the source takes more than {WORK_BYTES // 2**20} MB of memory to handle".encode())
+            except (OSError, ValueError, LayoutError, tarfile.TarError, RecursionError, subprocess.SubprocessError) as error:
                 os.write(writing, str(error).encode(errors="replace")[:2000])
             finally:
                 os._exit(status)
         os.close(writing)
         os.close(directory)
-        with os.fdopen(reading, "rb") as pipe:
-            told = pipe.read().decode()
-        status = os.waitpid(child, 0)[1]
+        with os.fdopen(os.pidfd_open(child), "rb") as process, os.fdopen(reading, "rb") as pipe:
+            ended = select.select([process], [], [], seconds)[0]
+            with contextlib.suppress(ProcessLookupError):
+                # what it has started, too
+                os.killpg(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+            told = os.read(pipe.fileno(), 2000).decode(errors="replace") if select.select([pipe], [], [], 0)[0] else ""
+        if not ended:
+            raise LayoutError(f"the source took longer than {seconds} seconds to handle. Leave large files out of it")
         if status:
             raise LayoutError(told or f"the process that handles the source ended with status {status}")
 
     def give_to_root(self, static):
-        """The app may read its code and not write it; nginx may read the folders it serves, and nothing else. These commands follow no link."""
-        # none but root can get at it, and none of its builder's processes is left
-        run("find", self.building, "!", "-type", "f", "!", "-type", "d", "!", "-type", "l", "-delete")
-        run("chown", "-hR", f"root:{self.params['group']}", self.building)
-        run("chmod", "-R", "u=rwX,g=rX,o=,u-s,g-s,o-t", self.building)
+        """The app may read its code and not write it; nginx may read the folders it serves, and nothing else."""
+        seal(self.building, grp.getgrnam(self.params["group"]).gr_gid)
         for folder in static:
             path = os.path.realpath(os.path.join(self.building, folder))
             if not os.path.isdir(path) or not path.startswith(os.path.realpath(self.building) + os.sep):
@@ -285,7 +304,7 @@ class Release:
         manifest = os.path.join(self.folder, "manifest.json")
         if os.path.lexists(manifest):
             os.unlink(manifest)
-        run("rm", "-rf", "--one-file-system", "--", self.folder, self.building)
+        remove(self.folder, self.building)
 
     def write(self, name, content, mode, group):
         path = os.path.join(self.folder, name)
@@ -340,7 +359,6 @@ def unpack_source(archive, shared, state, static):
 
 def finish_source(static, shared, state, code, live):
     links = check_links(shared, state, code)
-    compileall.compile_dir(".", quiet=2, ddir=None)
     for folder in static:
         # a link that leads to the app's data is not followed
         with contextlib.suppress(Outside):

@@ -155,7 +155,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -164,11 +163,12 @@ from ansible.module_utils.health import Page
 from ansible.module_utils.lock import LockTimeout, acquire
 from ansible.module_utils.sockets import connections
 from ansible.module_utils.text import printable, printable_values, shortened
+from ansible.module_utils.trees import remove
 
 IMAGES = "/var/lib/containers/storage"
 SYSTEM_UNITS = "/etc/systemd/system"
 UP = "--state=active,activating,reloading"
-PAUSE = 0.05
+PAUSE, SYNC_SECONDS = 0.05, 10
 # by systemd's word for how a service ended (systemd.service(5), $SERVICE_RESULT)
 DEATHS = {
     "oom-kill": "{who} was killed, for it took more memory than systemd_memory_max allows, or than the host has",
@@ -540,7 +540,8 @@ class Instance:
     def last_words(self):
         # what was said a moment ago may not have been written yet
         for namespace in [], [f"--namespace={self.app}"]:
-            self.module.run_command(["journalctl", *namespace, "--sync"])
+            # journald does so when its queue is empty, and it never is while the app logs without a pause
+            run(["journalctl", *namespace, "--sync"], seconds=SYNC_SECONDS)
         units = [f"--unit={unit}" for unit in self.units.values()]
         # of a container, podman itself has much to say
         units += [
@@ -802,8 +803,9 @@ class Releases:
 
 
 def remove_tree(path):
-    """However deep it is; it follows no link. What can't be removed goes with the next release."""
-    subprocess.run(["rm", "-rf", "--one-file-system", "--", path], capture_output=True, stdin=subprocess.DEVNULL)
+    """What can't be removed goes with the next release."""
+    with contextlib.suppress(OSError):
+        remove(path)
 
 
 def is_whole(venv):

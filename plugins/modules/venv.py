@@ -7,7 +7,8 @@ short_description: Build a venv as a user of its own
 description:
   - Two scripts make the venv, each as a transient unit in the sandbox that it is given. The first fetches packages into the app's cache,
     C(/var/cache/APP-build), and runs no code of theirs; the second may run such code, can't write to that cache, and works in one that is gone
-    afterwards. So a package can't change what a later build installs.
+    afterwards. So a package can't change what a later build installs. Where nothing is left to build, O(finish) takes the place of the second
+    script: code of packages may run in it, and it gets no credential of the package index.
   - The venv is made in a directory that only root can enter, and shown to the scripts at its later place. When they and all their processes
     have ended, it becomes root's, readable for O(group), and is moved there. It is whole when it has a file C(complete).
 options:
@@ -33,15 +34,25 @@ options:
     elements: str
     required: true
   environment:
-    description: Environment of both scripts.
+    description: Environment of all scripts.
+    type: dict
+    required: true
+  index:
+    description: Further environment of O(fetch) and O(build), which may have credentials.
     type: dict
     required: true
   fetch:
-    description: The script that runs no code of a package. If it fails, the other one has all to do.
+    description:
+      - The script that runs no code of a package. If it fails, the other one has all to do.
+      - It exits with 100 if the source itself is yet to be built, and with 0 if nothing is.
     type: str
     required: true
   build:
     description: The script that may run such code.
+    type: str
+    required: true
+  finish:
+    description: What runs after O(build), or instead of it.
     type: str
     required: true
   seconds:
@@ -59,8 +70,10 @@ EXAMPLES = r"""
     release: 1a2b3c-4d5e6f
     sandbox: [User=shop-build, ProtectSystem=strict]
     environment: {UV_NO_PROGRESS: "1"}
-    fetch: uv venv /srv/shop/venvs/0123456789ab
+    index: {UV_DEFAULT_INDEX: https://pypi.org/simple}
+    fetch: uv venv /srv/shop/venvs/0123456789ab && exit 100
     build: uv pip install --python /srv/shop/venvs/0123456789ab flask
+    finish: /srv/shop/venvs/0123456789ab/bin/python -m compileall -q /srv/shop/venvs/0123456789ab/lib
     seconds: 900
 """
 
@@ -68,14 +81,18 @@ RETURN = r"""
 stdout: {description: "The end of what the scripts printed, at most 64 KiB.", type: str, returned: failure}
 """
 
+import grp
 import os
 import pwd
-import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.lock import LockTimeout, acquire
 from ansible.module_utils.sandbox import SandboxError, failure, run
+from ansible.module_utils.trees import remove, seal
+
+# of the script that fetches: all but the source is there
+SOURCE_LEFT = 100
 
 
 def main():
@@ -87,8 +104,10 @@ def main():
             "release": {"type": "str", "required": True},
             "sandbox": {"type": "list", "elements": "str", "required": True},
             "environment": {"type": "dict", "required": True},
+            "index": {"type": "dict", "required": True},
             "fetch": {"type": "str", "required": True},
             "build": {"type": "str", "required": True},
+            "finish": {"type": "str", "required": True},
             "seconds": {"type": "int", "required": True},
         },
         supports_check_mode=True,
@@ -108,9 +127,7 @@ def main():
     except (LockTimeout, SandboxError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or venv.path}: {error.strerror}")
-    except subprocess.CalledProcessError as error:
-        module.fail_json(msg=f"`{error.cmd[0]}` failed: {error.stderr.decode(errors='replace').strip()}")
+        module.fail_json(msg=f"{error.filename or venv.path}: {error.strerror or error}")
     finally:
         # half a venv is of no use, and on a disk that is full what serves needs the room
         venv.remove_unfinished()
@@ -147,19 +164,24 @@ class Venv:
         os.chown(self.building, user.pw_uid, user.pw_gid)
         cache = f"{self.params['app']}-build"
         shared = f"/var/cache/{cache}/uv"
-        fetched = self.step("fetch", [f"CacheDirectory={cache}", "CacheDirectoryMode=0700", f"Environment=UV_CACHE_DIR={shared}"])
-        self.step("build", ["Environment=UV_CACHE_DIR=/tmp/uv", f"Environment=FETCHED={'yes' if fetched else ''} SHARED_CACHE={shared}"])
+        index, finish = self.params["index"], self.params["finish"]
+        lines = [f"CacheDirectory={cache}", "CacheDirectoryMode=0700", f"Environment=UV_CACHE_DIR={shared}"]
+        fetched = self.step("fetch", self.params["fetch"], index, lines)
+        if fetched == 0:
+            self.step("build", finish, {}, [f"InaccessiblePaths=-/var/cache/{cache}"])
+        else:
+            lines = [f"Environment=UV_CACHE_DIR=/tmp/uv FETCHED={'yes' if fetched == SOURCE_LEFT else ''} SHARED_CACHE={shared}"]
+            self.step("build", f"{self.params['build']}\n{finish}", index, lines)
         self.seal()
 
-    def step(self, name, lines):
-        """Whether the script succeeded; only the second one has to."""
+    def step(self, name, script, environment, lines):
+        """The script's exit code; only that of the second one has to be 0."""
         source = os.path.join(self.params["root"], "releases", self.params["release"], "app")
         unpacked = os.path.join(self.params["root"], "releases", ".building", self.params["release"])
         # the script and its environment may name URLs with credentials: neither is in a command line, which everybody can read
         with open(self.environment, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.writelines(
-                f"{key}={quoted(value)}\n" for key, value in {**self.params["environment"], "SCRIPT": self.params[name]}.items()
-            )
+            values = {**self.params["environment"], **environment, "SCRIPT": script}
+            file.writelines(f"{key}={quoted(value)}\n" for key, value in values.items())
         lines = [
             *self.params["sandbox"],
             f"EnvironmentFile={self.environment}",
@@ -172,15 +194,10 @@ class Venv:
         code, out, err = run(unit, lines, ["/bin/sh", "-euc", 'eval "$SCRIPT"'], self.params["seconds"])
         if code and name == "build":
             raise BuildFailed(failure(code, self.params["seconds"], time.monotonic() - started), out + err)
-        return not code
+        return code
 
     def seal(self):
-        """None of its builder's processes is left, and nobody else can get at it: these follow no link."""
-        for command in (
-            ["chown", "-hR", f"root:{self.params['app']}", self.building],
-            ["chmod", "-R", "u=rwX,g=rX,o=,u-s,g-s,o-t", self.building],
-        ):
-            subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        seal(self.building, grp.getgrnam(self.params["app"]).gr_gid)
         with open(
             os.path.join(self.building, "complete"), "w", opener=lambda name, flags: os.open(name, flags | os.O_EXCL | os.O_NOFOLLOW)
         ):
@@ -188,8 +205,7 @@ class Venv:
         os.rename(self.building, self.path)
 
     def remove_unfinished(self):
-        paths = [self.building, self.environment, *([] if self.is_complete() else [self.path])]
-        subprocess.run(["rm", "-rf", "--one-file-system", "--", *paths], check=True, stdin=subprocess.DEVNULL)
+        remove(self.building, self.environment, *([] if self.is_complete() else [self.path]))
 
 
 def quoted(value):

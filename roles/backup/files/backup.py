@@ -50,7 +50,7 @@ def main():
     except Trouble as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"{error.filename or sys.argv[2]}: {error.strerror or error}")
+        sys.exit(reason(error))
     except subprocess.TimeoutExpired as error:
         sys.exit(f"{error.cmd[0]} did not end within {error.timeout:.0f} seconds")
 
@@ -91,8 +91,10 @@ class Backup:
                 print(f"{holder}. Waiting for its end, at most {WAIT[verb]} seconds.", file=sys.stderr, flush=True)
                 told = True
             time.sleep(min(1, WAIT[verb]))
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps({"pid": os.getpid(), "since": time.time(), "verb": verb}).encode(), 0)
+        # on a disk that is full, nobody is told who holds it
+        with contextlib.suppress(OSError):
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps({"pid": os.getpid(), "since": time.time(), "verb": verb}).encode(), 0)
         try:
             yield
         finally:
@@ -116,15 +118,25 @@ class Backup:
         for place in self.places:
             try:
                 place.open()
-                name, warnings = place.save(self.file(), lambda stream: self.write(stream, service))
-                self.note(place.name, {"id": name, "at": time.time(), "warnings": warnings})
-                print(f"backup {name} was written to {place}")
-                self.tell(warnings, "of the app's files were left out, or may not be consistent")
-                place.forget()
-            except Trouble as error:
-                wrong.append(str(error))
+                try:
+                    self.save(place, service)
+                except (OSError, Trouble) as error:
+                    wrong.append(reason(error))
+                    # the disk may be full: what is too old, and what this one has left, makes room for the next
+                    place.forget("--max-repack-size=0")
+                    wrong.append(f"backups in {place} that are older than {self.settings['keep_days']} days were removed nevertheless")
+                else:
+                    place.forget()
+            except (OSError, Trouble) as error:
+                wrong.append(reason(error))
         if wrong:
             raise Trouble("; ".join(wrong))
+
+    def save(self, place, service):
+        name, warnings = place.save(self.file(), lambda stream: self.write(stream, service))
+        self.note(place.name, {"id": name, "at": time.time(), "warnings": warnings})
+        print(f"backup {name} was written to {place}")
+        self.tell(warnings, "of the app's files were left out, or may not be consistent")
 
     def list(self):
         print(json.dumps(self.all()))
@@ -369,6 +381,10 @@ class Copy:
 
     def run(self, *words, **options):
         return self.backup.sandbox.run(*words, **options)
+
+
+def reason(error):
+    return f"{error.filename or sys.argv[2]}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
 @contextlib.contextmanager

@@ -78,9 +78,10 @@ class Repository:
             for one in found
         ]
 
-    def forget(self):
+    def forget(self, *words):
+        """Days count from the newest one, which always stays."""
         days = self.settings["keep_days"]
-        self.restic("forget", "--quiet", "--prune", *self.whose(), "--group-by=host", f"--keep-within={days}d")
+        self.restic("forget", "--quiet", "--prune", *self.whose(), "--group-by=host", f"--keep-within={days}d", *words)
 
     # -- streams ----------------------------------------------------------------------------------------------------
 
@@ -164,7 +165,8 @@ class Repository:
             "TZ": "UTC",
             **self.settings["environment"],
         }
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
+        # in memory: old backups are also removed from a disk that is full
+        with open(os.memfd_create("out"), "w+b") as out, open(os.memfd_create("said"), "w+b") as said:
             program = subprocess.Popen(["restic", *words], env=environment, stdin=stdin, stdout=stdout or out, stderr=said)
             program.stdout_file, program.stderr_file = out, said
             try:

@@ -7,6 +7,10 @@ import signal
 import socket
 import sys
 
+# also where an image has Python leave the program's directory out
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from flaskhost_port import owners
+
 BACKLOG = 1024
 
 
@@ -89,33 +93,13 @@ async def connect(port):
 
 
 def check_owner(port):
-    owners = listeners("/proc/net/tcp", ["0.0.0.0", "127.0.0.1"], port) or listeners("/proc/net/tcp6", ["::", "::ffff:127.0.0.1"], port)
-    if not owners:
+    found = owners(port)
+    if not found:
         raise ConnectionRefusedError(f"nothing listens on the port {port}")
-    if owners != {os.getuid()}:
+    if found != {os.getuid()}:
         raise PermissionError(
-            f"the port {port}, on which the image's command was to listen, was taken by another user of the host: {owners}"
+            f"the port {port}, on which the image's command was to listen, was taken by another user of the host: {found}"
         )
-
-
-def listeners(table, addresses, port):
-    """The users that listen there (proc_pid_net(5)), whose listeners the kernel tells first."""
-    places = {f"{hexadecimal(address)}:{port:04X}" for address in addresses}
-    owners = set()
-    if os.path.exists(table):  # a host may have no IPv6
-        with open(table) as handle:
-            next(handle)
-            for fields in map(str.split, handle):
-                if fields[3] != "0A":
-                    break
-                if fields[1] in places:
-                    owners.add(int(fields[7]))
-    return owners
-
-
-def hexadecimal(address):
-    packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
-    return "".join(f"{int.from_bytes(packed[start : start + 4], sys.byteorder):08X}" for start in range(0, len(packed), 4))
 
 
 async def pour(source, target):

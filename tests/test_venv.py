@@ -1,0 +1,115 @@
+"""Where nothing is left to build, no code of a package gets a credential of the package index; and no error shows one."""
+
+import json
+import os
+import pwd
+import re
+import shlex
+import subprocess
+
+import jinja2
+import pytest
+from conftest import PROJECT, plugin
+from test_credentials import assert_no_credential, controller, play  # noqa: F401
+
+module = plugin("modules/venv")
+INDEX = "https://ann:tok3n@index.example/simple"
+WANTED = {"requirement": "gunicorn", "extra": ["six @ https://tok3n@index.example/six.whl"], "source": "/srv/games/releases/r1/app"}
+
+
+def script(name, dependency_file, source, tmp):
+    """As the role renders it; /tmp is another one."""
+    environment = jinja2.Environment(trim_blocks=True)
+    environment.filters["quote"] = shlex.quote
+    text = (PROJECT / f"roles/python_venv/templates/{name}.sh.j2").read_text().replace("/tmp/", f"{tmp}/")
+    wanted = {**WANTED, "source": str(source), "dependency_file": dependency_file}
+    return environment.from_string(text).render(__python_venv_wanted=wanted)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes owners, as on a host")
+@pytest.mark.parametrize(
+    ("name", "content", "left"),
+    [
+        ("requirements.txt", "Flask\n-r more.txt\n", False),
+        ("requirements.txt", "Flask\n-e .\n", True),
+        ("uv.lock", '[[package]]\nname = "shop"\nsource = { virtual = "." }\n', False),
+        ("uv.lock", '[[package]]\nname = "shop"\nsource = { editable = "." }\n', True),
+        ("pyproject.toml", "[project]\n", True),
+    ],
+)
+@pytest.mark.parametrize("wheels", [True, False])
+def test_only_a_step_that_builds_gets_the_index_s_credentials(tmp_path, monkeypatch, name, content, left, wheels):
+    nobody = pwd.getpwnam("nobody")
+    monkeypatch.setattr(module.pwd, "getpwnam", lambda _name: nobody)
+    source, uv = tmp_path / "source", tmp_path / "bin/uv"
+    for folder in source, uv.parent, tmp_path / "venvs", tmp_path / "tmp":
+        folder.mkdir()
+    (source / name).write_text(content)
+    # packages that have no wheel can't be fetched without running their code
+    uv.write_text(
+        f'#!/bin/sh\ncase "$1 $2" in "export --quiet") touch flaskhost-fetch.txt ;; "pip install") exit {0 if wheels else 1} ;; esac\n'
+    )
+    uv.chmod(0o755)
+    steps = []
+
+    def run(unit, lines, argv, _seconds):
+        """Of systemd-run: the environment that the script gets, and its exit code."""
+        text = (tmp_path / "venvs/.building/key.env").read_text()
+        found = re.search(r'^SCRIPT="(.*)"$', text, re.DOTALL | re.MULTILINE)[1]
+        steps.append((unit, text, lines))
+        if "fetch" not in unit:
+            return 0, "", ""
+        environment = {"PATH": f"{uv.parent}:{os.environ['PATH']}", "VIRTUAL_ENV": "x", "SCRIPT": re.sub(r"\\(.)", r"\1", found)}
+        return subprocess.run(argv, env=environment).returncode, "", ""
+
+    monkeypatch.setattr(module, "run", run)
+    params = {"app": "games", "root": str(tmp_path), "key": "key", "release": "r1", "sandbox": [], "seconds": 9}
+    scripts = {verb: script(verb, name, source, tmp_path / "tmp") for verb in ("fetch", "build")}
+    made = module.Venv({**params, "environment": {"LANG": "C"}, "index": {"UV_DEFAULT_INDEX": INDEX}, **scripts, "finish": "compile it"})
+    made.make()
+    (_fetch, fetched, _), (_build, built, lines) = steps
+    assert "tok3n" in fetched and "compile it" in built and 'LANG="C"' in built and made.is_complete()
+    assert ("tok3n" in built) is (left or not wheels)
+    assert any("InaccessiblePaths=-/var/cache/games-build" in line for line in lines) is not (left or not wheels)
+    if left or not wheels:
+        assert any(f"FETCHED={'yes' if wheels else ''} SHARED" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("index", "extra", "hidden"),
+    [
+        ("https://pypi.org/simple", ["six"], False),
+        ("http://127.0.0.1:9/simple/", [], False),
+        ("https://index.example/tok3n/simple", [], True),
+        ("https://index.example/simple?token=tok3n", [], True),
+        ("https://tok3n@index.example/simple", [], True),
+        ("https://pypi.org/simple", ["six @ https://index.example/tok3n/six.whl"], True),
+    ],
+)
+def test_what_may_be_a_credential_is_not_shown(controller, monkeypatch, index, extra, hidden):  # noqa: F811
+    (controller / "library").mkdir()
+    stub = '#!/bin/sh\necho "{\\"failed\\": true, \\"msg\\": \\"it failed\\", \\"stdout\\": \\"can not reach $(grep -oE "https?://[^ \\"\\\\]*" $1 | tr "\\n" " ")\\"}"\n'
+    (controller / "library/venv").write_text(stub)
+    monkeypatch.setenv("ANSIBLE_LIBRARY", str(controller / "library"))
+    wanted = {
+        **WANTED,
+        "extra": extra,
+        "app": "shop",
+        "root": "/srv/shop",
+        "key": "k",
+        "release": "r",
+        "sandbox": [],
+        "dependency_file": "",
+    }
+    role = {"ansible.builtin.include_role": {"name": str(PROJECT / "roles/python_venv"), "tasks_from": "venv"}}
+    book = {
+        "hosts": "all",
+        "gather_facts": False,
+        "tasks": [role],
+        "vars": {"python_venv_index_url": index, "__python_venv_wanted": wanted},
+    }
+    (controller / "book.yml").write_text(json.dumps([book]))
+    code, output = play(controller, controller / "book.yml", {"h": {"ansible_connection": "local"}})
+    assert code != 0 and ("can not reach" in output) is not hidden, output
+    (controller / "book.yml").unlink()
+    assert_no_credential(controller, output)
