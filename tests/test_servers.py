@@ -295,7 +295,7 @@ APACHE = """
 """
 PYTHON = """
     import sys, time
-    if sys.argv[1] == "-c":
+    if sys.argv[1].endswith("flaskhost_port.py"):
         print(12345)
     else:
         time.sleep(20)

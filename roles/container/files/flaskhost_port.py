@@ -1,7 +1,11 @@
-"""Who listens on a port of the loopback, which any user of the host can take while it is free. Managed by Flaskhost."""
+"""Ports of the loopback, which any user of the host can take while they are free. Managed by Flaskhost.
+
+As a program, it prints one that is free.
+"""
 
 import errno
 import os
+import random
 import socket
 import struct
 import sys
@@ -10,6 +14,19 @@ import sys
 HEADER, QUESTION, NO_COOKIE = struct.Struct("=IHHII"), struct.Struct("=BBBBI"), b"\xff" * 8
 SOCK_DIAG, BY_FAMILY, REQUEST, ERROR = 4, 20, 1, 2
 ANY_STATE, USER = 0xFFFFFFFF, 64
+# above those that programs are known by, and below those of outgoing connections, which the sandbox lets nobody listen on
+FROM, TO = 20000, 32767
+
+
+def free():
+    for port in random.sample(range(FROM, TO + 1), 1000):
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    sys.exit(f"of 1,000 ports of the loopback between {FROM} and {TO}, none is free: see `ss -tlnp` on the host")
 
 
 def owners(port):
@@ -56,3 +73,7 @@ def listed(port):
 def hexadecimal(address):
     packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
     return "".join(f"{int.from_bytes(packed[start : start + 4], sys.byteorder):08X}" for start in range(0, len(packed), 4))
+
+
+if __name__ == "__main__":
+    print(free())
