@@ -377,6 +377,25 @@ def test_what_is_no_file_is_left_out_with_a_warning(tmp_path, source):
         assert f"'{name}' of the source is neither a file nor a directory nor a link, and is left out" in output
 
 
+def test_a_working_copy_ships_nothing_of_this_controller_through_a_link(tmp_path, source, home):
+    """Git lists what its index has; the link on the disk is hidden from it."""
+    (home / ".ssh").mkdir()
+    (home / ".ssh/id_ed25519").write_text("the operator's key")
+    (source / "lib/keys").mkdir(parents=True)
+    (source / "lib/keys/id_ed25519").touch()
+    cases = []
+    for link in "lib/keys", "lib":
+        copy = shutil.copytree(source, tmp_path / link.replace("/", "-"))
+        committed(copy)
+        shutil.rmtree(copy / link)
+        (copy / link).symlink_to(home / ".ssh" if link == "lib/keys" else home)
+        (copy / ".git/info/exclude").write_text(f"/{link}\n")
+        words = f"'lib/keys/id_ed25519' of the source lies beneath '{link}', which is not a directory. Make it a directory again"
+        cases.append(({"app_source": str(copy)}, words))
+    (home / "keys").symlink_to(".ssh")
+    rejected(tmp_path, *cases)
+
+
 def test_a_device_is_left_out(source, home):
     try:
         os.mknod(source / "zero", 0o666 | 0o020000, os.makedev(1, 5))

@@ -20,6 +20,7 @@ of which `commands` are those by type (with `needs`).
 
 import contextlib
 import difflib
+import errno
 import fnmatch
 import hashlib
 import importlib.util
@@ -374,16 +375,19 @@ def read_member(folder, path, room):
     """Its entry in the archive, and its content; nothing if it is nothing that can be shipped."""
     info, content = tarfile.TarInfo(path), b""
     archives.check_name(path)
+    name = os.path.basename(path)
     try:
-        if os.path.islink(os.path.join(folder, path)):
-            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(os.path.join(folder, path))
-            archives.check_member(info)
-        else:
-            content = read_file(os.path.join(folder, path), info, room)
+        with parent_of(folder, path) as parent:
+            if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                info.type, info.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=parent)
+                archives.check_member(info)
+            else:
+                content = read_file(name, parent, info, room)
     except FileNotFoundError:
         # git may know it still, or it was removed meanwhile
         return None
     except OSError as error:
+        error.filename = path
         reject_unreadable(error)
     if content is None:
         warn(path, "is neither a file nor a directory nor a link")
@@ -396,11 +400,31 @@ def read_member(folder, path, room):
     return info, content
 
 
-def read_file(path, info, room):
-    if not stat.S_ISREG(os.lstat(path).st_mode):
+@contextlib.contextmanager
+def parent_of(folder, path):
+    """The directory in which a path of the source lies, as a descriptor. No link beneath FOLDER is followed: it may lead anywhere on this controller."""
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for parent in archives.parents(path):
+            above = at
+            try:
+                at = os.open(os.path.basename(parent), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    remedy = "Make it a directory again, or remove what lies beneath it from git (git rm --cached)"
+                    raise archives.unsafe(path, f"lies beneath {parent!r}, which is not a directory", remedy) from None
+                raise
+            os.close(above)
+        yield at
+    finally:
+        os.close(at)
+
+
+def read_file(name, parent, info, room):
+    if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
         return None
     # whatever has taken its place meanwhile: without O_NONBLOCK, a FIFO is waited for until somebody writes to it
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     with open(descriptor, "rb") as handle:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
