@@ -80,7 +80,7 @@ def load(path):
 
 archives = load(f"{PROJECT}/plugins/module_utils/archives.py")
 lock = load(f"{PROJECT}/plugins/module_utils/lock.py")
-without_credentials = load(f"{PROJECT}/plugins/filter/urls.py").without_credentials
+without_credentials = load(f"{PROJECT}/plugins/module_utils/credentials.py").without_credentials
 
 
 class SourceError(Exception):

@@ -33,7 +33,7 @@ def load(path):
     return module
 
 
-without_credentials = load(f"{PROJECT}/plugins/filter/urls.py").without_credentials
+without_credentials = load(f"{PROJECT}/plugins/module_utils/credentials.py").without_credentials
 
 
 class ActionModule(ActionBase):
