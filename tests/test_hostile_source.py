@@ -142,6 +142,7 @@ CRAFTED = [
     ([("120000", "data", "/etc")], "'data' of the source is a link to the absolute path '/etc'"),
     ([("120000", "data", "shop/../../etc")], "'data' of the source is a link to 'shop/../../etc', which leads out of the source"),
     ([("120000", "a", "b"), ("120000", "b", "a")], "'a' of the source is a link to 'b', which leads back to itself"),
+    ([("120000", "data", "shop/../" * 5000 + "shop")], "'data' of the source is a link to a path of more than 1024 bytes"),
     ([("120000", "data", "/etc"), ("040000", "data", [("100644", "cron", "x")])], "'data' of the source is there twice"),
     ([("100644", "twice", "a"), ("100644", "twice", "b")], "'twice' of the source is there twice"),
     ([("100644", "a\nb", "x")], r"'a\nb' of the source has control characters"),
@@ -158,7 +159,7 @@ def test_a_crafted_commit_is_rejected(tmp_path, source):
         copy = shutil.copytree(source, tmp_path / f"copy{number}")
         cases.append(({"app_source": crafted(copy, *entries)}, words))
         # in a directory of the source, which then is the app
-        if number < 8:
+        if number < 9:
             copy = shutil.copytree(source, tmp_path / f"deep{number}")
             url = crafted(copy, ("040000", "app", [("100644", "requirements.txt", "Flask"), *entries]))
             cases.append(({"app_source": url, "app_folder": "app"}, words))
