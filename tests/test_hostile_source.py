@@ -148,7 +148,7 @@ CRAFTED = [
     ([("100644", "a\nb", "x")], r"'a\nb' of the source has control characters"),
     ([("100644", "a\x1b[2J", "x")], r"'a\x1b[2J' of the source has control characters"),
     ([("040000", "vendor", [("160000", "lib", "1" * 40)])], "'vendor/lib' of the source is a git submodule"),
-    ([("040000", "..", [("100644", "x", "y")])], "git could not read it (error: invalid path '../x')"),
+    ([("040000", "..", [("100644", "x", "y")])], "'..' of the source is not a plain relative path"),
     ([("040000", ".git", [("100644", "x", "y")])], "git could not read it (error: invalid path '.git/x')"),
 ]
 
@@ -164,6 +164,27 @@ def test_a_crafted_commit_is_rejected(tmp_path, source):
             url = crafted(copy, ("040000", "app", [("100644", "requirements.txt", "Flask"), *entries]))
             cases.append(({"app_source": url, "app_folder": "app"}, words))
     rejected(tmp_path, *cases)
+
+
+def test_what_git_would_unpack_in_memory_is_rejected_before(source, home, monkeypatch):
+    """Links and names of hundreds of megabytes, directories without end: git and tarfile have each in memory as a whole."""
+    committed(source)
+    blob = git(source, "hash-object", "-w", "--stdin", input="x" * 2**25)
+    deep = git(source, "mktree", input="")
+    for _ in range(18):
+        deep = git(source, "mktree", input="".join(f"040000 tree {deep}\t{name}\n" for name in "abcd"))
+    cases = {
+        f"120000 blob {blob}\tlink": "is a link to a path of more than 1024 bytes",
+        f"100644 blob {blob}\t{'n' * 2**25}": "^'n{255}…' of the source has a name that is too long",
+        f"040000 tree {deep}\tdeep": "more than 200000 files",
+    }
+    monkeypatch.setattr(app_source, "copied", lambda *_: pytest.fail("it is archived"))
+    for number, (entry, words) in enumerate(cases.items()):
+        monkeypatch.setattr(app_source, "RUN", str(number))
+        tree = git(source, "mktree", input=f"{entry}\n")
+        git(source, "update-ref", "refs/heads/main", git(source, "commit-tree", tree, "-m", "two"))
+        with pytest.raises(app_source.archives.UnsafeArchive, match=words):
+            found(f"file://{source}", home)
 
 
 def test_a_link_of_the_app_s_folder_to_what_is_beside_it_is_rejected(tmp_path, source):

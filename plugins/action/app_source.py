@@ -23,7 +23,7 @@ import difflib
 import errno
 import fnmatch
 import hashlib
-import importlib.util
+import importlib
 import io
 import os
 import re
@@ -35,6 +35,7 @@ import tempfile
 import uuid
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+import ansible.module_utils
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -50,6 +51,7 @@ CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f]")
 MAX_TEXT_MB = 32
 SHELL_SECONDS = 10
 GIT_SECONDS = 1800
+LISTING_BYTES = 65536
 # nothing that a repository's own configuration names is run
 SETTINGS = (
     "core.fsmonitor=false",
@@ -70,17 +72,12 @@ IN_WORKING_COPY = "Make `git status` succeed in it for the user who deploys."
 # Names this run of Ansible: the playbook's process imports this file, and the workers that it forks inherit the name.
 RUN = uuid.uuid4().hex
 
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(os.path.basename(path).removesuffix(".py"), path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-archives = load(f"{PROJECT}/plugins/module_utils/archives.py")
-lock = load(f"{PROJECT}/plugins/module_utils/lock.py")
-without_credentials = load(f"{PROJECT}/plugins/module_utils/credentials.py").without_credentials
+# as the setting module_utils of ansible.cfg does for what Ansible ships to a host
+ansible.module_utils.__path__.append(f"{PROJECT}/plugins/module_utils")
+archives, command, lock, credentials = (
+    importlib.import_module(f"ansible.module_utils.{name}") for name in ("archives", "command", "lock", "credentials")
+)
+without_credentials = credentials.without_credentials
 
 
 class SourceError(Exception):
@@ -465,7 +462,7 @@ def from_git(args, cache):
         tree = name_of(clone, f"{name_of(clone, f'{commit}:{folder}', missing)}^{{tree}}", missing)
     archive = f"{clone}-{tree}.tar.gz"
     if not os.path.exists(archive):
-        pack_commit(clone, commit, folder, archive)
+        pack_commit(clone, commit, tree, folder, archive)
     os.utime(archive)
     return {"version": tree[:10], "commit": commit, "archive": archive}
 
@@ -489,10 +486,10 @@ class Remote:
         self.url, self.environment = source, {}
         if at and parts.scheme in ("http", "https"):
             self.url = urlunsplit(parts._replace(netloc=host))
-            self.environment = credentials(f"{parts.scheme}://{host}", *user.partition(":"))
+            self.environment = helper_for(f"{parts.scheme}://{host}", *user.partition(":"))
 
 
-def credentials(place, user, colon, password):
+def helper_for(place, user, colon, password):
     """Settings of git by environment: a credential helper, which git asks for this place only, wherever a redirect leads."""
     # a user alone may have a password in the owner's own helper, or be a token, which has none
     before = ("helper", "") if colon else ("username", unquote(user))
@@ -508,29 +505,60 @@ def credentials(place, user, colon, password):
     return environment
 
 
-def pack_commit(clone, commit, folder, archive):
+def pack_commit(clone, commit, tree, folder, archive):
     # the same content for the same version: not what differs by commit, by clone or by the owner's keys ($Format:…$)
     os.makedirs(os.path.join(clone, "info"), exist_ok=True)
     with open(os.path.join(clone, "info/attributes"), "w") as handle:
         handle.write("* -export-subst\n")
-    command = [*GIT, f"--git-dir={clone}", "archive", "--format=tar", commit, *(["--", folder] if folder else [])]
+    check_listing(clone, tree)
+    words = ["archive", "--format=tar", commit, *(["--", folder] if folder else [])]
+    # each member is checked before it is copied: a small repository may have an endless archive
+    with packing(archive) as tar, output_of_git(clone, *words) as output, tarfile.open(fileobj=output, mode="r|") as source:
+        archives.check_members(copied(source, tar, folder))
+
+
+def check_listing(clone, tree):
+    """A link or a name of hundreds of megabytes is rejected before git and tarfile have it in memory, several times."""
+    sizes, rest = archives.Sizes(), b""
+    with output_of_git(clone, "ls-tree", "-r", "-t", "-l", "-z", tree) as output:
+        while data := output.read1(LISTING_BYTES):
+            *entries, rest = (rest + data).split(b"\0")
+            for entry in [*entries, rest] if len(rest) > LISTING_BYTES else entries:
+                about, _, name = entry.decode(errors="surrogateescape").partition("\t")
+                archives.check_name(name)
+                mode, _kind, _object, size = about.split()
+                is_link = mode == "120000"
+                # what export-ignore leaves out may be large
+                sizes.add(name, int(size) if is_link else 0, is_link)
+
+
+@contextlib.contextmanager
+def output_of_git(clone, *words):
+    """What git prints, as a stream. Git is killed when its time is over, or when the reader has failed."""
     with (
         tempfile.TemporaryFile() as said,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, env=git_environment()) as process,
-        packing(archive) as tar,
+        subprocess.Popen(
+            [*GIT, f"--git-dir={clone}", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=git_environment()
+        ) as process,
+        command.deadline(process, GIT_SECONDS) as late,
     ):
+        broken = None
         try:
-            # each member is checked before it is copied: a small repository may have an endless archive
-            with tarfile.open(fileobj=process.stdout, mode="r|") as source:
-                archives.check_members(copied(source, tar, folder))
-        except tarfile.TarError:
-            process.kill()
-        except archives.UnsafeArchive:
-            process.kill()
-            raise
-        if process.wait() != 0:
+            yield process.stdout
+        except BaseException as error:
+            command.kill_all(process)
+            if not isinstance(error, tarfile.TarError):
+                raise
+            # git knows better why it has stopped
+            broken = error
+        code = process.wait()
+        if late.is_set():
+            raise too_slow()
+        if code != 0:
             said.seek(0)
             raise git_problem(said.read().decode(errors="replace"), AT_URL)
+        if broken:
+            raise broken
 
 
 def copied(source, tar, folder):
@@ -584,18 +612,24 @@ def name_of(clone, revision, missing):
 def git(*words, environment=()):
     """What it says: (its output, its messages)."""
     try:
-        done = subprocess.run(
-            [*GIT, *words], capture_output=True, stdin=subprocess.DEVNULL, env=git_environment() | dict(environment), timeout=GIT_SECONDS
+        process = subprocess.Popen(
+            [*GIT, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=git_environment() | dict(environment),
         )
     except FileNotFoundError:
         raise SourceError("app_source: git is not installed on this controller, and is needed to read it. Install git.") from None
-    except subprocess.TimeoutExpired:
-        raise SourceError(f"app_source: git has not read it within {GIT_SECONDS // 60} minutes. Try the same with `git clone`.") from None
-    said = done.stderr.decode(errors="replace")
-    if done.returncode != 0:
+    with process, command.deadline(process, GIT_SECONDS) as late:
+        out, said = process.communicate()
+    said = said.decode(errors="replace")
+    if late.is_set():
+        raise too_slow()
+    if process.returncode != 0:
         raise git_problem(said, IN_WORKING_COPY if words[0] == "-C" else AT_URL)
     # a name may be of any bytes
-    return done.stdout.decode(errors="surrogateescape"), said
+    return out.decode(errors="surrogateescape"), said
 
 
 def git_environment():
@@ -608,6 +642,10 @@ def git_environment():
         "LC_ALL": "C",
     }
     return {name: value for name, value in os.environ.items() if name not in GIT_ELSEWHERE} | ours
+
+
+def too_slow():
+    return SourceError(f"app_source: git has not read it within {GIT_SECONDS // 60} minutes. Try the same with `git clone`.")
 
 
 def git_problem(said, remedy):
