@@ -358,6 +358,43 @@ def test_the_same_content_is_packed_the_same(tmp_path, source, home):
         assert tar.extractfile("version.txt").read() == b"$Format:%H %d %GG$" and "notes" not in tar.getnames()
 
 
+LFS = (
+    "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+)
+
+
+def test_no_filter_of_the_operator_s_runs_on_a_source(tmp_path, source, home, trap):
+    """Git LFS is one, which would fetch from where the source says."""
+    (source / ".gitattributes").write_text("*.bin filter=lfs ident\n")
+    (source / "logo.bin").write_text("$Id$")
+    url = committed(source)
+    for kind in "smudge", "clean", "process":
+        git(source, "config", "--global", f"filter.lfs.{kind}", str(trap))
+    accepted(tmp_path, {"app_source": url}, {"app_source": str(source)})
+    for archive in (home / ".cache/flaskhost/source").glob("*.tar.gz"):
+        with tarfile.open(archive) as tar:
+            assert tar.extractfile("logo.bin").read() == b"$Id$"
+
+
+def test_a_file_that_is_in_git_lfs_is_named(tmp_path, source):
+    (source / "shop/static/logo.png").write_text(LFS)
+    copy = shutil.copytree(source, tmp_path / "copy")
+    words = "'shop/static/logo.png' of the source is in Git LFS, from which nothing is fetched. Run `git lfs pull`"
+    rejected(tmp_path, *(({"app_source": where}, words) for where in (str(source), committed(copy))))
+
+
+def test_a_git_that_takes_too_long_ends_with_its_descendants(tmp_path, source, home, monkeypatch):
+    url, real = committed(source), shutil.which("git")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/git").write_text(f'#!/bin/sh\ncase "$*" in *archive*) setsid sleep 7654 & wait ;; esac\nexec {real} "$@"\n')
+    (tmp_path / "bin/git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.setattr(app_source, "GIT_SECONDS", 2)
+    with pytest.raises(app_source.SourceError, match="git has not read it within"):
+        found(url, home)
+    assert "sleep 7654" not in subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+
+
 def test_git_s_failure_is_never_taken_for_no_git(tmp_path, source):
     """B3: what git ignores would be shipped."""
     committed(source)

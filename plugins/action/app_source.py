@@ -52,6 +52,8 @@ MAX_TEXT_MB = 32
 SHELL_SECONDS = 10
 GIT_SECONDS = 1800
 LISTING_BYTES = 65536
+# what git has in the place of a file that is in Git LFS
+LFS_POINTER, LFS_BYTES = b"version https://git-lfs.github.com/spec/", 1024
 # nothing that a repository's own configuration names is run
 SETTINGS = (
     "core.fsmonitor=false",
@@ -356,6 +358,13 @@ def submodule(path):
     )
 
 
+def reject_pointer(path, content):
+    if len(content) < LFS_BYTES and content.startswith(LFS_POINTER):
+        raise SourceError(
+            f"app_source: {path!r} of the source is in Git LFS, from which nothing is fetched. Run `git lfs pull` in a working copy, and name that as app_source."
+        )
+
+
 def reject_unreadable(error):
     raise SourceError(f"app_source: {error.filename!r} can't be read ({error.strerror}). Make it readable, or take it out of the source.")
 
@@ -389,6 +398,7 @@ def read_member(folder, path, room):
     if content is None:
         warn(path, "is neither a file nor a directory nor a link")
         return None
+    reject_pointer(path, content)
     info.size = len(content)
     # nginx makes an ETag of time and size, Python a .pyc's validity. A time that follows from the content
     # makes both right, on every host and from every controller.
@@ -506,10 +516,11 @@ def helper_for(place, user, colon, password):
 
 
 def pack_commit(clone, commit, tree, folder, archive):
-    # the same content for the same version: not what differs by commit, by clone or by the owner's keys ($Format:…$)
+    # the same content for the same version: not what differs by commit, by clone or by the owner's keys ($Format:…$, $Id$), and
+    # nothing that filters of the operator's, such as Git LFS, would make of it: each may run a program, or fetch from where the source says
     os.makedirs(os.path.join(clone, "info"), exist_ok=True)
     with open(os.path.join(clone, "info/attributes"), "w") as handle:
-        handle.write("* -export-subst\n")
+        handle.write("* -export-subst -filter -ident\n")
     check_listing(clone, tree)
     words = ["archive", "--format=tar", commit, *(["--", folder] if folder else [])]
     # each member is checked before it is copied: a small repository may have an endless archive
@@ -570,7 +581,11 @@ def copied(source, tar, folder):
         # these have the former name, and the commit
         member.pax_headers = {}
         yield member
-        tar.addfile(member, source.extractfile(member) if member.isfile() else None)
+        content = source.extractfile(member) if member.isfile() else None
+        if content and member.size < LFS_BYTES:
+            content = io.BytesIO(content.read())
+            reject_pointer(member.name, content.getvalue())
+        tar.addfile(member, content)
 
 
 def commit_of_this_run(remote, wanted, clone):
