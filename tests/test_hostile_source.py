@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT, plugin
@@ -544,11 +545,20 @@ def test_texts_of_the_source_are_read_within_limits(tmp_path, source):
     escape, long = copy("one", Procfile="web: a\x1bb\n"), copy("two", Procfile=f"web: {'echo x; ' * 40_000}(\n")
     chain = {f"r{number}": f"-r r{number + 1}\n" for number in range(1500)}
     accepted(tmp_path, {"app_source": copy("three", **chain, **{"requirements.txt": "-r r0\n"})})
+    many, linked = Path(copy("many")), Path(copy("linked"))
+    for number in range(5):
+        (many / f"r{number}").write_text("#" * 2**23)
+        (linked / f"r{number}").symlink_to("shop/large")
+    (linked / "shop/large").write_text("#" * 2**23)
+    for folder in many, linked:
+        (folder / "requirements.txt").write_text("".join(f"-r r{number}\n" for number in range(5)))
     with open(source / "requirements.txt", "w") as handle:
         handle.truncate(2**26)
     rejected(
         tmp_path,
         ({"app_source": escape, "app_server": "procfile"}, r"line 1 of its Procfile, 'web: a\x1bb', has a control character"),
         ({"app_source": long, "app_server": "procfile"}, "the command of 'web' in its Procfile is none that a shell understands"),
-        ({"app_source": str(source)}, "its file requirements.txt is larger than 32 MB"),
+        ({"app_source": str(source)}, "'requirements.txt' brings its Procfile and its lists of dependencies to more than 32 MB"),
+        ({"app_source": str(many)}, "brings its Procfile and its lists of dependencies to more than 32 MB"),
+        ({"app_source": str(linked)}, "brings its Procfile and its lists of dependencies to more than 32 MB"),
     )

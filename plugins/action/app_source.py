@@ -131,7 +131,7 @@ def read_archive(source, args):
         files = sorted(member.name for member in members if not member.isdir())
         found = {"files": files, "links": archives.links_of(members)}
         found["dependency_file"] = next((name for name in DEPENDENCY_FILES if name in files), "")
-        dependencies = Dependencies(tar, source["version"])
+        dependencies = Dependencies(tar, members, source["version"])
         found["dependencies"] = dependencies.digest(found["dependency_file"])
         found["procfile"] = dependencies.read("Procfile") if "Procfile" in files else None
     if "needs" in args:
@@ -213,8 +213,9 @@ def shell_problem(command):
 class Dependencies:
     """What a venv follows from. A project that installs itself has its own code in there."""
 
-    def __init__(self, tar, version):
-        self.tar, self.version, self.seen = tar, version, {}
+    def __init__(self, tar, members, version):
+        self.tar, self.version, self.seen, self.room = tar, version, {}, MAX_TEXT_MB * 2**20
+        self.members, self.links = {member.name: member for member in members}, archives.links_of(members)
 
     def digest(self, name):
         installs_itself = name in ("pyproject.toml", "setup.py") or (name == "uv.lock" and self.is_package())
@@ -226,16 +227,21 @@ class Dependencies:
         return hashlib.sha256(repr([name, inputs]).encode()).hexdigest()[:16]
 
     def read(self, name):
-        try:
-            handle = self.tar.extractfile(name)
-        except KeyError:
+        """The text of a file, wherever its links lead; empty if there is none."""
+        member = self.member(name)
+        if not member:
             return ""
-        if not handle:
-            return ""
-        content = handle.read(MAX_TEXT_MB * 2**20 + 1)
-        if len(content) > MAX_TEXT_MB * 2**20:
-            raise SourceError(f"app_source: its file {name} is larger than {MAX_TEXT_MB} MB. Make it smaller.")
-        return content.decode(errors="replace")
+        self.room -= member.size
+        if self.room < 0:
+            raise SourceError(
+                f"app_source: {name!r} brings its Procfile and its lists of dependencies to more than {MAX_TEXT_MB} MB. Make it smaller."
+            )
+        return self.tar.extractfile(member).read().decode(errors="replace")
+
+    def member(self, name):
+        with contextlib.suppress(archives.Outside, archives.Circle):
+            found = self.members.get(archives.resolve(name, self.links)[-1])
+            return found if found and found.isfile() and not name.startswith("/") else None
 
     def is_package(self):
         self.seen["pyproject.toml"] = text = self.read("pyproject.toml")
