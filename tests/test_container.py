@@ -178,6 +178,40 @@ def test_other_steps_are_not(release, step):
     assert release(f"FROM x\n{step}\n")["changed"]
 
 
+@pytest.fixture
+def pulled(tmp_path):
+    """What is printed when the host's podman is this script."""
+
+    def run(script):
+        (tmp_path / "podman").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "podman").chmod(0o755)
+        variables = {"container_app": "shop", "container_app_root": "/srv/shop", "container_image": "registry.example/shop:1"}
+        variables |= {"__container_wanted": {"environment": [], "shared": [], "folders": []}, "__container_pull_seconds": 2}
+        task = {"ansible.builtin.include_role": {"name": "container", "tasks_from": "identify"}}
+        book = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
+        (tmp_path / "book.yml").write_text(json.dumps(book))
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+        command = ["ansible-playbook", "-i", "localhost,", tmp_path / "book.yml", "--extra-vars", json.dumps(variables)]
+        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, timeout=60)
+        assert done.returncode != 0
+        return (done.stdout + done.stderr).decode()
+
+    return run
+
+
+def test_a_registry_that_never_answers_is_not_waited_for(pulled):
+    said = pulled("exec sleep 50")
+    assert "can't pull registry.example/shop:1: the registry has not delivered it within 2 seconds." in " ".join(said.split())
+
+
+def test_what_a_registry_says_is_shown_for_a_terminal(pulled):
+    said = pulled(
+        r"{ printf 'no\033]0;title\007\033[2J https://ann:hunter2@registry.example\342\200\256 '; yes | head -c 9000 | tr -d '\n'; } >&2; exit 1"
+    )
+    assert "can't pull registry.example/shop:1: no https://…@registry.example" in " ".join(said.split())
+    assert "\x1b" not in said and "\u202e" not in said and "hunter2" not in said and "y" * 500 not in said
+
+
 @pytest.mark.parametrize(
     "workdir",
     [
