@@ -110,6 +110,7 @@ import time
 from ansible.module_utils.archives import Circle, Outside, UnsafeArchive, check_members, resolve
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.lock import LockTimeout, acquire
+from ansible.module_utils.text import printable
 
 # what gains by being packed; pictures, films and most fonts are packed already
 TEXT = (".css", ".csv", ".htm", ".html", ".js", ".json", ".map", ".mjs", ".otf", ".svg", ".ttf", ".txt", ".wasm", ".webmanifest", ".xml")
@@ -148,7 +149,7 @@ def main():
     except (OSError, tarfile.TarError, KeyError, UnsafeArchive, LayoutError) as error:
         # on a disk that is full, what serves needs the room
         release.remove()
-        module.fail_json(msg=f"release {release.id} could not be laid out: {error}")
+        module.fail_json(msg=f"release {release.id} could not be laid out: {printable(str(error))}")
     except LockTimeout as error:
         module.fail_json(msg=str(error))
 
