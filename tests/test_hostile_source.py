@@ -543,6 +543,10 @@ def test_texts_of_the_source_are_read_within_limits(tmp_path, source):
         return str(folder)
 
     escape, long = copy("one", Procfile="web: a\x1bb\n"), copy("two", Procfile=f"web: {'echo x; ' * 40_000}(\n")
+    types = copy("four", Procfile="".join(f"type-{number}: x\n" for number in range(100_000)) + f"{'y' * 9000}: x\n" * 2)
+    many_types = copy("five", Procfile="".join(f"type-{number}: x\n" for number in range(100_000)))
+    turned = copy("six", Procfile="web: a\u202eb\n")
+    token = copy("seven", Procfile=f"web: {'x' * 9000} ;; )\n")
     chain = {f"r{number}": f"-r r{number + 1}\n" for number in range(1500)}
     accepted(tmp_path, {"app_source": copy("three", **chain, **{"requirements.txt": "-r r0\n"})})
     many, linked = Path(copy("many")), Path(copy("linked"))
@@ -554,11 +558,16 @@ def test_texts_of_the_source_are_read_within_limits(tmp_path, source):
         (folder / "requirements.txt").write_text("".join(f"-r r{number}\n" for number in range(5)))
     with open(source / "requirements.txt", "w") as handle:
         handle.truncate(2**26)
-    rejected(
+    text = rejected(
         tmp_path,
+        ({"app_source": types, "app_server": "procfile"}, f"line 100002 of its Procfile describes '{'y' * 200} [… 8800 more characters]'"),
+        ({"app_source": many_types, "app_server": "procfile"}, "has no type of process 'web'. It has type-0, type-1,"),
+        ({"app_source": turned, "app_server": "procfile"}, r"line 1 of its Procfile, 'web: a\u202eb', has a control character"),
+        ({"app_source": token, "app_server": "procfile"}, "the command of 'web' in its Procfile is none that a shell understands"),
         ({"app_source": escape, "app_server": "procfile"}, r"line 1 of its Procfile, 'web: a\x1bb', has a control character"),
         ({"app_source": long, "app_server": "procfile"}, "the command of 'web' in its Procfile is none that a shell understands"),
         ({"app_source": str(source)}, "'requirements.txt' brings its Procfile and its lists of dependencies to more than 32 MB"),
         ({"app_source": str(many)}, "brings its Procfile and its lists of dependencies to more than 32 MB"),
         ({"app_source": str(linked)}, "brings its Procfile and its lists of dependencies to more than 32 MB"),
     )
+    assert len(text) < 20_000

@@ -46,7 +46,8 @@ GIT_URL = re.compile(r"^((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)")
 EXCLUDE = (".git", ".venv", "venv", "__pycache__", "*.pyc", ".pytest_cache", "node_modules", ".env", "instance")
 KEPT_ARCHIVES = 20
 PROCESS = re.compile(r"([A-Za-z0-9_-]+)\s*:\s*(\S.*)")
-CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f]")
+# of a Procfile, in a message
+SHOWN = 200
 # a lock file of a large project has a few
 MAX_TEXT_MB = 32
 SHELL_SECONDS = 10
@@ -76,10 +77,9 @@ RUN = uuid.uuid4().hex
 
 # as the setting module_utils of ansible.cfg does for what Ansible ships to a host
 ansible.module_utils.__path__.append(f"{PROJECT}/plugins/module_utils")
-archives, command, lock, credentials = (
-    importlib.import_module(f"ansible.module_utils.{name}") for name in ("archives", "command", "lock", "credentials")
+archives, command, lock, credentials, texts = (
+    importlib.import_module(f"ansible.module_utils.{name}") for name in ("archives", "command", "lock", "credentials", "text")
 )
-without_credentials = credentials.without_credentials
 
 
 class SourceError(Exception):
@@ -107,13 +107,13 @@ class ActionModule(ActionBase):
             return dict(result, failed=True, msg=str(error))
         except (SourceError, OSError, tarfile.TarError) as error:
             text = str(error) if isinstance(error, SourceError) else f"app_source: it could not be read: {error}"
-            return dict(result, failed=True, msg=CONTROL_CHARACTERS.sub("?", without_credentials(text)))
+            return dict(result, failed=True, msg=texts.one_line(credentials.without_credentials(text), texts.LINE))
         return dict(result, changed=False, **found)
 
 
 def find(args, cache):
     for name in "source", "version", "folder":
-        if CONTROL_CHARACTERS.search(str(args.get(name) or "")):
+        if texts.NOT_IN_A_LINE.search(str(args.get(name) or "")):
             raise SourceError(f"app_{name}: it has a control character, such as a line break. Write it on one line.")
     folder = os.path.normpath(args["folder"]) if args.get("folder") else ""
     if folder.startswith(("/", "../")) or folder == "..":
@@ -165,11 +165,11 @@ def commands(text):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         process = PROCESS.fullmatch(line.strip())
-        if not process or CONTROL_CHARACTERS.search(process[2]):
+        if not process or texts.NOT_IN_A_LINE.search(process[2]):
             what = "has a control character" if process else "is no process"
-            raise SourceError(f"line {number} of its Procfile, {line.strip()[:200]!r}, {what}: write a type, a colon and a command.")
+            raise SourceError(f"line {number} of its Procfile, {line.strip()[:SHOWN]!r}, {what}: write a type, a colon and a command.")
         if process[1] in found:
-            raise SourceError(f"line {number} of its Procfile describes '{process[1]}' a second time.")
+            raise SourceError(f"line {number} of its Procfile describes '{texts.cut(process[1], SHOWN)}' a second time.")
         found[process[1]] = process[2]
     return found
 
@@ -190,8 +190,8 @@ def procfile_problems(text, settings):
         yield "app_source", str(error)
         return
     for name, kind in wanted:
-        near = difflib.get_close_matches(kind, found, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(found) or 'none at all'}."
+        near = difflib.get_close_matches(kind, list(found)[:SHOWN], n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"It has {texts.cut(', '.join(found), SHOWN) or 'none at all'}."
         if kind not in found:
             yield name, f"the source's Procfile has no type of process '{kind}'. {hint}"
         elif problem := shell_problem(found[kind]):
@@ -207,7 +207,7 @@ def shell_problem(command):
     except subprocess.TimeoutExpired:
         return f"bash has not read it to its end after {SHELL_SECONDS} seconds"
     said = done.stderr.decode(errors="replace").strip()
-    return said.splitlines()[0].rpartition(": ")[2] if said else ""
+    return texts.cut(said.splitlines()[0].rpartition(": ")[2], SHOWN) if said else ""
 
 
 class Dependencies:
