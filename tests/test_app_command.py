@@ -36,6 +36,31 @@ def test_one_that_does_not_end_is_killed():
     assert time.monotonic() - started < 4
 
 
+def processes(mark):
+    """Those that have a mark in their command line."""
+    done = subprocess.run(["ps", "-A", "-ww", "-o", "stat=,args="], capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if mark in line and not line.startswith("Z")]
+
+
+def test_its_descendants_are_killed_with_it(tmp_path):
+    """Those in sessions of their own too, and those that go on starting others."""
+    (tmp_path / "grow").write_text('while :; do sleep 0.05; "$@" & done\n')
+    script = f"setsid sh {tmp_path}/grow sleep 60 & setsid sh -c 'sh {tmp_path}/grow true' & wait"
+    assert sh(script, seconds=1)[0] == -9
+    assert processes(str(tmp_path)) == []
+
+
+def test_a_deadline_ends_a_process_and_says_so(tmp_path):
+    started = time.monotonic()
+    with subprocess.Popen(["sh", "-c", f": {tmp_path}; setsid sleep 60; :"]) as process, command.deadline(process, 0.5) as late:
+        process.wait()
+    assert late.is_set() and process.returncode == -9 and processes(str(tmp_path)) == [] and time.monotonic() - started < 5
+    with subprocess.Popen(["true"]) as process, command.deadline(process, 0.5) as late:
+        process.wait()
+    time.sleep(0.6)
+    assert not late.is_set()
+
+
 @pytest.mark.parametrize("holder", ["sleep 30 &", "(while :; do echo x; done) & echo $! >pid"])
 def test_what_keeps_its_output_open_holds_nobody(tmp_path, holder):
     started = time.monotonic()

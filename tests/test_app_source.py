@@ -182,7 +182,7 @@ def test_a_venv_follows_from_dependencies_and_from_code_only_where_the_app_insta
     def digest():
         found = find(folder, cache)
         with tarfile.open(found["archive"]) as tar:
-            return app_source.Dependencies(tar, found["version"]).digest(name)
+            return app_source.Dependencies(tar, tar.getmembers(), found["version"]).digest(name)
 
     first = digest()
     (folder / "pkg/__init__.py").write_text("app = 2\n")

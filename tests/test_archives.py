@@ -1,7 +1,10 @@
 """What an archive of a source may hold, checked on the controller and again on the host."""
 
+import contextlib
 import io
 import tarfile
+import time
+import tracemalloc
 
 import pytest
 from ansible.module_utils.common.text.converters import to_text
@@ -84,6 +87,9 @@ def test_a_plain_source_passes(entries):
         (["a -> a/x"], "leads back to itself"),
         ([f"l{n} -> l{n + 1}" for n in range(50)], "leads back to itself"),
         ([member("a", type=tarfile.SYMTYPE)], "is a link to '', which"),
+        (["a -> " + "b/" * 513], "'a' of the source is a link to a path of more than 1024 bytes"),
+        (["a -> " + "b/" * 100 + "c"], "through too many links or directories"),
+        (["a -> " + "b/../" * 180 + "c", "b -> " + "x/../" * 180 + "x"], "through too many links or directories"),
         (["a -> b\nc"], r"link to 'b\\nc', which has unprintable"),
         ([member("a", type=tarfile.LNKTYPE, linkname="b")], "neither a file"),
         ([member("a", type=tarfile.FIFOTYPE)], "neither a file"),
@@ -96,6 +102,29 @@ def test_a_source_that_would_leave_its_directory_is_rejected(entries, words):
     with pytest.raises(archives.UnsafeArchive, match=words) as caught:
         archives.check_members(members(*entries))
     assert to_text(str(caught.value), errors="strict").isprintable()
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [("l", "a/" * 40_000)],
+        [("l", "a/" * 512)],
+        [(f"l{number}", f"l{number + 1}" + "/a" * 2040) for number in range(30)],
+        [(f"l{number}", f"l{number + 1}" + "/a" * 500) for number in range(30)],
+        [(f"l{number}", f"l{number + 1}" + "/a/.." * 150) for number in range(39)],
+        [(f"l{number}", "x" * 250 + ("/" + "y" * 250) * 3) for number in range(20_000)],
+    ],
+    ids=["one long", "one", "a chain of long", "a chain", "a chain to and fro", "many"],
+)
+def test_links_take_little_time_and_memory(entries):
+    links = [member(f"{name} -> {target}") for name, target in entries]
+    started = time.monotonic()
+    tracemalloc.start()
+    with contextlib.suppress(archives.UnsafeArchive):
+        archives.check_members(links)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6 and time.monotonic() - started < 5
 
 
 def test_a_source_is_limited(monkeypatch):

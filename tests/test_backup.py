@@ -879,3 +879,31 @@ def test_what_is_excluded_is_in_no_backup(host, app):
     there = host.fetched / "files"
     found = {str(path.relative_to(there)) for path in there.rglob("*")}
     assert found == {"data", "data/sample *.db", "uploads", "uploads/a.keep", "uploads/deep [1]", "uploads/link"}
+
+
+def test_the_name_of_another_host_does_nothing_to_a_terminal(host, app, capsys):
+    """Whoever else may write to the place chooses it."""
+    host.set(of="evil\x1b]0;title\x07\u202e")
+    host.do("now")
+    host.set()
+    said = host.main("fetch", "2001")
+    assert "There is no backup '2001' of production/web." in said and "of evil?]0;title??)" in said and said.isprintable()
+
+
+def test_what_a_host_lists_does_nothing_to_a_terminal(tmp_path):
+    listed = [{"id": "1a2b", "time": "2026-01-30T00:00:00Z", "place": "s3", "of": "evil\x1b]0;title\x07\u202e"}]
+    (tmp_path / "program").write_text(f"#!/bin/sh\ncat <<'EOF'\n{json.dumps(listed)}\nEOF\n")
+    (tmp_path / "program").chmod(0o755)
+    variables = {"app_name": "shop", "backup_app": "shop", "backup_name": "", "app_services": ["backup"]}
+    task = {
+        "ansible.builtin.include_role": {"name": "backup", "tasks_from": "restore"},
+        "vars": {"__backup_program": str(tmp_path / "program")},
+    }
+    book = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
+    (tmp_path / "book.yml").write_text(json.dumps(book))
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": {"localhost": variables}}}))
+    command = ["ansible-playbook", "-i", tmp_path / "hosts.json", tmp_path / "book.yml"]
+    done = subprocess.run(command, cwd=PROGRAMS.parents[2], env=environment, capture_output=True, text=True)
+    printed = done.stdout + done.stderr
+    assert "1a2b  2026-01-30T00:00:00Z  s3  evil\ufffd" in printed and not {"\x1b", "\x07", "\u202e"} & {*printed}, printed

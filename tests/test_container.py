@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from unittest.mock import MagicMock
 
 import pytest
 from conftest import PROJECT, foreign_listeners, load, plugin
@@ -41,21 +42,176 @@ def test_layers_that_the_host_has_stay_here(tmp_path):
     assert packed == {name: name for name in members if not name.endswith("aaa")}
 
 
-def test_an_image_that_can_not_be_built_says_why(tmp_path, monkeypatch):
-    (tmp_path / "podman").write_text('#!/bin/sh\n[ "$1" = build ] || exit 1\necho STEP 2/2: RUN false\necho it went wrong\nexit 1\n')
-    (tmp_path / "podman").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with tarfile.open(tmp_path / "source.tar.gz", "w:gz") as tar:
-        tar.addfile(tarfile.TarInfo("Dockerfile"))
-    args = {"image": "i:1", "archive": tmp_path / "source.tar.gz", "file": "Dockerfile", "build_args": {}, "build_options": []}
-    with pytest.raises(container_image.ImageError, match=r"(?s)Dockerfile: .*it went wrong"):
-        container_image.build(args, str(tmp_path / "source"))
+@pytest.fixture
+def podman(tmp_path, monkeypatch):
+    """Stands in for the controller's: it notes what it is asked, with its environment, and has the images in a list. The rest is a test's own."""
+    (tmp_path / "bin").mkdir()
+
+    def stand_in(build="exit 0"):
+        script = f"""#!/bin/sh
+            printf '%s\\0' "$@" >>{tmp_path}/asked; echo >>{tmp_path}/asked
+            case "$1 $2" in
+                build*) env >{tmp_path}/environment; {build} ;;
+                "image exists") exit 1 ;;
+                save*) for word in "$@"; do case $word in --output=*) cp {tmp_path}/source.tar.gz "${{word#*=}}" ;; esac; done ;;
+            esac
+        """
+        (tmp_path / "bin/podman").write_text(script)
+        (tmp_path / "bin/podman").chmod(0o755)
+
+    stand_in()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    return stand_in
 
 
-def test_a_controller_without_podman_is_told(tmp_path, monkeypatch):
+@pytest.fixture
+def release(tmp_path, podman):
+    """What the task that has an image built returns, of a Dockerfile and further options. The host has nothing, and does all that it is told."""
+
+    def run(dockerfile="FROM x\nCMD serve\n", host=lambda _script: {"rc": 0, "stdout": '{"Cmd": ["serve"]}', "stderr": ""}, **changes):
+        with tarfile.open(tmp_path / "source.tar.gz", "w:gz") as tar:
+            info = tarfile.TarInfo("Dockerfile")
+            info.size = len(dockerfile.encode())
+            tar.addfile(info, io.BytesIO(dockerfile.encode()))
+        args = {"root": "/srv/shop", "group": "shop", "key": "k", "image": "localhost/flaskhost/shop:k", "pulled": "", "shared": []}
+        args |= {"archive": tmp_path / "source.tar.gz", "file": "Dockerfile", "build_args": {}, "build_options": [], "state": "/x"}
+        task = MagicMock(args=args | {"cache": str(tmp_path / "cache")} | changes, check_mode=False, async_val=0)
+        connection = MagicMock()
+        connection._shell.join_path.return_value = "/tmp/image.tar.gz"
+        action = container_image.ActionModule(task, connection, MagicMock(), MagicMock(), MagicMock(), MagicMock())
+        action._low_level_execute_command = host
+        action._transfer_file = action._remove_tmp_path = lambda *_: None
+        return action.run(task_vars={})
+
+    return run
+
+
+def asked(tmp_path):
+    return [line.rstrip("\0").split("\0") for line in (tmp_path / "asked").read_text().splitlines()]
+
+
+def test_an_image_that_can_not_be_built_says_why(podman, release):
+    podman("echo STEP 2/2: RUN false; echo it went wrong >&2; exit 1")
+    found = release()
+    assert found["failed"] and found["msg"].startswith("Dockerfile: the image could not be built on this controller")
+    assert found["msg"].endswith("STEP 2/2: RUN false\nit went wrong")
+
+
+def test_a_controller_without_podman_is_told(tmp_path, release, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(container_image.ImageError, match=r"^app_runtime: podman is not installed on this controller"):
-        container_image.build({"image": "i:1"}, str(tmp_path))
+    assert release()["msg"].startswith("app_runtime: podman is not installed on this controller")
+
+
+def test_what_podman_and_the_host_print_is_shown_shortened_without_credentials_and_for_a_terminal(podman, release):
+    hostile = r"\033]0;title\007\033[2J\342\200\256 https://ann:hunter2@registry.example/x"
+    podman(f"printf '{hostile}\\n'; yes 0123456789 | head -c 3000000 | tr -d '\\n'; printf '{hostile}\\n'; exit 1")
+    said = hostile.encode().decode("unicode_escape").encode("latin-1").decode()
+    refused = release(host=lambda _script: {"rc": 1, "stdout": "", "stderr": said * 10_000})
+    for found in release(), refused:
+        assert found["failed"] and "hunter2" not in found["msg"] and len(found["msg"]) < 10_000
+        assert found["msg"].replace("\n", "").isprintable()
+
+
+def test_a_build_has_an_end(tmp_path, podman, release, monkeypatch):
+    monkeypatch.setattr(container_image, "BUILD_SECONDS", 1)
+    podman("setsid yes 76543 & wait")
+    found = release()
+    assert found["failed"] and "was not built within" in found["msg"]
+    assert "yes 76543" not in subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_build_gets_no_git_no_agent_and_its_arguments_by_the_environment(tmp_path, release, monkeypatch):
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/run/agent")
+    assert "failed" not in release(build_args={"TOKEN": "hunter2", "SIZE": 3, "USER": "app"})
+    environment = dict(line.split("=", 1) for line in (tmp_path / "environment").read_text().splitlines() if "=" in line)
+    assert environment["TOKEN"] == "hunter2" and environment["SIZE"] == "3" and environment.get("USER") != "app"
+    assert environment["GIT_ALLOW_PROTOCOL"] == "none" and "SSH_AUTH_SOCK" not in environment
+    (build,) = [words for words in asked(tmp_path) if words[0] == "build"]
+    assert {"--build-arg=TOKEN", "--build-arg=SIZE", "--build-arg=USER=app"} < {*build}
+    release(build_options=["--ssh=default"])
+    assert "SSH_AUTH_SOCK=/run/agent" in (tmp_path / "environment").read_text()
+
+
+def test_an_image_of_an_app_has_no_name_that_another_app_s_dockerfile_could_know(tmp_path, release):
+    assert release()["changed"] and release(image="localhost/flaskhost/blog:k")["changed"]
+    secret = (tmp_path / "cache/secret").read_text()
+    assert len(secret) == 32 and (tmp_path / "cache/secret").stat().st_mode & 0o777 == 0o600
+    names = []
+    for words in asked(tmp_path):
+        if words[0] == "build":
+            assert names == [], "a name that can be guessed is there while something is built"
+            assert any(word.startswith("--tag=localhost/flaskhost/") and word.endswith(f":k-{secret}") for word in words)
+        elif words[0] == "tag":
+            names.append(words[2])
+        elif words[0] == "untag":
+            names.remove(words[2])
+    assert names == []
+
+
+@pytest.mark.parametrize(
+    "dockerfile",
+    [
+        "FROM x\nRUN --network=host curl http://127.0.0.1\n",
+        "FROM x\n \trun\t--mount=type=cache,target=/x  --network=host curl x\n",
+        "FROM x\nRUN \\\n# why\n\n  --network=host \\\n curl x\n",
+        "# escape=`\nFROM x\nCOPY a\\\nRUN `\n--network=host x\n",
+        "FROM x\r\nRUN \\\r\n--network=host x\r\n",
+        "FROM x\nRUN\r--network=host x\n",
+        "FROM x\nCOPY a b\\\v\nRUN \\\n--network=host x\n",
+        "FROM x\nRUN <<EOF\necho \\\nEOF\nRUN --network=host x\n",
+        "FROM x\nONBUILD RUN --network=host x\n",
+        'FROM x\nRUN --mount="type=cache, target=/x" --network=host x\n',
+        'FROM x\nRUN --network="ho"st x\n',
+        "FROM x\nRUN --net\\work=host x\n",
+        "FROM x\nARG N=host\nRUN --network=$N x\n",
+    ],
+)
+def test_a_step_with_the_controller_s_own_network_is_refused(tmp_path, release, dockerfile):
+    found = release(dockerfile)
+    assert found["failed"] and found["msg"].startswith("Dockerfile: RUN --net") and "is refused, since a build must not" in found["msg"]
+    assert not any(words[0] == "build" for words in asked(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["RUN --network=none make", "RUN --network=default make", "RUN echo --network=host", "# RUN --network=host", "COPY --network=host a b"],
+)
+def test_other_steps_are_not(release, step):
+    assert release(f"FROM x\n{step}\n")["changed"]
+
+
+@pytest.fixture
+def pulled(tmp_path):
+    """What is printed when the host's podman is this script."""
+
+    def run(script):
+        (tmp_path / "podman").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "podman").chmod(0o755)
+        variables = {"container_app": "shop", "container_app_root": "/srv/shop", "container_image": "registry.example/shop:1"}
+        variables |= {"__container_wanted": {"environment": [], "shared": [], "folders": []}, "__container_pull_seconds": 2}
+        task = {"ansible.builtin.include_role": {"name": "container", "tasks_from": "identify"}}
+        book = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
+        (tmp_path / "book.yml").write_text(json.dumps(book))
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+        command = ["ansible-playbook", "-i", "localhost,", tmp_path / "book.yml", "--extra-vars", json.dumps(variables)]
+        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, timeout=60)
+        assert done.returncode != 0
+        return (done.stdout + done.stderr).decode()
+
+    return run
+
+
+def test_a_registry_that_never_answers_is_not_waited_for(pulled):
+    said = pulled("exec sleep 50")
+    assert "can't pull registry.example/shop:1: the registry has not delivered it within 2 seconds." in " ".join(said.split())
+
+
+def test_what_a_registry_says_is_shown_for_a_terminal(pulled):
+    said = pulled(
+        r"{ printf 'no\033]0;title\007\033[2J https://ann:hunter2@registry.example\342\200\256 '; yes | head -c 9000 | tr -d '\n'; } >&2; exit 1"
+    )
+    assert "can't pull registry.example/shop:1: no https://…@registry.example" in " ".join(said.split())
+    assert "\x1b" not in said and "\u202e" not in said and "hunter2" not in said and "y" * 500 not in said
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT, plugin
@@ -142,12 +143,13 @@ CRAFTED = [
     ([("120000", "data", "/etc")], "'data' of the source is a link to the absolute path '/etc'"),
     ([("120000", "data", "shop/../../etc")], "'data' of the source is a link to 'shop/../../etc', which leads out of the source"),
     ([("120000", "a", "b"), ("120000", "b", "a")], "'a' of the source is a link to 'b', which leads back to itself"),
+    ([("120000", "data", "shop/../" * 5000 + "shop")], "'data' of the source is a link to a path of more than 1024 bytes"),
     ([("120000", "data", "/etc"), ("040000", "data", [("100644", "cron", "x")])], "'data' of the source is there twice"),
     ([("100644", "twice", "a"), ("100644", "twice", "b")], "'twice' of the source is there twice"),
     ([("100644", "a\nb", "x")], r"'a\nb' of the source has control characters"),
     ([("100644", "a\x1b[2J", "x")], r"'a\x1b[2J' of the source has control characters"),
     ([("040000", "vendor", [("160000", "lib", "1" * 40)])], "'vendor/lib' of the source is a git submodule"),
-    ([("040000", "..", [("100644", "x", "y")])], "git could not read it (error: invalid path '../x')"),
+    ([("040000", "..", [("100644", "x", "y")])], "'..' of the source is not a plain relative path"),
     ([("040000", ".git", [("100644", "x", "y")])], "git could not read it (error: invalid path '.git/x')"),
 ]
 
@@ -158,11 +160,32 @@ def test_a_crafted_commit_is_rejected(tmp_path, source):
         copy = shutil.copytree(source, tmp_path / f"copy{number}")
         cases.append(({"app_source": crafted(copy, *entries)}, words))
         # in a directory of the source, which then is the app
-        if number < 8:
+        if number < 9:
             copy = shutil.copytree(source, tmp_path / f"deep{number}")
             url = crafted(copy, ("040000", "app", [("100644", "requirements.txt", "Flask"), *entries]))
             cases.append(({"app_source": url, "app_folder": "app"}, words))
     rejected(tmp_path, *cases)
+
+
+def test_what_git_would_unpack_in_memory_is_rejected_before(source, home, monkeypatch):
+    """Links and names of hundreds of megabytes, directories without end: git and tarfile have each in memory as a whole."""
+    committed(source)
+    blob = git(source, "hash-object", "-w", "--stdin", input="x" * 2**25)
+    deep = git(source, "mktree", input="")
+    for _ in range(18):
+        deep = git(source, "mktree", input="".join(f"040000 tree {deep}\t{name}\n" for name in "abcd"))
+    cases = {
+        f"120000 blob {blob}\tlink": "is a link to a path of more than 1024 bytes",
+        f"100644 blob {blob}\t{'n' * 2**25}": "^'n{255}…' of the source has a name that is too long",
+        f"040000 tree {deep}\tdeep": "more than 200000 files",
+    }
+    monkeypatch.setattr(app_source, "copied", lambda *_: pytest.fail("it is archived"))
+    for number, (entry, words) in enumerate(cases.items()):
+        monkeypatch.setattr(app_source, "RUN", str(number))
+        tree = git(source, "mktree", input=f"{entry}\n")
+        git(source, "update-ref", "refs/heads/main", git(source, "commit-tree", tree, "-m", "two"))
+        with pytest.raises(app_source.archives.UnsafeArchive, match=words):
+            found(f"file://{source}", home)
 
 
 def test_a_link_of_the_app_s_folder_to_what_is_beside_it_is_rejected(tmp_path, source):
@@ -336,6 +359,43 @@ def test_the_same_content_is_packed_the_same(tmp_path, source, home):
         assert tar.extractfile("version.txt").read() == b"$Format:%H %d %GG$" and "notes" not in tar.getnames()
 
 
+LFS = (
+    "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+)
+
+
+def test_no_filter_of_the_operator_s_runs_on_a_source(tmp_path, source, home, trap):
+    """Git LFS is one, which would fetch from where the source says."""
+    (source / ".gitattributes").write_text("*.bin filter=lfs ident\n")
+    (source / "logo.bin").write_text("$Id$")
+    url = committed(source)
+    for kind in "smudge", "clean", "process":
+        git(source, "config", "--global", f"filter.lfs.{kind}", str(trap))
+    accepted(tmp_path, {"app_source": url}, {"app_source": str(source)})
+    for archive in (home / ".cache/flaskhost/source").glob("*.tar.gz"):
+        with tarfile.open(archive) as tar:
+            assert tar.extractfile("logo.bin").read() == b"$Id$"
+
+
+def test_a_file_that_is_in_git_lfs_is_named(tmp_path, source):
+    (source / "shop/static/logo.png").write_text(LFS)
+    copy = shutil.copytree(source, tmp_path / "copy")
+    words = "'shop/static/logo.png' of the source is in Git LFS, from which nothing is fetched. Run `git lfs pull`"
+    rejected(tmp_path, *(({"app_source": where}, words) for where in (str(source), committed(copy))))
+
+
+def test_a_git_that_takes_too_long_ends_with_its_descendants(tmp_path, source, home, monkeypatch):
+    url, real = committed(source), shutil.which("git")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/git").write_text(f'#!/bin/sh\ncase "$*" in *archive*) setsid sleep 7654 & wait ;; esac\nexec {real} "$@"\n')
+    (tmp_path / "bin/git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.setattr(app_source, "GIT_SECONDS", 2)
+    with pytest.raises(app_source.SourceError, match="git has not read it within"):
+        found(url, home)
+    assert "sleep 7654" not in subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+
+
 def test_git_s_failure_is_never_taken_for_no_git(tmp_path, source):
     """B3: what git ignores would be shipped."""
     committed(source)
@@ -375,6 +435,25 @@ def test_what_is_no_file_is_left_out_with_a_warning(tmp_path, source):
         output = accepted(tmp_path, {"app_source": str(source)}, {"app_source": str(copy)})
     for name in "fifo", "socket":
         assert f"'{name}' of the source is neither a file nor a directory nor a link, and is left out" in output
+
+
+def test_a_working_copy_ships_nothing_of_this_controller_through_a_link(tmp_path, source, home):
+    """Git lists what its index has; the link on the disk is hidden from it."""
+    (home / ".ssh").mkdir()
+    (home / ".ssh/id_ed25519").write_text("the operator's key")
+    (source / "lib/keys").mkdir(parents=True)
+    (source / "lib/keys/id_ed25519").touch()
+    cases = []
+    for link in "lib/keys", "lib":
+        copy = shutil.copytree(source, tmp_path / link.replace("/", "-"))
+        committed(copy)
+        shutil.rmtree(copy / link)
+        (copy / link).symlink_to(home / ".ssh" if link == "lib/keys" else home)
+        (copy / ".git/info/exclude").write_text(f"/{link}\n")
+        words = f"'lib/keys/id_ed25519' of the source lies beneath '{link}', which is not a directory. Make it a directory again"
+        cases.append(({"app_source": str(copy)}, words))
+    (home / "keys").symlink_to(".ssh")
+    rejected(tmp_path, *cases)
 
 
 def test_a_device_is_left_out(source, home):
@@ -464,13 +543,31 @@ def test_texts_of_the_source_are_read_within_limits(tmp_path, source):
         return str(folder)
 
     escape, long = copy("one", Procfile="web: a\x1bb\n"), copy("two", Procfile=f"web: {'echo x; ' * 40_000}(\n")
+    types = copy("four", Procfile="".join(f"type-{number}: x\n" for number in range(100_000)) + f"{'y' * 9000}: x\n" * 2)
+    many_types = copy("five", Procfile="".join(f"type-{number}: x\n" for number in range(100_000)))
+    turned = copy("six", Procfile="web: a\u202eb\n")
+    token = copy("seven", Procfile=f"web: {'x' * 9000} ;; )\n")
     chain = {f"r{number}": f"-r r{number + 1}\n" for number in range(1500)}
     accepted(tmp_path, {"app_source": copy("three", **chain, **{"requirements.txt": "-r r0\n"})})
+    many, linked = Path(copy("many")), Path(copy("linked"))
+    for number in range(5):
+        (many / f"r{number}").write_text("#" * 2**23)
+        (linked / f"r{number}").symlink_to("shop/large")
+    (linked / "shop/large").write_text("#" * 2**23)
+    for folder in many, linked:
+        (folder / "requirements.txt").write_text("".join(f"-r r{number}\n" for number in range(5)))
     with open(source / "requirements.txt", "w") as handle:
         handle.truncate(2**26)
-    rejected(
+    text = rejected(
         tmp_path,
+        ({"app_source": types, "app_server": "procfile"}, f"line 100002 of its Procfile describes '{'y' * 200} [… 8800 more characters]'"),
+        ({"app_source": many_types, "app_server": "procfile"}, "has no type of process 'web'. It has type-0, type-1,"),
+        ({"app_source": turned, "app_server": "procfile"}, r"line 1 of its Procfile, 'web: a\u202eb', has a control character"),
+        ({"app_source": token, "app_server": "procfile"}, "the command of 'web' in its Procfile is none that a shell understands"),
         ({"app_source": escape, "app_server": "procfile"}, r"line 1 of its Procfile, 'web: a\x1bb', has a control character"),
         ({"app_source": long, "app_server": "procfile"}, "the command of 'web' in its Procfile is none that a shell understands"),
-        ({"app_source": str(source)}, "its file requirements.txt is larger than 32 MB"),
+        ({"app_source": str(source)}, "'requirements.txt' brings its Procfile and its lists of dependencies to more than 32 MB"),
+        ({"app_source": str(many)}, "brings its Procfile and its lists of dependencies to more than 32 MB"),
+        ({"app_source": str(linked)}, "brings its Procfile and its lists of dependencies to more than 32 MB"),
     )
+    assert len(text) < 20_000

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import pwd
 import stat
@@ -10,6 +11,7 @@ import tarfile
 import time
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from conftest import plugin
 
 module = plugin("modules/release_folder")
@@ -288,3 +290,25 @@ def test_an_error_that_is_cut_inside_a_letter_is_still_told(release, tmp_path):
         with pytest.raises(module.LayoutError, match="a link leads out of the source"):
             shop.lay_out()
         (tmp_path / f"srv/releases/.building/r1/{name}").unlink()
+
+
+def test_names_in_an_error_do_nothing_to_a_terminal(tmp_path, brotli, source, static, monkeypatch, capsys):
+    """A build may have made files of any name."""
+    (static / "a\x1b]0;title\x07\u202eb.css").write_text(CSS)
+    brotli.write_text('#!/bin/sh\necho "no: $5" >&2\nexit 1\n')
+    monkeypatch.setattr(module, "acquire", lambda *_: None)
+    monkeypatch.setattr(module.Release, "lay_out", lambda _release: module.pack("static", str(tmp_path)))
+    arguments = {
+        "app": "shop",
+        "root": str(tmp_path),
+        "id": "r1",
+        "phase": "sealed",
+        "archive": "/x",
+        "venv": "k",
+        "socket": "/x",
+        "group": "x",
+    }
+    with patch_module_args(arguments), pytest.raises(SystemExit):
+        module.main()
+    message = json.loads(capsys.readouterr().out)["msg"]
+    assert "brotli can't pack static/a\ufffdb.css" in message and message.isprintable()

@@ -20,9 +20,10 @@ of which `commands` are those by type (with `needs`).
 
 import contextlib
 import difflib
+import errno
 import fnmatch
 import hashlib
-import importlib.util
+import importlib
 import io
 import os
 import re
@@ -34,6 +35,7 @@ import tempfile
 import uuid
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+import ansible.module_utils
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -44,11 +46,15 @@ GIT_URL = re.compile(r"^((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)")
 EXCLUDE = (".git", ".venv", "venv", "__pycache__", "*.pyc", ".pytest_cache", "node_modules", ".env", "instance")
 KEPT_ARCHIVES = 20
 PROCESS = re.compile(r"([A-Za-z0-9_-]+)\s*:\s*(\S.*)")
-CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f]")
+# of a Procfile, in a message
+SHOWN = 200
 # a lock file of a large project has a few
 MAX_TEXT_MB = 32
 SHELL_SECONDS = 10
 GIT_SECONDS = 1800
+LISTING_BYTES = 65536
+# what git has in the place of a file that is in Git LFS
+LFS_POINTER, LFS_BYTES = b"version https://git-lfs.github.com/spec/", 1024
 # nothing that a repository's own configuration names is run
 SETTINGS = (
     "core.fsmonitor=false",
@@ -69,17 +75,11 @@ IN_WORKING_COPY = "Make `git status` succeed in it for the user who deploys."
 # Names this run of Ansible: the playbook's process imports this file, and the workers that it forks inherit the name.
 RUN = uuid.uuid4().hex
 
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(os.path.basename(path).removesuffix(".py"), path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-archives = load(f"{PROJECT}/plugins/module_utils/archives.py")
-lock = load(f"{PROJECT}/plugins/module_utils/lock.py")
-without_credentials = load(f"{PROJECT}/plugins/filter/urls.py").without_credentials
+# as the setting module_utils of ansible.cfg does for what Ansible ships to a host
+ansible.module_utils.__path__.append(f"{PROJECT}/plugins/module_utils")
+archives, command, lock, credentials, texts = (
+    importlib.import_module(f"ansible.module_utils.{name}") for name in ("archives", "command", "lock", "credentials", "text")
+)
 
 
 class SourceError(Exception):
@@ -107,13 +107,13 @@ class ActionModule(ActionBase):
             return dict(result, failed=True, msg=str(error))
         except (SourceError, OSError, tarfile.TarError) as error:
             text = str(error) if isinstance(error, SourceError) else f"app_source: it could not be read: {error}"
-            return dict(result, failed=True, msg=CONTROL_CHARACTERS.sub("?", without_credentials(text)))
+            return dict(result, failed=True, msg=texts.one_line(credentials.without_credentials(text), texts.LINE))
         return dict(result, changed=False, **found)
 
 
 def find(args, cache):
     for name in "source", "version", "folder":
-        if CONTROL_CHARACTERS.search(str(args.get(name) or "")):
+        if texts.NOT_IN_A_LINE.search(str(args.get(name) or "")):
             raise SourceError(f"app_{name}: it has a control character, such as a line break. Write it on one line.")
     folder = os.path.normpath(args["folder"]) if args.get("folder") else ""
     if folder.startswith(("/", "../")) or folder == "..":
@@ -131,7 +131,7 @@ def read_archive(source, args):
         files = sorted(member.name for member in members if not member.isdir())
         found = {"files": files, "links": archives.links_of(members)}
         found["dependency_file"] = next((name for name in DEPENDENCY_FILES if name in files), "")
-        dependencies = Dependencies(tar, source["version"])
+        dependencies = Dependencies(tar, members, source["version"])
         found["dependencies"] = dependencies.digest(found["dependency_file"])
         found["procfile"] = dependencies.read("Procfile") if "Procfile" in files else None
     if "needs" in args:
@@ -165,11 +165,11 @@ def commands(text):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         process = PROCESS.fullmatch(line.strip())
-        if not process or CONTROL_CHARACTERS.search(process[2]):
+        if not process or texts.NOT_IN_A_LINE.search(process[2]):
             what = "has a control character" if process else "is no process"
-            raise SourceError(f"line {number} of its Procfile, {line.strip()[:200]!r}, {what}: write a type, a colon and a command.")
+            raise SourceError(f"line {number} of its Procfile, {line.strip()[:SHOWN]!r}, {what}: write a type, a colon and a command.")
         if process[1] in found:
-            raise SourceError(f"line {number} of its Procfile describes '{process[1]}' a second time.")
+            raise SourceError(f"line {number} of its Procfile describes '{texts.cut(process[1], SHOWN)}' a second time.")
         found[process[1]] = process[2]
     return found
 
@@ -190,8 +190,8 @@ def procfile_problems(text, settings):
         yield "app_source", str(error)
         return
     for name, kind in wanted:
-        near = difflib.get_close_matches(kind, found, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(found) or 'none at all'}."
+        near = difflib.get_close_matches(kind, list(found)[:SHOWN], n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"It has {texts.cut(', '.join(found), SHOWN) or 'none at all'}."
         if kind not in found:
             yield name, f"the source's Procfile has no type of process '{kind}'. {hint}"
         elif problem := shell_problem(found[kind]):
@@ -207,14 +207,15 @@ def shell_problem(command):
     except subprocess.TimeoutExpired:
         return f"bash has not read it to its end after {SHELL_SECONDS} seconds"
     said = done.stderr.decode(errors="replace").strip()
-    return said.splitlines()[0].rpartition(": ")[2] if said else ""
+    return texts.cut(said.splitlines()[0].rpartition(": ")[2], SHOWN) if said else ""
 
 
 class Dependencies:
     """What a venv follows from. A project that installs itself has its own code in there."""
 
-    def __init__(self, tar, version):
-        self.tar, self.version, self.seen = tar, version, {}
+    def __init__(self, tar, members, version):
+        self.tar, self.version, self.seen, self.room = tar, version, {}, MAX_TEXT_MB * 2**20
+        self.members, self.links = {member.name: member for member in members}, archives.links_of(members)
 
     def digest(self, name):
         installs_itself = name in ("pyproject.toml", "setup.py") or (name == "uv.lock" and self.is_package())
@@ -226,16 +227,21 @@ class Dependencies:
         return hashlib.sha256(repr([name, inputs]).encode()).hexdigest()[:16]
 
     def read(self, name):
-        try:
-            handle = self.tar.extractfile(name)
-        except KeyError:
+        """The text of a file, wherever its links lead; empty if there is none."""
+        member = self.member(name)
+        if not member:
             return ""
-        if not handle:
-            return ""
-        content = handle.read(MAX_TEXT_MB * 2**20 + 1)
-        if len(content) > MAX_TEXT_MB * 2**20:
-            raise SourceError(f"app_source: its file {name} is larger than {MAX_TEXT_MB} MB. Make it smaller.")
-        return content.decode(errors="replace")
+        self.room -= member.size
+        if self.room < 0:
+            raise SourceError(
+                f"app_source: {name!r} brings its Procfile and its lists of dependencies to more than {MAX_TEXT_MB} MB. Make it smaller."
+            )
+        return self.tar.extractfile(member).read().decode(errors="replace")
+
+    def member(self, name):
+        with contextlib.suppress(archives.Outside, archives.Circle):
+            found = self.members.get(archives.resolve(name, self.links)[-1])
+            return found if found and found.isfile() and not name.startswith("/") else None
 
     def is_package(self):
         self.seen["pyproject.toml"] = text = self.read("pyproject.toml")
@@ -358,6 +364,13 @@ def submodule(path):
     )
 
 
+def reject_pointer(path, content):
+    if len(content) < LFS_BYTES and content.startswith(LFS_POINTER):
+        raise SourceError(
+            f"app_source: {path!r} of the source is in Git LFS, from which nothing is fetched. Run `git lfs pull` in a working copy, and name that as app_source."
+        )
+
+
 def reject_unreadable(error):
     raise SourceError(f"app_source: {error.filename!r} can't be read ({error.strerror}). Make it readable, or take it out of the source.")
 
@@ -374,20 +387,24 @@ def read_member(folder, path, room):
     """Its entry in the archive, and its content; nothing if it is nothing that can be shipped."""
     info, content = tarfile.TarInfo(path), b""
     archives.check_name(path)
+    name = os.path.basename(path)
     try:
-        if os.path.islink(os.path.join(folder, path)):
-            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(os.path.join(folder, path))
-            archives.check_member(info)
-        else:
-            content = read_file(os.path.join(folder, path), info, room)
+        with parent_of(folder, path) as parent:
+            if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                info.type, info.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=parent)
+                archives.check_member(info)
+            else:
+                content = read_file(name, parent, info, room)
     except FileNotFoundError:
         # git may know it still, or it was removed meanwhile
         return None
     except OSError as error:
+        error.filename = path
         reject_unreadable(error)
     if content is None:
         warn(path, "is neither a file nor a directory nor a link")
         return None
+    reject_pointer(path, content)
     info.size = len(content)
     # nginx makes an ETag of time and size, Python a .pyc's validity. A time that follows from the content
     # makes both right, on every host and from every controller.
@@ -396,11 +413,31 @@ def read_member(folder, path, room):
     return info, content
 
 
-def read_file(path, info, room):
-    if not stat.S_ISREG(os.lstat(path).st_mode):
+@contextlib.contextmanager
+def parent_of(folder, path):
+    """The directory in which a path of the source lies, as a descriptor. No link beneath FOLDER is followed: it may lead anywhere on this controller."""
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for parent in archives.parents(path):
+            above = at
+            try:
+                at = os.open(os.path.basename(parent), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    remedy = "Make it a directory again, or remove what lies beneath it from git (git rm --cached)"
+                    raise archives.unsafe(path, f"lies beneath {parent!r}, which is not a directory", remedy) from None
+                raise
+            os.close(above)
+        yield at
+    finally:
+        os.close(at)
+
+
+def read_file(name, parent, info, room):
+    if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
         return None
     # whatever has taken its place meanwhile: without O_NONBLOCK, a FIFO is waited for until somebody writes to it
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     with open(descriptor, "rb") as handle:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -441,7 +478,7 @@ def from_git(args, cache):
         tree = name_of(clone, f"{name_of(clone, f'{commit}:{folder}', missing)}^{{tree}}", missing)
     archive = f"{clone}-{tree}.tar.gz"
     if not os.path.exists(archive):
-        pack_commit(clone, commit, folder, archive)
+        pack_commit(clone, commit, tree, folder, archive)
     os.utime(archive)
     return {"version": tree[:10], "commit": commit, "archive": archive}
 
@@ -465,10 +502,10 @@ class Remote:
         self.url, self.environment = source, {}
         if at and parts.scheme in ("http", "https"):
             self.url = urlunsplit(parts._replace(netloc=host))
-            self.environment = credentials(f"{parts.scheme}://{host}", *user.partition(":"))
+            self.environment = helper_for(f"{parts.scheme}://{host}", *user.partition(":"))
 
 
-def credentials(place, user, colon, password):
+def helper_for(place, user, colon, password):
     """Settings of git by environment: a credential helper, which git asks for this place only, wherever a redirect leads."""
     # a user alone may have a password in the owner's own helper, or be a token, which has none
     before = ("helper", "") if colon else ("username", unquote(user))
@@ -484,29 +521,61 @@ def credentials(place, user, colon, password):
     return environment
 
 
-def pack_commit(clone, commit, folder, archive):
-    # the same content for the same version: not what differs by commit, by clone or by the owner's keys ($Format:…$)
+def pack_commit(clone, commit, tree, folder, archive):
+    # the same content for the same version: not what differs by commit, by clone or by the owner's keys ($Format:…$, $Id$), and
+    # nothing that filters of the operator's, such as Git LFS, would make of it: each may run a program, or fetch from where the source says
     os.makedirs(os.path.join(clone, "info"), exist_ok=True)
     with open(os.path.join(clone, "info/attributes"), "w") as handle:
-        handle.write("* -export-subst\n")
-    command = [*GIT, f"--git-dir={clone}", "archive", "--format=tar", commit, *(["--", folder] if folder else [])]
+        handle.write("* -export-subst -filter -ident\n")
+    check_listing(clone, tree)
+    words = ["archive", "--format=tar", commit, *(["--", folder] if folder else [])]
+    # each member is checked before it is copied: a small repository may have an endless archive
+    with packing(archive) as tar, output_of_git(clone, *words) as output, tarfile.open(fileobj=output, mode="r|") as source:
+        archives.check_members(copied(source, tar, folder))
+
+
+def check_listing(clone, tree):
+    """A link or a name of hundreds of megabytes is rejected before git and tarfile have it in memory, several times."""
+    sizes, rest = archives.Sizes(), b""
+    with output_of_git(clone, "ls-tree", "-r", "-t", "-l", "-z", tree) as output:
+        while data := output.read1(LISTING_BYTES):
+            *entries, rest = (rest + data).split(b"\0")
+            for entry in [*entries, rest] if len(rest) > LISTING_BYTES else entries:
+                about, _, name = entry.decode(errors="surrogateescape").partition("\t")
+                archives.check_name(name)
+                mode, _kind, _object, size = about.split()
+                is_link = mode == "120000"
+                # what export-ignore leaves out may be large
+                sizes.add(name, int(size) if is_link else 0, is_link)
+
+
+@contextlib.contextmanager
+def output_of_git(clone, *words):
+    """What git prints, as a stream. Git is killed when its time is over, or when the reader has failed."""
     with (
         tempfile.TemporaryFile() as said,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, env=git_environment()) as process,
-        packing(archive) as tar,
+        subprocess.Popen(
+            [*GIT, f"--git-dir={clone}", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=git_environment()
+        ) as process,
+        command.deadline(process, GIT_SECONDS) as late,
     ):
+        broken = None
         try:
-            # each member is checked before it is copied: a small repository may have an endless archive
-            with tarfile.open(fileobj=process.stdout, mode="r|") as source:
-                archives.check_members(copied(source, tar, folder))
-        except tarfile.TarError:
-            process.kill()
-        except archives.UnsafeArchive:
-            process.kill()
-            raise
-        if process.wait() != 0:
+            yield process.stdout
+        except BaseException as error:
+            command.kill_all(process)
+            if not isinstance(error, tarfile.TarError):
+                raise
+            # git knows better why it has stopped
+            broken = error
+        code = process.wait()
+        if late.is_set():
+            raise too_slow()
+        if code != 0:
             said.seek(0)
             raise git_problem(said.read().decode(errors="replace"), AT_URL)
+        if broken:
+            raise broken
 
 
 def copied(source, tar, folder):
@@ -518,7 +587,11 @@ def copied(source, tar, folder):
         # these have the former name, and the commit
         member.pax_headers = {}
         yield member
-        tar.addfile(member, source.extractfile(member) if member.isfile() else None)
+        content = source.extractfile(member) if member.isfile() else None
+        if content and member.size < LFS_BYTES:
+            content = io.BytesIO(content.read())
+            reject_pointer(member.name, content.getvalue())
+        tar.addfile(member, content)
 
 
 def commit_of_this_run(remote, wanted, clone):
@@ -560,18 +633,24 @@ def name_of(clone, revision, missing):
 def git(*words, environment=()):
     """What it says: (its output, its messages)."""
     try:
-        done = subprocess.run(
-            [*GIT, *words], capture_output=True, stdin=subprocess.DEVNULL, env=git_environment() | dict(environment), timeout=GIT_SECONDS
+        process = subprocess.Popen(
+            [*GIT, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=git_environment() | dict(environment),
         )
     except FileNotFoundError:
         raise SourceError("app_source: git is not installed on this controller, and is needed to read it. Install git.") from None
-    except subprocess.TimeoutExpired:
-        raise SourceError(f"app_source: git has not read it within {GIT_SECONDS // 60} minutes. Try the same with `git clone`.") from None
-    said = done.stderr.decode(errors="replace")
-    if done.returncode != 0:
+    with process, command.deadline(process, GIT_SECONDS) as late:
+        out, said = process.communicate()
+    said = said.decode(errors="replace")
+    if late.is_set():
+        raise too_slow()
+    if process.returncode != 0:
         raise git_problem(said, IN_WORKING_COPY if words[0] == "-C" else AT_URL)
     # a name may be of any bytes
-    return done.stdout.decode(errors="surrogateescape"), said
+    return out.decode(errors="surrogateescape"), said
 
 
 def git_environment():
@@ -584,6 +663,10 @@ def git_environment():
         "LC_ALL": "C",
     }
     return {name: value for name, value in os.environ.items() if name not in GIT_ELSEWHERE} | ours
+
+
+def too_slow():
+    return SourceError(f"app_source: git has not read it within {GIT_SECONDS // 60} minutes. Try the same with `git clone`.")
 
 
 def git_problem(said, remedy):

@@ -12,28 +12,51 @@ Options: `root` (the app's folder), `group` (who may read in there), `key`, `ima
 image that the host has pulled; empty to build one), `archive` (the packed source, on the controller), `file` (the Dockerfile),
 `build_args`, `build_options`, `cache` (folder for what is on its way), `shared` (directories of the image's WORKDIR), `state` (where they are
 on the host, and in the container).
+
+The Dockerfile is not trusted. It is built with an end and with no git, its steps don't get the controller's network, and no other app's image
+has a name on the controller that it could know. What remains possible is in docs/security.md.
 """
 
+import contextlib
 import gzip
+import importlib
 import json
 import os
 import re
+import secrets
 import shlex
-import subprocess
+import shutil
 import tarfile
 import tempfile
-from importlib.util import module_from_spec, spec_from_file_location
+import time
 from pathlib import Path
 
+import ansible.module_utils
 from ansible.plugins.action import ActionBase
 
-spec = spec_from_file_location("flaskhost_lock", Path(__file__).resolve().parents[1] / "module_utils/lock.py")
-lock = module_from_spec(spec)
-spec.loader.exec_module(lock)
+# as the setting module_utils of ansible.cfg does for what Ansible ships to a host
+ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
+command, credentials, lock, text = (
+    importlib.import_module(f"ansible.module_utils.{name}") for name in ("command", "credentials", "lock", "text")
+)
 
+BUILD_SECONDS = 2700
+SAVE_SECONDS = 900
+PODMAN_SECONDS = 60
 # another app's image may be built meanwhile
-LOCK_SECONDS = 3600
+LOCK_SECONDS = BUILD_SECONDS + SAVE_SECONDS + 600
 KEPT_ON_CONTROLLER = 3
+MESSAGE_LINES, MESSAGE_LINE = 20, 400
+# podman runs git for ADD https://….git, with all credentials that the operator's git has (~/.netrc too)
+NO_GIT = {"GIT_ALLOW_PROTOCOL": "none", "GIT_TERMINAL_PROMPT": "0"}
+# an ARG of such a name would be another setting of podman's if it were in podman's environment
+READ_BY_PODMAN = re.compile(
+    r"PATH|HOME|USER|LOGNAME|TMPDIR|DOCKER_(CONFIG|HOST)|REGISTRY_AUTH_FILE|STORAGE_(DRIVER|OPTS)|(LD|XDG|_?CONTAINERS?|BUILDAH|PODMAN)_\w+"
+)
+# an option of an instruction, as podman splits it
+OPTION = r"""--(?:\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s"'\\])*"""
+RUN = re.compile(rf"^[^\S\n]*(?:ONBUILD[^\S\n]+)?RUN((?:[^\S\n]+{OPTION})+)", re.IGNORECASE | re.MULTILINE)
+DOCKERFILE_BYTES = 2**20
 # what a host has: whether the image is whole, or there at least; and all layers of all images
 LOOK = """
 command -v podman >/dev/null || {{ echo podman is not installed there: run deploy.yml, which installs it >&2; exit 1; }}
@@ -120,7 +143,8 @@ class ActionModule(ActionBase):
                 self.on_host(SHARE.format(links=links(args["shared"], args["state"]), workdir=workdir, **words))
             self.on_host(MARK.format(**words))
         except (ImageError, lock.LockTimeout) as error:
-            return dict(result, failed=True, msg=str(error))
+            # what the Dockerfile, a registry and the host print is in there
+            return dict(result, failed=True, msg=credentials.without_credentials(text.printable(str(error))))
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
         return dict(result, changed=True)
@@ -128,7 +152,7 @@ class ActionModule(ActionBase):
     def on_host(self, script):
         done = self._low_level_execute_command(f"sh -c {shlex.quote(script)}")
         if done["rc"] != 0:
-            raise HostError(f"the image could not be had on the host: {(done['stderr'] or done['stdout']).strip()}")
+            raise HostError(f"the image could not be had on the host: {last_lines(done['stderr'] or done['stdout'])}")
         return done["stdout"]
 
     def bring(self, args, words, there):
@@ -138,8 +162,9 @@ class ActionModule(ActionBase):
             packed = os.path.join(folder, "image.tar.gz")
             # hosts are handled in parallel; the image is built once
             with lock.locked(os.path.join(cache, "lock"), f"building image {args['image']}", LOCK_SECONDS):
-                build(args, os.path.join(folder, "source"))
-                pack(save(args["image"], folder), packed, there)
+                image = name_here(args["image"], cache)
+                build(args, image, os.path.join(folder, "source"))
+                pack(save(image, args["image"], folder), packed, there)
             remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "image.tar.gz")
             self._transfer_file(packed, remote)
             self.on_host(LOAD.format(packed=shlex.quote(remote), **words))
@@ -166,48 +191,94 @@ def links(shared, state):
     )
 
 
-def build(args, source):
-    try:
-        if subprocess.run(["podman", "image", "exists", args["image"]]).returncode == 0:
-            return
-    except FileNotFoundError:
-        raise ImageError(
-            "app_runtime: podman is not installed on this controller, and has to build the image. Install it, or name an image to pull in app_image."
-        ) from None
+def name_here(image, cache):
+    """Its name on this controller. Another app's Dockerfile can't know it, or it could begin with FROM and have the code of this one."""
+    path = os.path.join(cache, "secret")
+    with contextlib.suppress(FileExistsError), open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(secrets.token_hex(16))
+    return f"{image}-{Path(path).read_text()}"
+
+
+def build(args, image, source):
+    if podman("image", "exists", image)[0] == 0:
+        return
     try:
         with tarfile.open(args["archive"]) as tar:
             tar.extractall(source, filter="data")
     except tarfile.TarError as error:
         raise ImageError(f"app_source: it can't be unpacked on this controller: {error}") from None
-    values = [f"--build-arg={name}={value}" for name, value in args["build_args"].items()]
-    command = ["podman", "build", *values, *args["build_options"], f"--tag={args['image']}", f"--file={source}/{args['file']}", source]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    if done.returncode != 0:
-        last = "\n".join(done.stdout.strip().splitlines()[-20:])
-        raise ImageError(f"{args['file']}: the image could not be built on this controller; podman says:\n{last}")
-    forget(args["image"])
+    check_dockerfile(source, args["file"])
+    # a command line can be read by every user of the controller
+    hidden = {name: str(value) for name, value in args["build_args"].items() if not READ_BY_PODMAN.fullmatch(name)}
+    words = [f"--build-arg={name}" if name in hidden else f"--build-arg={name}={value}" for name, value in args["build_args"].items()]
+    agent = {} if any(option.startswith("--ssh") for option in args["build_options"]) else {"SSH_AUTH_SOCK": None}
+    words += [*args["build_options"], f"--tag={image}", f"--file={source}/{args['file']}", source]
+    started = time.monotonic()
+    code, said = podman("build", *words, seconds=BUILD_SECONDS, environment={**hidden, **NO_GIT, **agent})
+    if code != 0:
+        late = time.monotonic() - started >= BUILD_SECONDS
+        why = f"was not built within {BUILD_SECONDS // 60} minutes" if late else "could not be built"
+        raise ImageError(f"{args['file']}: the image {why} on this controller; podman says:\n{last_lines(said)}")
+    forget(image)
+
+
+def check_dockerfile(source, name):
+    """Refuse a step that asks for this controller's own network, where its loopback is."""
+    try:
+        with open(os.path.join(source, name), errors="replace", newline="") as file:
+            content = file.read(DOCKERFILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"{name}: it can't be read ({error.strerror}). See container_file, which names it.") from None
+    if len(content) > DOCKERFILE_BYTES:
+        raise ImageError(f"{name}: it is larger than {DOCKERFILE_BYTES // 1024} KB. Make it smaller.")
+    lines = [line.removesuffix("\r") for line in content.lstrip("\ufeff").split("\n")]
+    plain = "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    # the file itself says which character continues a line; a here-document has none
+    for one in plain, *(re.sub(rf"{re.escape(end)}[ \t]*\n", "", plain) for end in "\\`"):
+        for options in RUN.findall(one):
+            for option in re.findall(OPTION, options):
+                key, _, value = re.sub(r"[\\\"']", "", option).partition("=")
+                if key == "--network" and value not in ("none", "default"):
+                    raise ImageError(
+                        f"{name}: RUN {option} is refused, since a build must not reach this controller's own network. Remove the option."
+                    )
+
+
+def podman(*words, seconds=PODMAN_SECONDS, environment=None):
+    """Its exit code, and the end of what it printed."""
+    if not shutil.which("podman"):
+        raise ImageError(
+            "app_runtime: podman is not installed on this controller, and has to build the image. Install it, or name an image to pull in app_image."
+        )
+    # in the order in which it was printed
+    code, said, _ = command.run(["/bin/sh", "-c", 'exec podman "$@" 2>&1', "sh", *words], seconds=seconds, environment=environment)
+    return code, said
+
+
+def last_lines(said):
+    return text.shortened("\n".join(said.strip().split("\n")[-MESSAGE_LINES:]), line=MESSAGE_LINE, size=MESSAGE_LINES * MESSAGE_LINE)
 
 
 def forget(newest):
     """The app's former images, but for some, whose layers make the next build quick."""
     repository = newest.rpartition(":")[0]
-    listing = ["podman", "image", "ls", f"--filter=reference={repository}", "--sort=created", "--format={{.Repository}}:{{.Tag}}"]
-    images = subprocess.run(listing, capture_output=True, text=True, errors="replace").stdout.split()
-    for image in [image for image in images if image != newest][KEPT_ON_CONTROLLER:]:
-        subprocess.run(["podman", "image", "rm", image], capture_output=True)
+    images = podman("image", "ls", f"--filter=reference={repository}", "--sort=created", "--format={{.Repository}}:{{.Tag}}")[1].split()
+    for image in [image for image in images if image.startswith(f"{repository}:") and image != newest][KEPT_ON_CONTROLLER:]:
+        podman("image", "rm", image)
 
 
-def save(image, folder):
+def save(image, name, folder):
     """As an OCI layout, whose layers are not packed: so a layer's digest is the one by which a host knows it."""
     path = os.path.join(folder, "image.tar")
-    done = subprocess.run(
-        ["podman", "save", "--format=oci-archive", "--uncompressed", f"--output={path}", image],
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
-    if done.returncode != 0:
-        raise ImageError(f"the image could not be saved on this controller: {done.stderr.strip()}")
+    try:
+        # it has the name that the host will know while nothing is built
+        code, said = podman("tag", image, name)
+        if code == 0:
+            code, said = podman("save", "--format=oci-archive", "--uncompressed", f"--output={path}", name, seconds=SAVE_SECONDS)
+    finally:
+        podman("untag", name, name)
+    if code != 0:
+        raise ImageError(f"the image could not be saved on this controller: {last_lines(said)}")
     return path
 
 

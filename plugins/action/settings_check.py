@@ -56,6 +56,7 @@ def load(path):
 ufw_rules = load(f"{PROJECT}/plugins/modules/ufw_rules.py")
 networks = load(f"{PROJECT}/plugins/filter/addresses.py").networks
 urls = load(f"{PROJECT}/plugins/filter/urls.py")
+credentials = load(f"{PROJECT}/plugins/module_utils/credentials.py")
 archives = load(f"{PROJECT}/plugins/module_utils/archives.py")
 app_source = load(f"{PROJECT}/plugins/action/app_source.py")
 
@@ -94,7 +95,7 @@ class Problem:
         if self.value is UNREADABLE:
             return "can't be read"
         # a password in a URL is one, wherever the URL is
-        whole = urls.without_credential if isinstance(self.value, str) else urls.without_credentials
+        whole = credentials.without_credential if isinstance(self.value, str) else credentials.without_credentials
         return "is wrong" if is_secret(self.name) else f"is {whole(repr(self.value))}"
 
 

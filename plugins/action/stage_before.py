@@ -8,13 +8,14 @@ Options: `stage` (the inventory, a folder beside this one), `version` (as app_so
 Returns: `word` (empty if there is nothing to say).
 """
 
-import importlib.util
+import importlib
 import json
 import os
 import re
-import subprocess
 import sys
+import time
 
+import ansible.module_utils
 from ansible import constants
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
@@ -22,18 +23,16 @@ from ansible.utils.display import Display
 PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 PLACEHOLDER = re.compile(r"\bYOUR_[A-Z_]+\b")
 SECONDS = 60
-# the last thousands of cut-overs
+# the last thousands of cut-overs, of each host
 HISTORY_BYTES = 1_000_000
+HOSTS = 10
+# a host that was taken over may answer without end, and each of Ansible's processes has the answer in memory
+MEMORY_KB = 1_000_000
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(os.path.basename(path).removesuffix(".py"), path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-without_credentials = load(f"{PROJECT}/plugins/filter/urls.py").without_credentials
+# as the setting module_utils of ansible.cfg does for what Ansible ships to a host
+ansible.module_utils.__path__.append(f"{PROJECT}/plugins/module_utils")
+command, credentials = (importlib.import_module(f"ansible.module_utils.{name}") for name in ("command", "credentials"))
 
 
 class ActionModule(ActionBase):
@@ -56,17 +55,16 @@ def say(stage, version, inventory):
     if is_untouched(inventory):
         return ""
     try:
-        asked = ask(stage, inventory)
-    except subprocess.TimeoutExpired:
+        code, output, errors = ask(stage, inventory)
+    except TimeoutError:
         return f"Whether {stage} ever had version {version} can't be told: it gave no answer within {SECONDS} seconds."
-    output = asked.stdout.decode(errors="replace")
     history = [name for name in map(release_of, output.splitlines()) if name]
     if any(name.startswith(f"{version}-") for name in history):
         return ""
-    if asked.returncode and not history:
+    if code and not history:
         words = re.search(r'"msg": "(.+)"', output)
-        why = words[1] if words else output + asked.stderr.decode(errors="replace")
-        why = "".join(character if character.isprintable() else " " for character in without_credentials(why).strip()[:300])
+        why = words[1] if words else output + errors
+        why = "".join(character if character.isprintable() else " " for character in credentials.without_credentials(why).strip()[:300])
         return f"Whether {stage} ever had version {version} can't be told: {why}"
     return f"{stage} never had version {version}: it comes here untried. To try it there: make deploy STAGE={stage}"
 
@@ -90,7 +88,7 @@ def password_of(stage):
 
 def ask(stage, inventory):
     words = ["app_servers", "--inventory", inventory, "--playbook-dir", f"{PROJECT}/playbooks", "--become"]
-    command = [
+    ansible_adhoc = [
         sys.executable,
         "-m",
         "ansible",
@@ -102,8 +100,13 @@ def ask(stage, inventory):
         f"tail -c {HISTORY_BYTES} {{{{ app_root | quote }}}}/history || true",
     ]
     plain = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
-    environment = {**os.environ, **plain, **password_of(stage), "ANSIBLE_CONFIG": constants.CONFIG_FILE or ""}
-    return subprocess.run(command, env=environment, capture_output=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+    environment = {**plain, **password_of(stage), "ANSIBLE_CONFIG": constants.CONFIG_FILE or ""}
+    bounded = ["/bin/sh", "-c", f'ulimit -v {MEMORY_KB}; exec "$@"', "sh", *ansible_adhoc]
+    started = time.monotonic()
+    answer = command.run(bounded, keep=HOSTS * HISTORY_BYTES, seconds=SECONDS, environment=environment)
+    if time.monotonic() - started >= SECONDS:
+        raise TimeoutError
+    return answer
 
 
 def release_of(line):

@@ -12,10 +12,12 @@ import tarfile
 BAD_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MAX_DEPTH = 100
 MAX_LINKS = 40  # the kernel's own limit for one path
+MAX_LINK_BYTES = 1024
 MAX_MB = 2048
 MAX_MEMBERS = 200_000
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 2048
+MAX_STEPS = 1000  # directories that one path passes through, by way of all its links
 MODES = 0o777
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
@@ -26,17 +28,13 @@ class UnsafeArchive(ValueError):
 
 def check_members(members, shared=(), static=()):
     """Raise UnsafeArchive unless these members of a tar file can be unpacked safely, and SHARED and STATIC be followed in there."""
-    found, size = {}, 0
+    found, sizes = {}, Sizes()
     for member in members:
+        sizes.add(member.name, len(member.linkname.encode(errors="replace")) if member.issym() else member.size, member.issym())
         check_member(member)
         if member.name in found:
             raise unsafe(member.name, "is there twice", "Commit one of the two only")
         found[member.name] = member
-        size += member.size if member.isfile() else 0
-        if len(found) > MAX_MEMBERS:
-            raise UnsafeArchive(f"the source has more than {MAX_MEMBERS} files. Leave out what the app doesn't need.")
-        if size > MAX_MB * 2**20:
-            raise unsafe(member.name, f"brings the source to more than {MAX_MB} MB", "Keep large files out of the source")
     for name in found:
         for parent in parents(name):
             if parent in found and not found[parent].isdir():
@@ -48,6 +46,23 @@ def check_members(members, shared=(), static=()):
         raise UnsafeArchive(f"app_shared: {problem}")
     for problem in static_problems(static, shared, links):
         raise UnsafeArchive(f"app_static: {problem}")
+
+
+class Sizes:
+    """How many members there are, and how large they are together."""
+
+    def __init__(self):
+        self.number = self.bytes = 0
+
+    def add(self, name, size, is_link):
+        self.number += 1
+        self.bytes += size
+        if self.number > MAX_MEMBERS:
+            raise UnsafeArchive(f"the source has more than {MAX_MEMBERS} files. Leave out what the app doesn't need.")
+        if is_link and size > MAX_LINK_BYTES:
+            raise unsafe(name, f"is a link to a path of more than {MAX_LINK_BYTES} bytes", "Remove the link")
+        if self.bytes > MAX_MB * 2**20:
+            raise unsafe(name, f"brings the source to more than {MAX_MB} MB", "Keep large files out of the source")
 
 
 def check_member(member):
@@ -82,7 +97,9 @@ def check_link(name, links):
     except Outside:
         raise unsafe(name, f"is a link to {target!r}, which leads out of the source", "Link to a path within the source") from None
     except Circle:
-        raise unsafe(name, f"is a link to {target!r}, which leads back to itself or through too many links", "Remove the link") from None
+        raise unsafe(
+            name, f"is a link to {target!r}, which leads back to itself, or through too many links or directories", "Remove the link"
+        ) from None
 
 
 def links_of(members):
@@ -94,7 +111,7 @@ class Outside(ValueError):
 
 
 class Circle(ValueError):
-    """A path that goes through more links than the kernel follows."""
+    """A path that goes through more links than the kernel follows, or through too many directories."""
 
 
 def resolve(path, links):
@@ -109,9 +126,12 @@ def resolve(path, links):
                 raise Outside(path)
             at.pop()
             continue
-        at.append(part)
-        passed.append("/".join(at))
-        target = links.get(passed[-1])
+        # AT holds each directory's whole path, which is made of the one above it
+        at.append(f"{at[-1]}/{part}" if at else part)
+        passed.append(at[-1])
+        if len(passed) > MAX_STEPS or len(at) > MAX_DEPTH or len(at[-1]) > MAX_PATH_BYTES:
+            raise Circle(path)
+        target = links.get(at[-1])
         if target is None:
             continue
         followed += 1
@@ -121,7 +141,7 @@ def resolve(path, links):
             raise Circle(path)
         at.pop()
         rest += target.split("/")[::-1]
-    return [*passed, "/".join(at) or "."]
+    return [*passed, at[-1] if at else "."]
 
 
 def shared_problems(shared, members, links):
@@ -186,4 +206,5 @@ def overlap(one, other):
 
 def unsafe(name, what, remedy):
     # !r: control characters in a name must not reach a terminal
-    return UnsafeArchive(f"{name!r} of the source {what}. {remedy}.")
+    shown = name if len(name) <= MAX_NAME_BYTES else f"{name[:MAX_NAME_BYTES]}…"
+    return UnsafeArchive(f"{shown!r} of the source {what}. {remedy}.")

@@ -1,8 +1,11 @@
 """Commands of which an app decides how much they print, in what encoding, and whether they end."""
 
+import contextlib
 import os
 import selectors
+import signal
 import subprocess
+import threading
 import time
 
 from ansible.module_utils.text import printable
@@ -11,9 +14,12 @@ KEEP_BYTES = 65536
 
 
 def run(argv, keep=KEEP_BYTES, seconds=None, environment=None):
-    """Its exit code, and the end of what it printed on stdout and on stderr. After so many seconds, if any are given, it is killed."""
+    """Its exit code, and the end of what it printed on stdout and on stderr. After so many seconds, if any are given, it and its descendants are killed.
+
+    ENVIRONMENT is added to this process's own; a name whose value is None is removed.
+    """
     end = time.monotonic() + seconds if seconds else float("inf")
-    environment = {**os.environ, **(environment or {})}
+    environment = {name: value for name, value in {**os.environ, **(environment or {})}.items() if value is not None}
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         outputs = {process.stdout: Tail(keep), process.stderr: Tail(keep)}
         with selectors.DefaultSelector() as selector:
@@ -32,14 +38,54 @@ def run(argv, keep=KEEP_BYTES, seconds=None, environment=None):
                     if not ready:
                         break
                 if time.monotonic() > end:
-                    process.kill()
+                    kill_all(process)
                     break
         # it may have closed them and still run
         try:
             process.wait(None if end == float("inf") else max(0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
+            kill_all(process)
     return process.returncode, outputs[process.stdout].text(), outputs[process.stderr].text()
+
+
+@contextlib.contextmanager
+def deadline(process, seconds):
+    """Kill a process and its descendants after so many seconds. Gives an event, which is set if that has happened."""
+    late = threading.Event()
+
+    def end():
+        late.set()
+        kill_all(process)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+
+
+def kill_all(process):
+    """Kill a process and its descendants, in whatever session they are."""
+    found = [process.pid] if process.poll() is None else []
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            # one that is stopped starts no other, and keeps the numbers of those that have ended from being used again
+            os.kill(pid, signal.SIGSTOP)
+        found += children(pid)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def children(pid):
+    try:
+        done = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        return []
+    pairs = [line.split() for line in done.stdout.splitlines()]
+    return [int(child) for child, parent in pairs if int(parent) == pid]
 
 
 class Tail:

@@ -4,6 +4,7 @@ import subprocess
 import time
 
 from ansible.module_utils import command
+from ansible.module_utils.credentials import without_credentials
 
 # a unit that was killed needs no longer to be gone
 GRACE_SECONDS = 30
@@ -14,7 +15,7 @@ class SandboxError(Exception):
 
 
 def run(unit, properties, argv, seconds, wait_seconds=300):
-    """Run a command as the transient `unit`; gives its exit code, and the end of what it printed on stdout and on stderr.
+    """Run a command as the transient `unit`; gives its exit code, and the end of what it printed on stdout and on stderr, without credentials.
 
     All of its processes end with it: systemd kills what is left in the unit's control group. The command does not inherit
     a descriptor but those of its output, so it can hold no lock.
@@ -22,12 +23,14 @@ def run(unit, properties, argv, seconds, wait_seconds=300):
     wait_until_inactive(unit, wait_seconds)
     words = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", f"--unit={unit}"]
     words += [f"--property={line}" for line in [*properties, f"RuntimeMaxSec={seconds}", "TimeoutStopSec=10"]]
-    done = command.run([*words, "--", *argv], seconds=seconds + GRACE_SECONDS)
-    if done[0] and done[2].startswith("Unknown assignment: "):
-        raise SandboxError(f"systemd does not understand a line of the unit (systemd_service_lines?): {done[2].strip()}")
+    code, *outputs = command.run([*words, "--", *argv], seconds=seconds + GRACE_SECONDS)
+    # a task that fails prints them whole
+    out, err = map(without_credentials, outputs)
+    if code and err.startswith("Unknown assignment: "):
+        raise SandboxError(f"systemd does not understand a line of the unit (systemd_service_lines?): {err.strip()}")
     # systemd-run ends when the main process has; the unit is gone when the rest is
     wait_until_inactive(unit, GRACE_SECONDS)
-    return done
+    return code, out, err
 
 
 def failure(code, seconds, took):

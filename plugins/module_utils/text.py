@@ -7,7 +7,10 @@ LINE, TEXT = 2000, 65536
 SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\]|\x9d)[^\x00-\x1f\x7f-\x9f]*(?:\x07|\x1b\\|\x9c)|\x1b[ -/]*[0-~]")
 # The other control characters (C0, C1), those that reorder or break a line (bidi, U+2028, U+2029), and halves of surrogate pairs,
 # which stand for bytes that are no UTF-8
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+CONTROLS = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+CONTROL = re.compile(f"[{CONTROLS}]")
+# what a setting or a command of one line has none of
+NOT_IN_A_LINE = re.compile(f"[{CONTROLS}\t\n\r]")
 
 
 def printable(data):

@@ -114,6 +114,7 @@ import time
 from ansible.module_utils.archives import Circle, Outside, UnsafeArchive, check_members, resolve
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.lock import LockTimeout, acquire
+from ansible.module_utils.text import printable
 from ansible.module_utils.trees import remove, seal
 
 # what gains by being packed; pictures, films and most fonts are packed already
@@ -155,7 +156,7 @@ def main():
     except (OSError, tarfile.TarError, KeyError, UnsafeArchive, LayoutError) as error:
         # on a disk that is full, what serves needs the room
         release.remove()
-        module.fail_json(msg=f"release {release.id} could not be laid out: {error}")
+        module.fail_json(msg=f"release {release.id} could not be laid out: {printable(str(error))}")
     except LockTimeout as error:
         module.fail_json(msg=str(error))
 

@@ -72,9 +72,16 @@ class Repository:
 
     def snapshots(self):
         """Without a lock of restic's: whoever prunes at this moment, here or on another host, keeps nobody waiting."""
+        # whoever else may write here chooses the host's name
         found = json.loads(self.restic("snapshots", "--json", "--no-lock", f"--tag={self.app}") or "null") or []
         return [
-            {"id": one["short_id"], "time": one["time"][:19] + "Z", "place": self.name, "of": one["hostname"], "paths": one["paths"]}
+            {
+                "id": one["short_id"],
+                "time": one["time"][:19] + "Z",
+                "place": self.name,
+                "of": clean(one["hostname"], 255),
+                "paths": one["paths"],
+            }
             for one in found
         ]
 

@@ -4,12 +4,11 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 
 # also where an image has Python leave the program's directory out
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from flaskhost_port import owners
+from flaskhost_port import free, owners
 
 BACKLOG = 1024
 
@@ -20,10 +19,8 @@ def main():
     command = (image.get("Entrypoint") or []) + (image.get("Cmd") or [])
     if not command:
         sys.exit("the image has no command (CMD, ENTRYPOINT)")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     try:
-        sys.exit(asyncio.run(serve(command, port, stop_signal(image))))
+        sys.exit(asyncio.run(serve(command, free(), stop_signal(image))))
     except PermissionError as error:
         sys.exit(str(error))  # systemd starts it again, with another port
 
