@@ -370,13 +370,15 @@ def test_a_command_that_listens_on_ipv6_too_is_reached(serve, tmp_path):
 
 # answers the proxy's probe, and leaves its port to another user of the host
 STOLEN = """
-import os, socket, time
+import os, signal, socket, time
+signal.alarm(30)
 listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
 listener.accept()
 while not os.path.exists(os.environ["SOCKET"]):
     time.sleep(0.1)
 listener.close()
 if os.fork() == 0:
+    signal.alarm(30)
     os.setuid(65534)
     listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
     while True:

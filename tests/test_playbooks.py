@@ -162,9 +162,11 @@ def test_what_browsers_are_told_follows_from_where_the_certificate_comes_from(re
         "ssl_stapling on;",
         "resolver 127.0.0.53 [2001:db8::53];",
         "root /run/flaskhost-acme/shop;",
-        "location ^~ /.well-known/acme-challenge/ {",
     ):
         assert line in real and line not in plain
+    # over http and https
+    challenge = r"location \^~ /.well-known/acme-challenge/ {[^}]*\b(root|return 404)\b[^}]*}"
+    assert re.findall(challenge, real) == ["root"] * 2 and re.findall(challenge, plain) == ["return 404"] * 2
     http, https = real.split("\nserver {")[1:]
     assert "acme-challenge" in http and "acme-challenge" in https
     # a `return` beside the location would come first

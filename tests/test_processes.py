@@ -312,12 +312,13 @@ def test_the_web_line_gets_a_port_and_is_asked_to_finish(identified, tmp_path):
     (tmp_path / "open.py").touch()
     server = "trap 'sleep 0.5; echo finished; exit' TERM; echo serves $PORT; while :; do sleep 0.05; done"
     (tmp_path / "gunicorn").write_text(f"#!/bin/bash\n{server}\n")
-    proxy = 'import sys, time\nif sys.argv[1] == "-c": print(12345)\nelse: time.sleep(30)'
+    proxy = 'import sys, time\nif sys.argv[1].endswith("/flaskhost_port.py"): print(12345)\nelse: time.sleep(30)'
     (tmp_path / "python").write_text(f"#!{sys.executable}\n{proxy}\n")
     for name in "gunicorn", "python":
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    with subprocess.Popen(["sh", str(tmp_path / "web.sh")], env=environment, text=True, stdout=subprocess.PIPE) as process:
+    command = ["timeout", "--foreground", "20", "sh", str(tmp_path / "web.sh")]
+    with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == "serves 12345\n"
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "finished\n"

@@ -8,7 +8,7 @@ description:
   - Two scripts make the venv, each as a transient unit in the sandbox that it is given. The first fetches packages into the app's cache,
     C(/var/cache/APP-build), and runs no code of theirs; the second may run such code, can't write to that cache, and works in one that is gone
     afterwards. So a package can't change what a later build installs. Where nothing is left to build, O(finish) takes the place of the second
-    script: code of packages may run in it, and it gets no credential of the package index.
+    script; code of packages may run in it, and it gets no credential of the package index.
   - The venv is made in a directory that only root can enter, and shown to the scripts at its later place. When they and all their processes
     have ended, it becomes root's, readable for O(group), and is moved there. It is whole when it has a file C(complete).
 options:
