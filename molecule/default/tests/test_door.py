@@ -13,8 +13,9 @@ def curl(client, site, url, name=DOMAIN, options=""):
 
 @pytest.fixture(scope="module", autouse=True)
 def tools(client):
-    if not client.exists("curl"):
-        client.check_output("apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq curl")
+    # the tests of the other host may install it at the same time
+    install = "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq curl"
+    client.check_output(f"flock /run/tools sh -c 'command -v curl || ({install})'")
 
 
 def test_the_site_answers_over_https(site, client):
