@@ -882,7 +882,7 @@ def test_what_is_excluded_is_in_no_backup(host, app):
 
 
 def test_the_name_of_another_host_does_nothing_to_a_terminal(host, app, capsys):
-    """Whoever else may write to the place chooses it."""
+    """Anyone else who may write to the place chooses it."""
     host.set(of="evil\x1b]0;title\x07\u202e")
     host.do("now")
     host.set()

@@ -9,7 +9,7 @@ SECRET_NAMES = ("token", "secret", "password", "passwd", "pwd", "auth", "key", "
 
 
 def without_credentials(text):
-    """The same text, with … for whatever could be a credential in its URLs: what stands before an @, and parameters of such names."""
+    """The same text, with … in the place of anything that could be a credential in its URLs: the part before an @, and parameters with such names."""
     return re.sub(r"\S+", lambda word: without_credential(word[0]), str(text))
 
 
@@ -19,7 +19,7 @@ def without_credential(word):
         lower = word.lower()
         begin, end = lower.find(scheme_end), lower.rfind(user_end)
         user = begin + len(scheme_end)
-        # ssh takes no password: what stands alone there is a name, such as git
+        # ssh takes no password: a word alone there is a user name, such as git
         is_name = lower[:begin].endswith("ssh") and re.fullmatch(r"[\w.-]+", word[user:end])
         if 0 <= begin < end and not is_name:
             word = f"{word[:user]}…{word[end:]}"

@@ -60,7 +60,7 @@ def end_writing(path, name):
     end = time.monotonic() + CLOSING_SECONDS
     while True:
         try:
-            # whoever has a lease on the file himself would have root wait for 45 seconds
+            # a process that holds a lease on the file would make root wait for 45 seconds
             file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 # it ends with the descriptor

@@ -72,7 +72,7 @@ class Repository:
 
     def snapshots(self):
         """Without a lock of restic's: whoever prunes at this moment, here or on another host, keeps nobody waiting."""
-        # whoever else may write here chooses the host's name
+        # anyone else who may write here chooses the host's name
         found = json.loads(self.restic("snapshots", "--json", "--no-lock", f"--tag={self.app}") or "null") or []
         return [
             {
