@@ -1,22 +1,22 @@
 """What the unit tests share: the project's plugins, imported as Ansible would."""
 
 import contextlib
+import importlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-import ansible.module_utils
-
 PROJECT = Path(__file__).resolve().parents[1]
-# as `module_utils` in ansible.cfg has it for modules
-ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
+COLLECTIONS = PROJECT / "collections"
+sys.path.insert(0, str(COLLECTIONS))
 
 
 def plugin(path):
     """A plugin as a Python module, e.g. plugin("modules/ufw_rules")."""
-    return load(PROJECT / f"plugins/{path}.py")
+    return importlib.import_module(f"ansible_collections.flaskhost.flaskhost.plugins.{path.replace('/', '.')}")
 
 
 def load(file):
@@ -26,26 +26,31 @@ def load(file):
     return module
 
 
-AS_ANSIBLE = """
-import runpy, sys, ansible.module_utils
-ansible.module_utils.__path__.append(sys.argv[1])
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
 def run_module(name, check_mode=False, environment=None, **arguments):
     """A module's result, run as Ansible runs it: arguments as JSON on the standard input."""
     arguments |= {"_ansible_check_mode": check_mode, "_ansible_remote_tmp": "/tmp"}
     done = subprocess.run(
-        [sys.executable, "-c", AS_ANSIBLE, PROJECT / "plugins/module_utils", PROJECT / f"plugins/modules/{name}.py"],
+        [sys.executable, "-m", f"ansible_collections.flaskhost.flaskhost.plugins.modules.{name}"],
         input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
-        env=environment,
+        env={**(os.environ if environment is None else environment), "PYTHONPATH": str(COLLECTIONS)},
         capture_output=True,
         text=True,
     )
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
+
+
+def with_modules(directory, **modules):
+    """A directory of collections in which other programs, of these texts, take the place of some modules of ours."""
+    copy = directory / "collections/ansible_collections/flaskhost/flaskhost"
+    (copy / "plugins/modules").mkdir(parents=True)
+    for path in [*PROJECT.glob("[!.]*"), *PROJECT.glob("plugins/*"), *PROJECT.glob("plugins/modules/*")]:
+        name = path.relative_to(PROJECT)
+        if str(name) not in ("collections", "plugins", "plugins/modules") and path.stem not in modules:
+            (copy / name).symlink_to(path)
+    for name, text in modules.items():
+        (copy / "plugins/modules" / name).write_text(text)
+    return directory / "collections"
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import pytest
 from conftest import plugin
 
-lists = plugin("filter/addresses")
+lists = plugin("module_utils/networks")
 
 
 @pytest.fixture

@@ -73,11 +73,18 @@ def test_what_keeps_its_output_open_holds_nobody(tmp_path, holder):
 def results(tmp_path_factory):
     """As Ansible runs it."""
     folder = tmp_path_factory.mktemp("app_command")
-    printing = [{"app_command": {"argv": ["printf", r"\377\033[31mred\033[0m\r\n%s", word]}, "register": word} for word in ("a", "b")]
+    printing = [
+        {"flaskhost.flaskhost.app_command": {"argv": ["printf", r"\377\033[31mred\033[0m\r\n%s", word]}, "register": word}
+        for word in ("a", "b")
+    ]
     tasks = [
         *printing,
-        {"app_command": {"argv": ["sh", "-c", "printf '\\377'; printf 'why \\007' >&2; exit 4"]}, "register": "bad", "ignore_errors": True},
-        {"app_command": {"argv": ["/nowhere"]}, "register": "missing", "ignore_errors": True},
+        {
+            "flaskhost.flaskhost.app_command": {"argv": ["sh", "-c", "printf '\\377'; printf 'why \\007' >&2; exit 4"]},
+            "register": "bad",
+            "ignore_errors": True,
+        },
+        {"flaskhost.flaskhost.app_command": {"argv": ["/nowhere"]}, "register": "missing", "ignore_errors": True},
         {"ansible.builtin.copy": {"dest": f"{folder}/results", "mode": "0600", "content": "{{ [a, b, bad, missing] | to_json }}"}},
     ]
     book = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]

@@ -896,7 +896,7 @@ def test_what_a_host_lists_does_nothing_to_a_terminal(tmp_path):
     (tmp_path / "program").chmod(0o755)
     variables = {"app_name": "shop", "backup_app": "shop", "backup_name": "", "app_services": ["backup"]}
     task = {
-        "ansible.builtin.include_role": {"name": "backup", "tasks_from": "restore"},
+        "ansible.builtin.include_role": {"name": "flaskhost.flaskhost.backup", "tasks_from": "restore"},
         "vars": {"__backup_program": str(tmp_path / "program")},
     }
     book = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]

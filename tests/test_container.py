@@ -189,7 +189,7 @@ def pulled(tmp_path):
         (tmp_path / "podman").chmod(0o755)
         variables = {"container_app": "shop", "container_app_root": "/srv/shop", "container_image": "registry.example/shop:1"}
         variables |= {"__container_wanted": {"environment": [], "shared": [], "folders": []}, "__container_pull_seconds": 2}
-        task = {"ansible.builtin.include_role": {"name": "container", "tasks_from": "identify"}}
+        task = {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.container", "tasks_from": "identify"}}
         book = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
         (tmp_path / "book.yml").write_text(json.dumps(book))
         environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}

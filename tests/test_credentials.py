@@ -11,7 +11,7 @@ import threading
 from urllib.parse import quote
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, with_modules
 
 # as it is in the URL: percent-encoded
 TOKEN, ENCODED = "tok3n/of@the:owner", quote("tok3n/of@the:owner", safe="")
@@ -145,7 +145,7 @@ def test_a_redirect_leads_no_credential_elsewhere(controller, repository):
     assert server.asked and other.asked and {*other.asked} == {""}
 
 
-def test_a_host_gets_no_credential(controller, repository):
+def test_a_host_gets_no_credential(controller, repository, monkeypatch):
     """What the release's lock and its manifest are made of, as the modules on a host are given it."""
     server = Server(repository, [f"ann:{TOKEN}"])
     roles = PROJECT / "roles/release/tasks"
@@ -173,23 +173,17 @@ def test_a_host_gets_no_credential(controller, repository):
         {"name": "lock", "ansible.builtin.include_tasks": str(roles / "lock.yml")},
         {
             "name": "identify",
-            "app_source": {"source": "{{ release_source }}", "cache": "~/.cache/flaskhost/source"},
+            "flaskhost.flaskhost.app_source": {"source": "{{ release_source }}", "cache": "~/.cache/flaskhost/source"},
             "register": "release_source_found",
         },
         {"name": "lay out", "ansible.builtin.include_tasks": str(roles / "lay_out.yml")},
         {"name": "develop", "ansible.builtin.include_tasks": str(roles / "develop.yml")},
     ]
-    (controller / "library").mkdir()
     result = {"taken_over": {}, "edited": [], "live": ""}
-    for module in "releases", "release_folder":
-        stub = f"#!/bin/sh\ncat $1 >>{controller}/given\necho '{json.dumps(result)}'\n"
-        (controller / f"library/{module}").write_text(stub)
+    stub = f"#!/bin/sh\ncat $1 >>{controller}/given\necho '{json.dumps(result)}'\n"
+    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(with_modules(controller, releases=stub, release_folder=stub)))
     (controller / "book.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "vars": variables, "tasks": tasks}]))
-    os.environ["ANSIBLE_LIBRARY"] = str(controller / "library")
-    try:
-        code, output = play(controller, controller / "book.yml", {"h": {"ansible_connection": "local"}})
-    finally:
-        del os.environ["ANSIBLE_LIBRARY"]
+    code, output = play(controller, controller / "book.yml", {"h": {"ansible_connection": "local"}})
     assert code != 0 and "to develop it here, name a folder" in " ".join(output.split()), output
     given = (controller / "given").read_text()
     assert f"releasing http://…@{server.place}/x.git" in given.encode().decode("unicode_escape", errors="replace") or "manifest" in given

@@ -7,7 +7,7 @@ import threading
 import pytest
 from conftest import plugin
 
-urls, reach = plugin("filter/urls"), plugin("modules/reach")
+urls, reach = plugin("module_utils/urls"), plugin("modules/reach")
 
 
 @pytest.mark.parametrize(

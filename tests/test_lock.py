@@ -7,13 +7,13 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PROJECT, plugin
+from conftest import COLLECTIONS, PROJECT, plugin
 
 lock = plugin("module_utils/lock")
 HOLDER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-import lock
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import lock
 lock.acquire("shop", "laying out release r1", directory=sys.argv[2])
 print("held", flush=True)
 time.sleep(60)
@@ -22,7 +22,7 @@ time.sleep(60)
 
 @pytest.fixture
 def holder(tmp_path):
-    command = [sys.executable, "-c", HOLDER, PROJECT / "plugins/module_utils", tmp_path / "run"]
+    command = [sys.executable, "-c", HOLDER, COLLECTIONS, tmp_path / "run"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         yield process

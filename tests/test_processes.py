@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import PROJECT, plugin
 
-app_source = plugin("action/app_source")
+procfile = plugin("plugin_utils/procfile")
 PROCFILE = """# what a platform would start
 web: gunicorn "shop:create_app()"
 release: flask db upgrade
@@ -67,7 +67,7 @@ def identified(tmp_path_factory):
     nothing = {"live": "", "complete": [], "running": [], "enabled": [], "lacking": {}}
     tasks = [
         {"ansible.builtin.set_fact": {"release_host": nothing, "ansible_facts": FACTS}},
-        {"ansible.builtin.include_role": {"name": "release", "tasks_from": "identify"}},
+        {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.release", "tasks_from": "identify"}},
         {
             "ansible.builtin.copy": {
                 "dest": f"{folder}/{{{{ inventory_hostname }}}}.json",
@@ -93,8 +93,8 @@ FACTS = {"processor_vcpus": 2, "memtotal_mb": 2000, "python": {"version": {"majo
 
 
 def test_a_procfile_is_read_as_other_platforms_read_it():
-    assert list(app_source.commands(PROCFILE)) == ["web", "release", "worker", "send-mail"]
-    assert app_source.commands("a:b\n  c :  d: e \n")["c"] == "d: e"
+    assert list(procfile.commands(PROCFILE)) == ["web", "release", "worker", "send-mail"]
+    assert procfile.commands("a:b\n  c :  d: e \n")["c"] == "d: e"
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_a_procfile_is_read_as_other_platforms_read_it():
     ],
 )
 def test_what_a_procfile_can_not_give_is_told(text, settings, name, words):
-    ((setting, problem),) = app_source.procfile_problems(text, settings)
+    ((setting, problem),) = procfile.problems(text, settings)
     assert setting == name and words in problem
 
 
 def test_a_procfile_that_nobody_asks_is_left_alone():
-    assert not list(app_source.procfile_problems("no Procfile, but prose", {"app_processes": {"worker": 0}, "app_server": "gunicorn"}))
-    assert not list(app_source.procfile_problems(None, {"app_processes": {}, "app_release_command": ""}))
+    assert not list(procfile.problems("no Procfile, but prose", {"app_processes": {"worker": 0}, "app_server": "gunicorn"}))
+    assert not list(procfile.problems(None, {"app_processes": {}, "app_release_command": ""}))
 
 
 # -- the files of a release ------------------------------------------------------------------------------------------------

@@ -44,11 +44,11 @@ def run(app, tmp_path_factory):
     facts = {"processor_vcpus": 2, "memtotal_mb": 2000, "python": {"version": {"major": 3, "minor": 13}}}
     tasks = [
         {"ansible.builtin.set_fact": {"release_host": nothing, "ansible_facts": facts, "release_needs": {}}},
-        {"ansible.builtin.include_role": {"name": "release", "tasks_from": "identify"}},
+        {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.release", "tasks_from": "identify"}},
         # the venv is another's concern
         {"ansible.builtin.file": {"path": f"{root}/venvs/{{{{ release_venv }}}}", "state": "directory", "mode": "0755"}},
         {"ansible.builtin.copy": {"dest": f"{root}/venvs/{{{{ release_venv }}}}/complete", "content": "", "mode": "0644"}},
-        {"ansible.builtin.include_role": {"name": "release", "tasks_from": "build"}},
+        {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.release", "tasks_from": "build"}},
     ]
     (folder / "book.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
     command = ["ansible-playbook", "-vvv", "--diff", "-i", str(folder / "hosts.yml"), str(folder / "book.yml")]

@@ -65,7 +65,7 @@ def contracts(tmp_path_factory):
     }
     tasks = [
         {"ansible.builtin.set_fact": {"ansible_facts": {"processor_vcpus": 2, "memtotal_mb": "{{ memory }}"}}},
-        {"ansible.builtin.include_role": {"name": "{{ server }}"}},
+        {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.{{ server }}"}},
         {
             "ansible.builtin.copy": {
                 "dest": f"{folder}/{{{{ inventory_hostname }}}}.json",

@@ -275,7 +275,7 @@ def preflight(tmp_path, **variables):
     facts = {"distribution": "Debian", "distribution_version": "13", "distribution_major_version": "13"}
     tasks = [
         {"ansible.builtin.set_fact": {"ansible_facts": facts}},
-        {"ansible.builtin.include_role": {"name": "preflight", "tasks_from": "host"}},
+        {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight", "tasks_from": "host"}},
     ]
     (tmp_path / "book.yml").write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
     settings = {"app_env": {}, "app_secrets": {}, **variables}

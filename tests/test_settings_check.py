@@ -288,7 +288,7 @@ def test_an_unsupported_distribution_is_refused(tmp_path):
                 "ansible_facts": {"distribution": "Fedora", "distribution_version": "43", "distribution_major_version": "43"}
             }
         },
-        {"ansible.builtin.include_role": {"name": "preflight", "tasks_from": "host"}},
+        {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight", "tasks_from": "host"}},
     ]
     book = tmp_path / "book.yml"
     book.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))

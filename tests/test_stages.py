@@ -29,7 +29,7 @@ def test_an_encrypted_dotenv_file_is_read_too(tmp_path):
     (tmp_path / "password").write_text("open sesame")
     (tmp_path / ".env").write_text("SECRET_KEY=5f3c9a\n")
     (tmp_path / "hosts.yml").write_text(
-        yaml.safe_dump({"all": {"hosts": {"x": {"app_secrets": "{{ lookup('dotenv', inventory_dir ~ '/.env') }}"}}}})
+        yaml.safe_dump({"all": {"hosts": {"x": {"app_secrets": "{{ lookup('flaskhost.flaskhost.dotenv', inventory_dir ~ '/.env') }}"}}}})
     )
     vault = ["--vault-password-file", str(tmp_path / "password")]
     subprocess.run(["ansible-vault", "encrypt", *vault, tmp_path / ".env"], check=True, capture_output=True, cwd=PROJECT)

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from ansible.module_utils import trees
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import trees
 from conftest import plugin
 from test_release_folder import release  # noqa: F401
 

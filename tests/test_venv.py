@@ -9,7 +9,7 @@ import subprocess
 
 import jinja2
 import pytest
-from conftest import PROJECT, plugin
+from conftest import PROJECT, plugin, with_modules
 from test_credentials import assert_no_credential, controller, play  # noqa: F401
 
 module = plugin("modules/venv")
@@ -87,10 +87,8 @@ def test_only_a_step_that_builds_gets_the_index_s_credentials(tmp_path, monkeypa
     ],
 )
 def test_what_may_be_a_credential_is_not_shown(controller, monkeypatch, index, extra, hidden):  # noqa: F811
-    (controller / "library").mkdir()
     stub = '#!/bin/sh\necho "{\\"failed\\": true, \\"msg\\": \\"it failed\\", \\"stdout\\": \\"can not reach $(grep -oE "https?://[^ \\"\\\\]*" $1 | tr "\\n" " ")\\"}"\n'
-    (controller / "library/venv").write_text(stub)
-    monkeypatch.setenv("ANSIBLE_LIBRARY", str(controller / "library"))
+    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(with_modules(controller, venv=stub)))
     wanted = {
         **WANTED,
         "extra": extra,

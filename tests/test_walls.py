@@ -288,7 +288,7 @@ def test_nobody_locks_himself_out(tmp_path):
     facts = {"distribution": "Debian", "distribution_major_version": "13", "env": {"SSH_CONNECTION": "198.51.100.9 40000 10.0.0.5 22"}}
     tasks = [
         {"ansible.builtin.set_fact": {"ansible_facts": facts}},
-        {"ansible.builtin.include_role": {"name": "preflight", "tasks_from": "host"}},
+        {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight", "tasks_from": "host"}},
     ]
     done = play(tmp_path, {name: settings for name, (settings, _told) in SESSIONS.items()}, tasks, APP, check=False)
     said = dict(re.findall(r"fatal: \[(\S+)\]: (.*?)(?=\n(?:fatal|\S*: \[|PLAY|TASK|ok:|\[ERROR\]|$))", done.stdout, re.DOTALL))

@@ -5,7 +5,7 @@ version. In a git work tree, files that git ignores are left out. Within one run
 give the same commit on every host, even if the branch moves meanwhile.
 
 Options: `source` (a folder on the controller, or a git URL), `version` (branch, tag or commit of a URL; empty is the
-default branch), `folder` (of the source, the folder that holds the app; empty for all of it), `base` (folders from which a relative source is looked for, in order), `cache` (folder for clones and
+default branch), `folder` (of the source, the folder that holds the app; empty for all of it), `cache` (folder for clones and
 archives), `needs` (settings whose types of process the source's Procfile must have: `app_processes`, `app_server`,
 `app_release_command`; without it, nothing is asked of the Procfile).
 
@@ -19,11 +19,9 @@ of which `commands` are those by type (with `needs`).
 """
 
 import contextlib
-import difflib
 import errno
 import fnmatch
 import hashlib
-import importlib
 import io
 import os
 import re
@@ -35,22 +33,19 @@ import tempfile
 import uuid
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-import ansible.module_utils
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
-PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives, command, credentials, lock
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text as texts
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import procfile
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.paths import directories
 
 DEPENDENCY_FILES = ("uv.lock", "requirements.txt", "pyproject.toml", "setup.py")
 GIT_URL = re.compile(r"^((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)")
 EXCLUDE = (".git", ".venv", "venv", "__pycache__", "*.pyc", ".pytest_cache", "node_modules", ".env", "instance")
 KEPT_ARCHIVES = 20
-PROCESS = re.compile(r"([A-Za-z0-9_-]+)\s*:\s*(\S.*)")
-# of a Procfile, in a message
-SHOWN = 200
 # a lock file of a large project has a few
 MAX_TEXT_MB = 32
-SHELL_SECONDS = 10
 GIT_SECONDS = 1800
 LISTING_BYTES = 65536
 # what git has in the place of a file that is in Git LFS
@@ -75,12 +70,6 @@ IN_WORKING_COPY = "Make `git status` succeed in it for the user who deploys."
 # Names this run of Ansible: the playbook's process imports this file, and the workers that it forks inherit the name.
 RUN = uuid.uuid4().hex
 
-# as the setting module_utils of ansible.cfg does for what Ansible ships to a host
-ansible.module_utils.__path__.append(f"{PROJECT}/plugins/module_utils")
-archives, command, lock, credentials, texts = (
-    importlib.import_module(f"ansible.module_utils.{name}") for name in ("archives", "command", "lock", "credentials", "text")
-)
-
 
 class SourceError(Exception):
     """Its text is for the owner: the variable, what is wrong, the cure."""
@@ -92,7 +81,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        args = self._task.args
+        args = dict(self._task.args, base=directories(task_vars))
         cache = os.path.expanduser(args["cache"])
         os.makedirs(cache, mode=0o700, exist_ok=True)
         try:
@@ -135,9 +124,9 @@ def read_archive(source, args):
         found["dependencies"] = dependencies.digest(found["dependency_file"])
         found["procfile"] = dependencies.read("Procfile") if "Procfile" in files else None
     if "needs" in args:
-        for name, problem in procfile_problems(found["procfile"], args["needs"]):
+        for name, problem in procfile.problems(found["procfile"], args["needs"]):
             raise SourceError(f"{name}: {problem}")
-        found["commands"] = commands(found["procfile"] or "") if wanted_types(args["needs"]) else {}
+        found["commands"] = procfile.commands(found["procfile"] or "") if procfile.wanted_types(args["needs"]) else {}
     return found
 
 
@@ -145,69 +134,6 @@ def forget_old_archives(cache):
     archives = [os.path.join(cache, name) for name in os.listdir(cache) if name.endswith(".tar.gz")]
     for path in sorted(archives, key=os.path.getmtime)[:-KEPT_ARCHIVES]:
         os.unlink(path)
-
-
-# -- the Procfile -------------------------------------------------------------------------------------------------
-
-
-def wanted_types(settings):
-    """The types of process that settings ask for: (setting, type)."""
-    processes = settings.get("app_processes") or {}
-    wanted = [("app_processes", kind) for kind, count in processes.items() if count]
-    wanted += [("app_server", "web")] if settings.get("app_server") == "procfile" else []
-    return wanted + ([("app_release_command", "release")] if settings.get("app_release_command") == "procfile" else [])
-
-
-def commands(text):
-    """What a Procfile says: a command for each type of process."""
-    found = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        process = PROCESS.fullmatch(line.strip())
-        if not process or texts.NOT_IN_A_LINE.search(process[2]):
-            what = "has a control character" if process else "is no process"
-            raise SourceError(f"line {number} of its Procfile, {line.strip()[:SHOWN]!r}, {what}: write a type, a colon and a command.")
-        if process[1] in found:
-            raise SourceError(f"line {number} of its Procfile describes '{texts.cut(process[1], SHOWN)}' a second time.")
-        found[process[1]] = process[2]
-    return found
-
-
-def procfile_problems(text, settings):
-    """Why settings can't have what they ask for: (setting, what is wrong)."""
-    wanted = wanted_types(settings)
-    if wanted and text is None:
-        kinds = ", ".join(kind for _name, kind in wanted)
-        yield (
-            wanted[0][0],
-            f"the source has no Procfile at its top to say how to run {kinds}. Add one, a line each, such as {wanted[0][1]}: COMMAND.",
-        )
-        return
-    try:
-        found = commands(text) if wanted else {}
-    except SourceError as error:
-        yield "app_source", str(error)
-        return
-    for name, kind in wanted:
-        near = difflib.get_close_matches(kind, list(found)[:SHOWN], n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"It has {texts.cut(', '.join(found), SHOWN) or 'none at all'}."
-        if kind not in found:
-            yield name, f"the source's Procfile has no type of process '{kind}'. {hint}"
-        elif problem := shell_problem(found[kind]):
-            yield "app_source", f"the command of '{kind}' in its Procfile is none that a shell understands: {problem}."
-
-
-def shell_problem(command):
-    try:
-        # on its standard input a command may have any length
-        done = subprocess.run(["bash", "-n"], input=command.encode(errors="replace"), capture_output=True, timeout=SHELL_SECONDS)
-    except FileNotFoundError:
-        return ""  # the host has one, and will say
-    except subprocess.TimeoutExpired:
-        return f"bash has not read it to its end after {SHELL_SECONDS} seconds"
-    said = done.stderr.decode(errors="replace").strip()
-    return texts.cut(said.splitlines()[0].rpartition(": ")[2], SHOWN) if said else ""
 
 
 class Dependencies:

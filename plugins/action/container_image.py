@@ -19,7 +19,6 @@ has a name on the controller that it could know. What remains possible is in doc
 
 import contextlib
 import gzip
-import importlib
 import json
 import os
 import re
@@ -31,14 +30,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import ansible.module_utils
 from ansible.plugins.action import ActionBase
-
-# as the setting module_utils of ansible.cfg does for what Ansible ships to a host
-ansible.module_utils.__path__.append(str(Path(__file__).resolve().parents[1] / "module_utils"))
-command, credentials, lock, text = (
-    importlib.import_module(f"ansible.module_utils.{name}") for name in ("command", "credentials", "lock", "text")
-)
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import command, credentials, lock, text
 
 BUILD_SECONDS = 2700
 SAVE_SECONDS = 900

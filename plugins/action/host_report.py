@@ -11,15 +11,10 @@ Of a host that can't be reached only `away`: {found, cure}.
 
 import socket
 import time
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
-
-spec = spec_from_file_location("flaskhost_text", Path(__file__).resolve().parents[1] / "module_utils/text.py")
-text = module_from_spec(spec)
-spec.loader.exec_module(text)
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text
 
 CONNECT_SECONDS = 5
 

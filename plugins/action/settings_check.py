@@ -8,16 +8,18 @@ Options: `source` (the name of the variable that holds what app_source found for
 
 import difflib
 import glob
-import importlib.util
 import os
 import re
 import shutil
 
-import ansible.module_utils
 import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives, credentials, urls
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.networks import networks, port_rule
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import procfile
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.paths import directories
 
 PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 UNREADABLE = object()
@@ -40,25 +42,6 @@ SINGLE = {
     "release": "it runs once for each release, by app_release_command: procfile.",
 }
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-# as the setting module_utils of ansible.cfg does for what Ansible ships to a host
-ansible.module_utils.__path__.append(f"{PROJECT}/plugins/module_utils")
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(os.path.basename(path).removesuffix(".py"), path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ufw_rules = load(f"{PROJECT}/plugins/modules/ufw_rules.py")
-networks = load(f"{PROJECT}/plugins/filter/addresses.py").networks
-urls = load(f"{PROJECT}/plugins/filter/urls.py")
-credentials = load(f"{PROJECT}/plugins/module_utils/credentials.py")
-archives = load(f"{PROJECT}/plugins/module_utils/archives.py")
-app_source = load(f"{PROJECT}/plugins/action/app_source.py")
 
 
 class ActionModule(ActionBase):
@@ -150,7 +133,7 @@ class Sources:
 
 def check(settings, specs, source):
     names = [name for name in settings if isinstance(name, str)]
-    settings, unreadable = read(settings, ["ansible_host", "ansible_user", *specs])
+    settings, unreadable = read(settings, ["ansible_host", "ansible_user", "inventory_dir", *specs])
     yield from unreadable
     yield from placeholders(settings)
     yield from unknown_names(names, specs)
@@ -258,7 +241,7 @@ def source_problems(settings, source):
     if wanted and wanted not in modules and near:
         yield Problem("app_module", settings["app_module"], f"the source has no module '{wanted}'. Did you mean {near[0]}?")
     if isinstance(settings.get("app_processes", {}), dict):
-        for name, text in app_source.procfile_problems(source.get("procfile"), settings):
+        for name, text in procfile.problems(source.get("procfile"), settings):
             yield Problem(name, settings.get(name), text)
     links, (shared_name, shared), (static_name, served) = source["links"], in_force(settings, "shared"), in_force(settings, "static")
     for problem in archives.shared_problems(shared, source["files"], links):
@@ -397,7 +380,7 @@ def schedule(value, dummy):
             return f"'{entry['name']}' can't be a name: lower-case letters, digits, - and _ only."
         if names.count(entry["name"]) > 1:
             return f"two have the name '{entry['name']}'."
-        if problem := app_source.shell_problem(entry["command"]):
+        if problem := procfile.shell_problem(entry["command"]):
             return f"the command of '{entry['name']}' is none that a shell understands: {problem}."
     return None
 
@@ -428,16 +411,16 @@ def firewall_rules(value, dummy):
     """As the module on the host will judge them."""
     try:
         for rule in value:
-            ufw_rules.port_rule(rule)
+            port_rule(rule)
     except ValueError as error:
         return str(error).partition(": ")[2]
     return None
 
 
-def addresses(value, dummy):
+def addresses(value, settings):
     """As the filter will read them."""
     try:
-        list(networks(value))
+        list(networks(value, directories(settings)))
     except (ValueError, OSError) as error:
         return str(error)
     return None

@@ -8,17 +8,16 @@ Options: `stage` (the inventory, a folder beside this one), `version` (as app_so
 Returns: `word` (empty if there is nothing to say).
 """
 
-import importlib
 import json
 import os
 import re
 import sys
 import time
 
-import ansible.module_utils
 from ansible import constants
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import command, credentials
 
 PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 PLACEHOLDER = re.compile(r"\bYOUR_[A-Z_]+\b")
@@ -28,11 +27,6 @@ HISTORY_BYTES = 1_000_000
 HOSTS = 10
 # a host that was taken over may answer without end, and each of Ansible's processes has the answer in memory
 MEMORY_KB = 1_000_000
-
-
-# as the setting module_utils of ansible.cfg does for what Ansible ships to a host
-ansible.module_utils.__path__.append(f"{PROJECT}/plugins/module_utils")
-command, credentials = (importlib.import_module(f"ansible.module_utils.{name}") for name in ("command", "credentials"))
 
 
 class ActionModule(ActionBase):

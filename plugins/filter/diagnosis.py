@@ -3,12 +3,7 @@
 Only whether a line contains strings is looked at: the text is the app's, and takes time in proportion to its length.
 """
 
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-
-spec = spec_from_file_location("flaskhost_text", Path(__file__).resolve().parents[1] / "module_utils/text.py")
-text = module_from_spec(spec)
-spec.loader.exec_module(text)
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text
 
 DATA_DIRECTORY = (
     "The app may write only to its data directory, {data} ($STATE_DIRECTORY), and to /tmp; it can't see /home and /root. If it writes to a "

@@ -2,14 +2,9 @@
 
 The functions are those of module_utils/text.py."""
 
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-
-spec = spec_from_file_location("flaskhost_text", Path(__file__).resolve().parents[1] / "module_utils/text.py")
-text = module_from_spec(spec)
-spec.loader.exec_module(text)
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable_values, shortened
 
 
 class FilterModule:
     def filters(self):
-        return {"printable": text.printable_values, "shortened": text.shortened}
+        return {"printable": printable_values, "shortened": shortened}

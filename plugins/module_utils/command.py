@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 
-from ansible.module_utils.text import printable
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable
 
 KEEP_BYTES = 65536
 

@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 
-from ansible.module_utils.text import one_line
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import one_line
 
 # of an answer, headers included; what comes after it changes nothing
 MAX_BYTES = 65536

@@ -3,8 +3,8 @@
 import subprocess
 import time
 
-from ansible.module_utils import command
-from ansible.module_utils.credentials import without_credentials
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import command
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.credentials import without_credentials
 
 # a unit that was killed needs no longer to be gone
 GRACE_SECONDS = 30

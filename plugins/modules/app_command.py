@@ -26,7 +26,7 @@ stderr: {description: The end of what it printed on stderr., type: str, returned
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.command import run
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.command import run
 
 
 def main():

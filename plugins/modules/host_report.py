@@ -73,8 +73,8 @@ import struct
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.command import run
-from ansible.module_utils.text import one_line, printable_values
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.command import run
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import one_line, printable_values
 
 SETTINGS, BACKUPS = "/etc/flaskhost", "/var/lib/flaskhost"
 LISTENER = re.compile(r"^(tcp|udp) +(?:LISTEN|UNCONN) +\d+ +\d+ +(\S+):(\d+) +\S+:\S+(.*)", re.MULTILINE)

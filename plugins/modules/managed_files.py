@@ -74,8 +74,8 @@ import tempfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.lock import LockTimeout, acquire
-from ansible.module_utils.trees import remove
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import remove
 
 BACKUPS = "/var/backups/flaskhost"
 # a file's own note of what was written to it; that of an edited file no longer fits

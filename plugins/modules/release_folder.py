@@ -111,11 +111,11 @@ import sys
 import tarfile
 import time
 
-from ansible.module_utils.archives import Circle, Outside, UnsafeArchive, check_members, resolve
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.lock import LockTimeout, acquire
-from ansible.module_utils.text import printable
-from ansible.module_utils.trees import remove, seal
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.archives import Circle, Outside, UnsafeArchive, check_members, resolve
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import remove, seal
 
 # what gains by being packed; pictures, films and most fonts are packed already
 TEXT = (".css", ".csv", ".htm", ".html", ".js", ".json", ".map", ".mjs", ".otf", ".svg", ".ttf", ".txt", ".wasm", ".webmanifest", ".xml")

@@ -51,8 +51,8 @@ stderr: {description: "The end of what it printed on stderr, at most 64 KiB.", t
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.lock import LockTimeout, acquire
-from ansible.module_utils.sandbox import SandboxError, failure, run
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.sandbox import SandboxError, failure, run
 
 
 def main():

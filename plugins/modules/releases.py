@@ -158,12 +158,12 @@ import shutil
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.command import run
-from ansible.module_utils.health import Page
-from ansible.module_utils.lock import LockTimeout, acquire
-from ansible.module_utils.sockets import connections
-from ansible.module_utils.text import printable, printable_values, shortened
-from ansible.module_utils.trees import remove
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.command import run
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.health import Page
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.sockets import connections
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable, printable_values, shortened
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import remove
 
 IMAGES = "/var/lib/containers/storage"
 SYSTEM_UNITS = "/etc/systemd/system"

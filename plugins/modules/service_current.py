@@ -50,8 +50,8 @@ import time
 from datetime import datetime, timezone
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.lock import LockTimeout, acquire
-from ansible.module_utils.text import printable, shortened
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable, shortened
 
 UNITS = "/etc/systemd/system"
 

@@ -36,12 +36,12 @@ removed: {description: Rules that were removed., type: list, returned: always}
 ssh_port: {description: The port by which this session came in; 0 if it came by other means than ssh., type: int, returned: always}
 """
 
-import ipaddress
 import os
 import re
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.lock import LockTimeout, acquire
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.networks import port_rule
 
 DEFAULTS = "/etc/default/ufw"
 CONFIG = "/etc/ufw/ufw.conf"
@@ -140,31 +140,6 @@ class Ufw:
             for chain, (value, word, direction) in wanted.items()
             if f'DEFAULT_{chain}_POLICY="{value}"' not in settings
         ]
-
-
-def port_rule(rule):
-    """In the words of `ufw show added`."""
-    unknown = set(rule) - {"port", "proto", "from", "rule"}
-    if unknown or "port" not in rule:
-        raise ValueError(f"ufw_rules: {rule} is not a rule. It has port, and may have proto, from, rule (ufw's README).")
-    action, proto, port = rule.get("rule", "allow"), rule.get("proto", "tcp"), str(rule["port"])
-    if action not in ("allow", "deny", "reject", "limit"):
-        raise ValueError(f"ufw_rules: rule '{action}' in {rule} is not one of allow, deny, reject, limit.")
-    if proto not in ("tcp", "udp"):
-        raise ValueError(f"ufw_rules: proto '{proto}' in {rule} is neither tcp nor udp.")
-    if not re.fullmatch(r"\d+(:\d+)?", port) or not all(0 < int(number) < 65536 for number in port.split(":")):
-        raise ValueError(f"ufw_rules: port '{port}' in {rule} is neither a port (1 to 65535) nor a range such as 6000:6007.")
-    if rule.get("from") in (None, "any", "0.0.0.0/0"):
-        return f"{action} {port}/{proto}"
-    try:
-        network = ipaddress.ip_network(rule["from"], strict=False)
-    except ValueError:
-        raise ValueError(f"ufw_rules: from '{rule['from']}' in {rule} is no address or network.") from None
-    return f"{action} from {short(network)} to any port {port} proto {proto}"
-
-
-def short(network):
-    return str(network.network_address if network.num_addresses == 1 else network)
 
 
 def lets_ssh_in(rule, port):

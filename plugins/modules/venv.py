@@ -87,9 +87,9 @@ import pwd
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.lock import LockTimeout, acquire
-from ansible.module_utils.sandbox import SandboxError, failure, run
-from ansible.module_utils.trees import remove, seal
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.sandbox import SandboxError, failure, run
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import remove, seal
 
 # of the script that fetches: all but the source is there
 SOURCE_LEFT = 100
