@@ -1,6 +1,34 @@
-"""The names and values of a .env file on the controller, as `flask run` would read them: `lookup('dotenv', path)`.
+"""The lookup `dotenv`: the names and values of a .env file on the controller."""
 
-The file may be encrypted with ansible-vault. A name without a value is left out.
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: dotenv
+author: The Flaskhost authors (@flaskhost)
+short_description: Read the names and values of a .env file
+description:
+  - Reads a C(.env) file on the controller, as C(flask run) reads it.
+  - The file may be encrypted with ansible-vault. A name without a value is left out.
+requirements:
+  - python-dotenv (on the controller)
+options:
+  _terms:
+    description: Paths of the files.
+    type: list
+    elements: path
+    required: true
+"""
+
+EXAMPLES = r"""
+# in inventories/production/group_vars/app_servers.yml
+app_secrets: "{{ lookup('flaskhost.flaskhost.dotenv', inventory_dir ~ '/.env') }}"
+"""
+
+RETURN = r"""
+_list:
+  description: For each file, its values by name.
+  type: list
+  elements: dict
 """
 
 import os
@@ -17,11 +45,11 @@ except ImportError:
 class LookupModule(LookupBase):
     def run(self, terms, variables=None, **kwargs):
         if dotenv_values is None:
-            raise AnsibleError("a .env file is read by python-dotenv, which is not installed beside Ansible: use .venv, or pip install it")
+            raise AnsibleError("The lookup dotenv needs the Python package python-dotenv. Install it beside Ansible: pip install python-dotenv")
         return [self.read(os.path.expanduser(path)) for path in terms]
 
     def read(self, path):
         if not os.path.isfile(path):
-            raise AnsibleError(f"{os.path.relpath(path)} is not there; write it, a line each, such as SECRET_KEY=…")
+            raise AnsibleError(f"{os.path.relpath(path)} does not exist. Write it, with one NAME=value on each line, such as SECRET_KEY=…")
         found = dotenv_values(self._loader.get_real_file(path))
         return {name: value for name, value in found.items() if value is not None}

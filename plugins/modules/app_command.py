@@ -7,6 +7,7 @@ short_description: Run a command whose output is an app's
 description:
   - As M(ansible.builtin.command) does, but the command may print as much as it likes, in any encoding. Of each output only the end is
     kept; bytes that are no UTF-8, and what a terminal would obey, are replaced.
+author: The Flaskhost authors (@flaskhost)
 options:
   argv:
     description: The command, and its arguments.
@@ -17,6 +18,15 @@ options:
     description: How much of each output is kept.
     type: int
     default: 64
+"""
+
+EXAMPLES = r"""
+- name: Show the current database revision
+  flaskhost.flaskhost.app_command:
+    argv: [/srv/shop/run, flask, --app, shop, db, current]
+    keep_kb: 16
+  register: revision
+  changed_when: false
 """
 
 RETURN = r"""

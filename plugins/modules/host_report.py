@@ -6,6 +6,7 @@ module: host_report
 short_description: What a host has, and what stands in the way of a release
 description:
   - Changes nothing. The action plugin of the same name adds what the controller sees of the host, and judges.
+author: The Flaskhost authors (@flaskhost)
 options:
   paths:
     description: Where there has to be room; those that are not there yet are left out.
@@ -29,6 +30,20 @@ options:
     description: The app whose backups to look at; empty for none.
     type: str
     default: ''
+"""
+
+EXAMPLES = r"""
+- name: Report what the host has
+  flaskhost.flaskhost.host_report:
+    paths: [/, /srv, /var/lib]
+    certificate: /etc/ssl/flaskhost/shop/certificate.pem
+    domain: shop.example.com
+    services: [nginx, ssh]
+    backup: shop
+    # read on the controller, by the action plugin of the same name
+    domains: [shop.example.com, www.shop.example.com]
+    ports: [80, 443]
+  register: report
 """
 
 RETURN = r"""

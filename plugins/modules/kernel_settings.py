@@ -9,11 +9,30 @@ description:
     in C(/etc/sysctl.d), which is another's concern, made of what this one returns.
   - In a container the kernel is the machine's. There, only the network is the host's own, and all else is left alone.
   - Settings that this kernel hasn't got are passed over. One that it refuses is told of.
+author: The Flaskhost authors (@flaskhost)
 options:
   settings:
     description: Values by name; a C(*) in a name stands for every network interface, as it does in C(/etc/sysctl.d).
     type: dict
     required: true
+"""
+
+EXAMPLES = r"""
+- name: Set what the kernel should have
+  flaskhost.flaskhost.kernel_settings:
+    settings:
+      kernel.kptr_restrict: 2
+      net.ipv4.conf.*.rp_filter: 1
+  register: kernel
+
+- name: Keep it after a reboot
+  ansible.builtin.copy:
+    dest: /etc/sysctl.d/99-example.conf
+    content: |
+      {% for name, value in kernel.settings.items() %}
+      {{ name }} = {{ value }}
+      {% endfor %}
+    mode: "0644"
 """
 
 RETURN = r"""

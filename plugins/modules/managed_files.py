@@ -11,6 +11,7 @@ description:
   - A file changes by one rename. What else stood there, a file of another's or one of ours that somebody has edited since, is
     kept under C(/var/backups/flaskhost); of an edited one there is a warning.
   - A folder is never replaced by a file, nor a file by a folder.
+author: The Flaskhost authors (@flaskhost)
 options:
   files:
     description:
@@ -55,6 +56,25 @@ options:
   check_in:
     description: The folder that the check reads.
     type: path
+"""
+
+EXAMPLES = r"""
+- name: Configure nginx, if nginx accepts the new configuration
+  flaskhost.flaskhost.managed_files:
+    files:
+      - { path: /etc/nginx/sites-enabled, state: directory }
+      - path: /etc/nginx/sites-enabled/shop.conf
+        content: "{{ lookup('ansible.builtin.template', 'shop.conf.j2') }}"
+      - { path: /etc/nginx/sites-enabled/default, state: absent }
+    check: [nginx, -t]
+    check_in: /etc/nginx
+
+- name: Set one value of a file that the distribution owns
+  flaskhost.flaskhost.managed_files:
+    files:
+      - path: /etc/login.defs
+        state: existing
+        lines: { UMASK: "027" }
 """
 
 RETURN = r"""

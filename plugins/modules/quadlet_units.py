@@ -8,6 +8,7 @@ description:
   - Gives each source (podman-systemd.unit(5)) to quadlet, and returns the unit that it makes. Nothing is installed.
   - In a source C(${user}) stands for the ids of the app's user and its group for nginx, C(${group}) for that of its own group,
     C(${number}) for the number in the unit's name.
+author: The Flaskhost authors (@flaskhost)
 options:
   app:
     description: The app; its user bears this name.
@@ -19,8 +20,20 @@ options:
     required: true
 """
 
+EXAMPLES = r"""
+- name: Generate the units of a release
+  flaskhost.flaskhost.quadlet_units:
+    app: shop
+    units:
+      shop@1a2b3c.service: |
+        [Container]
+        Image=localhost/shop:1a2b3c
+        User=${user}
+  register: made
+"""
+
 RETURN = r"""
-units: {description: The units, by file., type: dict, returned: success}
+units: {description: "The units, by file.", type: dict, returned: success}
 """
 
 import grp

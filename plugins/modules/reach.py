@@ -6,6 +6,7 @@ module: reach
 short_description: Whether the host can reach a service elsewhere
 description:
   - Connects, and goes again. It changes nothing, and needs no password. Of a PostgreSQL it asks whether it is one.
+author: The Flaskhost authors (@flaskhost)
 options:
   host:
     description: Its name or address.
@@ -23,6 +24,16 @@ options:
     description: How long it may take to answer.
     type: float
     default: 5
+"""
+
+EXAMPLES = r"""
+- name: Check that the database is reachable from the host
+  flaskhost.flaskhost.reach:
+    host: db.example.com
+    port: 5432
+    kind: postgresql
+  register: database
+  failed_when: database.why != ''
 """
 
 RETURN = r"""

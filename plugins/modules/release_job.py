@@ -7,6 +7,7 @@ short_description: Run a command of a release in the app's sandbox
 description:
   - The command is a transient unit of systemd's, C(APP-NAME.service), with the lines of the sandbox that it is given. All of its processes end
     with it. It holds the app's lock, so that no other step runs at the same time; waiting for that is bounded.
+author: The Flaskhost authors (@flaskhost)
 options:
   app:
     description: The app.
@@ -34,7 +35,7 @@ options:
 
 EXAMPLES = r"""
 - name: Run the release command
-  release_job:
+  flaskhost.flaskhost.release_job:
     app: shop
     name: release-command
     command: [/srv/shop/releases/1a2b3c/release-command]

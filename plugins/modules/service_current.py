@@ -14,6 +14,7 @@ description:
     that runs old settings for ever; this notices, in the next run.
   - The configuration is checked first. If the check fails, the service goes on with what it runs.
   - Where the host's clock was wrong, a time that is still to come tells nothing; the service takes up what is on disk.
+author: The Flaskhost authors (@flaskhost)
 options:
   name:
     description: The service, without its suffix.
@@ -39,6 +40,20 @@ options:
     type: str
     choices: [reload, restart]
     default: reload
+"""
+
+EXAMPLES = r"""
+- name: Run nginx with the configuration on disk
+  flaskhost.flaskhost.service_current:
+    name: nginx
+    config: [/etc/nginx]
+    check: [nginx, -t]
+
+- name: Restart PostgreSQL if its configuration has changed
+  flaskhost.flaskhost.service_current:
+    name: postgresql@17-main
+    config: [/etc/postgresql/17/main]
+    by: restart
 """
 
 RETURN = r"""

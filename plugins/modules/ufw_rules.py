@@ -9,6 +9,7 @@ description:
   - The port by which this very ssh session came in is always allowed, before anything else changes.
   - C(lists), a file of nftables' own, says to whom the open ports are open. It is loaded if the kernel hasn't got it as it is
     on disk; at boot, and whenever ufw starts, its C(before.init) sees to that.
+author: The Flaskhost authors (@flaskhost)
 options:
   rules:
     description:
@@ -27,6 +28,16 @@ options:
       - A file that nft reads, of the table C(inet flaskhost). An empty chain in it, C(is_DIGEST), names what it holds, so that
         one question tells whether the kernel has it.
     type: path
+"""
+
+EXAMPLES = r"""
+- name: Open ssh and the web, and close everything else
+  flaskhost.flaskhost.ufw_rules:
+    rules:
+      - { port: 22, rule: limit }
+      - { port: 80 }
+      - { port: 443 }
+      - { port: 5432, from: 10.0.0.0/8 }
 """
 
 RETURN = r"""

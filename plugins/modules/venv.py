@@ -10,7 +10,8 @@ description:
     afterwards. So a package can't change what a later build installs. Where nothing is left to build, O(finish) takes the place of the second
     script; code of packages may run in it, and it gets no credential of the package index.
   - The venv is made in a directory that only root can enter, and shown to the scripts at its later place. When they and all their processes
-    have ended, it becomes root's, readable for O(group), and is moved there. It is whole when it has a file C(complete).
+    have ended, it becomes root's, readable for the app's group, and is moved there. It is whole when it has a file C(complete).
+author: The Flaskhost authors (@flaskhost)
 options:
   app:
     description: The app; its lock is held, and the scripts run as user C(APP-build).
@@ -63,7 +64,7 @@ options:
 
 EXAMPLES = r"""
 - name: Build the venv
-  venv:
+  flaskhost.flaskhost.venv:
     app: shop
     root: /srv/shop
     key: 0123456789ab

@@ -1,0 +1,63 @@
+"""Name the missing collections in one message: `collections_check`, an action on the controller.
+
+With ansible-core alone, a run would otherwise end in the middle, at the first task of a collection that is not installed.
+"""
+
+import json
+import operator
+import os
+import re
+
+import yaml
+from ansible.plugins.action import ActionBase
+from ansible.utils.collection_loader._collection_finder import _get_collection_path
+from ansible.utils.version import LooseVersion
+
+PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
+REQUIREMENTS = os.path.join(PROJECT, "requirements.yml")
+COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt, "==": operator.eq, "!=": operator.ne}
+
+
+class ActionModule(ActionBase):
+    _requires_connection = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset()
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        with open(REQUIREMENTS, encoding="utf-8") as handle:
+            required = {entry["name"]: entry["version"] for entry in yaml.safe_load(handle)["collections"]}
+        found = {name: installed_version(name) for name in required}
+        missing = [name for name, version in found.items() if version is None]
+        outdated = [name for name, version in found.items() if version and not fits(version, required[name])]
+        if missing or outdated:
+            result.update(failed=True, msg=message(missing, outdated, required, found))
+        return dict(result, changed=False, missing=missing, outdated=outdated)
+
+
+def installed_version(name):
+    """None if the collection is missing; empty if it doesn't say its version, as a clone of one."""
+    try:
+        path = _get_collection_path(name)
+    except ValueError:
+        return None
+    try:
+        with open(os.path.join(path, "MANIFEST.json"), encoding="utf-8") as handle:
+            return str(json.load(handle)["collection_info"]["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def fits(version, required):
+    conditions = re.findall(r"(>=|<=|==|!=|>|<)\s*([^,\s]+)", required)
+    return all(COMPARE[sign](LooseVersion(version), LooseVersion(limit)) for sign, limit in conditions)
+
+
+def message(missing, outdated, required, found):
+    lines = [f"- {name} {required[name]}: it is not installed." for name in missing]
+    lines += [f"- {name} {required[name]}: version {found[name]} is installed." for name in outdated]
+    count = "One Ansible collection is" if len(lines) == 1 else f"{len(lines)} Ansible collections are"
+    near = os.path.relpath(REQUIREMENTS)
+    path = REQUIREMENTS if near.startswith("..") else near
+    command = f"ansible-galaxy collection install {'--upgrade ' if outdated else ''}-r {path}"
+    return f"{count} missing or too old on this controller. No host was touched.\n\n" + "\n".join(lines) + f"\n\nRun: {command}"

@@ -1,0 +1,36 @@
+#!/usr/bin/python
+"""The documentation of the action plugin `collections_check`, which runs on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: collections_check
+short_description: Check that the collections that Flaskhost uses are installed
+description:
+  - Compares the collections that this controller has with C(requirements.yml) of this collection.
+  - Fails with one message that names all missing and outdated collections, and the command that installs them.
+  - It runs on the controller and connects to no host.
+author: The Flaskhost authors (@flaskhost)
+options: {}
+"""
+
+EXAMPLES = r"""
+- name: Check the required collections
+  flaskhost.flaskhost.collections_check:
+  run_once: true
+"""
+
+RETURN = r"""
+missing:
+  description: Names of collections that are not installed.
+  type: list
+  elements: str
+  returned: always
+  sample: [community.postgresql]
+outdated:
+  description: Names of collections whose version is too old.
+  type: list
+  elements: str
+  returned: always
+  sample: []
+"""
