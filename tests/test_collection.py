@@ -1,0 +1,212 @@
+"""The collection that users install: what the tarball holds, and that it works in an empty directory with nothing else of the clone."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+
+import pytest
+import yaml
+from conftest import COLLECTIONS, PROJECT
+
+SECRET = "planted-secret-7c1d"
+# What a working tree may hold beside the project's own files. None of it may be published.
+PLANTED = [
+    *(".env", ".env.production", "production.env", "inventories/production/.env", "roles/nginx/.env", "playbooks/.envrc"),
+    *("vault-password", "vault_password.txt", ".vault-password-production", "roles/release/vault-password-staging", "playbooks/vault.yml"),
+    *("inventories/production/group_vars/all/vault.yml", "inventories/staging/group_vars/all/vault.yml"),
+    *("inventories/production/group_vars/all/bucket_key.yml", "roles/s3_bucket/vars/bucket_key.yml", "inventories/mine/hosts.yml"),
+    *("group_vars/all/mine.yml", "host_vars/shop.yml", "playbooks/host_vars/shop.yml"),
+    *(".idea/workspace.xml", ".vscode/settings.json", ".venv/pyvenv.cfg", "venv/pyvenv.cfg", ".uv/bin/uv", ".direnv/state"),
+    *("id_ed25519", "id_ed25519.pub", "playbooks/id_rsa", "roles/tls/files/site.pem", "plugins/modules/site.key", "templates/pages/site.p12"),
+    *("roles/tls/files/origin.crt", "docs/backup.sql", "db.sqlite3", "docs/dump.tar", "flaskhost-flaskhost-0.0.1.tar.gz", "release.zip"),
+    *("deploy.retry", "playbooks/deploy.retry", "ansible.log", "playbooks/deploy.log", ".ansible/tmp/facts.json"),
+    *("roles/nginx/defaults/.main.yml.swp", "roles/nginx/defaults/main.yml~", "roles/nginx/tasks/#main.yml#", "#README.md#"),
+    *("README.md.orig", "roles/ufw/tasks/main.yml.rej", "plugins/filter/urls.py.bak", "plugins/filter/__pycache__/urls.cpython-313.pyc"),
+    *(".github/secret", ".gitignore", ".DS_Store", "docs/.DS_Store", "node_modules/left/index.js"),
+]
+# A new file at the top of the project is published or ignored (build_ignore in galaxy.yml) by decision, not by accident.
+PUBLISHED = {
+    *("CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "SECURITY.md"),
+    *("bindep.txt", "requirements.txt", "requirements.yml"),
+    *("changelogs", "docs", "meta", "playbooks", "plugins", "roles", "templates"),
+}
+TOOLS = (".git", ".venv", ".uv", ".cache", ".ansible", ".pytest_cache", ".ruff_cache", "__pycache__")
+PLUGINS = PROJECT / "plugins"
+KINDS = {"modules": "module", "filter": "filter", "lookup": "lookup"}
+INVENTORY = "---\napp_servers: { hosts: { shop: { ansible_host: 192.0.2.1 } } }\n"
+
+
+def run(*words, cwd, good=True, **environment):
+    environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"} | environment
+    done = subprocess.run(words, cwd=cwd, env=environment, text=True, capture_output=True)
+    assert (done.returncode == 0) is good, done.stdout + done.stderr
+    return done.stdout if "--json" in words else done.stdout + done.stderr
+
+
+def build(tree, out):
+    run("ansible-galaxy", "collection", "build", str(tree), "--output-path", str(out), cwd=out)
+    (tarball,) = out.glob("*.tar.gz")
+    return tarball
+
+
+@pytest.fixture(scope="session")
+def tarball(tmp_path_factory):
+    """Built from a copy of the work tree in which secrets and leftovers lie."""
+    tree = tmp_path_factory.mktemp("tree") / "flaskhost"
+    shutil.copytree(PROJECT, tree, symlinks=True, ignore=shutil.ignore_patterns(*TOOLS))
+    for name in PLANTED:
+        path = tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{SECRET}\n")
+    return build(tree, tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="session")
+def installed(tarball, tmp_path_factory):
+    """A directory of collections with Flaskhost in it, far from the clone."""
+    place = tmp_path_factory.mktemp("installed")
+    run("ansible-galaxy", "collection", "install", str(tarball), "--no-deps", "--offline", "-p", str(place), cwd=place)
+    return place
+
+
+@pytest.fixture
+def empty(installed, tmp_path):
+    """A command in an empty directory, for a person who has installed the collection and has no clone."""
+    (tmp_path / "hosts.yml").write_text(INVENTORY)
+
+    def command(*words, **more):
+        return run(*words, cwd=tmp_path, ANSIBLE_COLLECTIONS_PATH=str(installed), **more)
+
+    return command
+
+
+def test_no_secret_is_published(tarball):
+    with tarfile.open(tarball) as tar:
+        names = set(tar.getnames())
+        texts = [tar.extractfile(member).read() for member in tar.getmembers() if member.isfile()]
+    assert not any(SECRET.encode() in text for text in texts)
+    assert not names & set(PLANTED)
+
+
+def test_nothing_is_published_that_a_user_does_not_need(tarball):
+    with tarfile.open(tarball) as tar:
+        members = tar.getmembers()
+    assert {member.name.split("/")[0] for member in members} <= PUBLISHED
+    # links lead nowhere outside, and no collection is inside another
+    assert [member.name for member in members if member.issym()] == ["playbooks/templates"]
+    assert not any(member.name.startswith(("playbooks/collections", "playbooks/group_vars")) for member in members)
+
+
+def test_everything_that_roles_and_plugins_need_is_published(tarball):
+    with tarfile.open(tarball) as tar:
+        published = set(tar.getnames())
+    parts = ("plugins", "roles", "templates", "meta", "docs")
+    needed = {
+        str(path.relative_to(PROJECT)) for part in parts for path in (PROJECT / part).rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }
+    needed |= {str(path.relative_to(PROJECT)) for path in (PROJECT / "playbooks").rglob("*.yml")}
+    assert needed - published == {"docs/audit.json", "docs/benchmarks.json", "docs/generate.py"}
+
+
+def test_dependencies_are_those_that_roles_use_and_requirements_name_them():
+    galaxy = yaml.safe_load((PROJECT / "galaxy.yml").read_text())
+    used = set()
+    for path in [*PROJECT.glob("roles/**/*.y*ml"), *PROJECT.glob("roles/**/*.j2"), *PROJECT.glob("playbooks/*.yml"), *PLUGINS.rglob("*.py")]:
+        used |= set(re.findall(r"\b((?:ansible\.(?:posix|utils|netcommon)|community\.\w+|containers\.\w+|amazon\.aws))\.[a-z]\w+", path.read_text()))
+    # ansible.utils in a plugin is ansible-core's own Python package
+    assert used - {"ansible.utils"} == set(galaxy["dependencies"])
+    required = yaml.safe_load((PROJECT / "requirements.yml").read_text())["collections"]
+    assert {entry["name"]: entry["version"] for entry in required} == galaxy["dependencies"]
+
+
+def test_every_version_is_the_same():
+    galaxy = yaml.safe_load((PROJECT / "galaxy.yml").read_text())
+    assert f'\nversion = "{galaxy["version"]}"\n' in (PROJECT / "pyproject.toml").read_text()
+
+
+def playbooks():
+    return sorted(path.stem for path in (PROJECT / "playbooks").glob("*.yml"))
+
+
+def test_every_playbook_runs_by_its_full_name_from_an_empty_directory(empty):
+    names = [f"flaskhost.flaskhost.{name}" for name in playbooks()]
+    said = empty("ansible-playbook", *names, "-i", "hosts.yml", "--list-tasks", "--list-hosts")
+    for name, text in zip(names, said.split("\nplaybook: ")[1:], strict=True):
+        assert text.partition("\n")[0].endswith(f"/{name.rpartition(chr(46))[2]}.yml")
+        assert "      shop\n" in text or name.endswith((".develop", ".new"))
+
+
+def names_of(kind):
+    if kind == "filter":
+        modules = (path for path in PLUGINS.glob("filter/*.py") if path.stem != "__init__")
+        return sorted(name for path in modules for name in filters_of(path.stem))
+    return sorted(path.stem for path in PLUGINS.glob(f"{kind}/*.py") if path.stem != "__init__")
+
+
+def filters_of(module):
+    return importlib.import_module(f"ansible_collections.flaskhost.flaskhost.plugins.filter.{module}").FilterModule().filters()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ansible_doc_documents_every_plugin(empty, kind):
+    names = [f"flaskhost.flaskhost.{name}" for name in names_of(kind)]
+    assert names
+    shown = json.loads(empty("ansible-doc", "-t", KINDS[kind], "--json", *names))
+    for name in names:
+        doc = shown[name]
+        assert doc["doc"]["short_description"] and doc["doc"]["description"], name
+        assert name in doc["examples"], f"{name}: its examples don't use it by its full name"
+        assert doc["return"], name
+
+
+def test_a_filter_has_one_page_and_a_page_one_filter():
+    assert sorted(path.stem for path in PLUGINS.glob("filter/*.yml")) == names_of("filter")
+
+
+def test_every_action_has_a_module_that_documents_it():
+    actions = {path.stem for path in PLUGINS.glob("action/*.py")}
+    assert actions - {path.stem for path in PLUGINS.glob("modules/*.py")} <= {"__init__"}
+
+
+def test_ansible_doc_documents_every_role_and_entry_point(empty):
+    roles = sorted(path.name for path in (PROJECT / "roles").iterdir())
+    shown = json.loads(empty("ansible-doc", "-t", "role", "--json", *(f"flaskhost.flaskhost.{role}" for role in roles)))
+    for role in roles:
+        entries = shown[f"flaskhost.flaskhost.{role}"]["entry_points"]
+        assert "main" in entries and all(entry["short_description"] for entry in entries.values()), role
+
+
+def test_missing_collections_are_named_in_one_message_before_any_host_is_touched(empty, installed):
+    """With ansible-core alone."""
+    alone = {"ANSIBLE_COLLECTIONS_SCAN_SYS_PATH": "false"}
+    said = empty("ansible-playbook", "flaskhost.flaskhost.deploy", "-i", "hosts.yml", good=False, **alone)
+    wanted = yaml.safe_load((PROJECT / "galaxy.yml").read_text())["dependencies"]
+    assert f"{len(wanted)} Ansible collections are missing or too old on this controller. No host was touched." in said
+    for name, version in wanted.items():
+        assert f"- {name} {version}: it is not installed." in said
+    requirements = installed / "ansible_collections/flaskhost/flaskhost/requirements.yml"
+    assert f"Run: ansible-galaxy collection install -r {requirements}" in said and requirements.is_file()
+    assert "couldn't resolve module/action" not in said and "PLAY RECAP" in said
+
+
+def test_a_collection_that_is_too_old_is_named_with_its_version():
+    check = importlib.import_module("ansible_collections.flaskhost.flaskhost.plugins.action.collections_check")
+    assert check.fits("3.10.1", ">=3.9.0,<4.0.0") and not check.fits("3.8.9", ">=3.9.0") and not check.fits("4.0.0", ">=3.9.0, <4.0.0")
+    said = check.message([], ["ansible.posix"], {"ansible.posix": ">=2.0.0"}, {"ansible.posix": "1.6.2"})
+    assert said.startswith("One Ansible collection is missing or too old") and "- ansible.posix >=2.0.0: version 1.6.2 is installed." in said
+    assert "ansible-galaxy collection install --upgrade -r " in said
+
+
+def test_the_clone_is_the_installed_collection():
+    assert (COLLECTIONS / "ansible_collections/flaskhost/flaskhost").resolve() == PROJECT
+    assert (PROJECT / "playbooks/collections").resolve() == COLLECTIONS
+
+
+def test_an_execution_environment_finds_what_it_installs():
+    wanted = yaml.safe_load((PROJECT / "meta/execution-environment.yml").read_text())["dependencies"]
+    for name in wanted.values():
+        assert (PROJECT / name).is_file() and name in PUBLISHED
