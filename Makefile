@@ -9,6 +9,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # the machine's own certificate authorities: behind a proxy that inspects TLS, no others would do
 CA_BUNDLE := $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
+# macOS has make 3.81, which looks for a program in its own PATH and not in this one: recipes call tools by their path
+BIN := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_SYSTEM_CERTS := 1
 export UV_NO_PROGRESS := 1
@@ -21,16 +23,16 @@ endif
 VAULT := inventories/$(STAGE)/group_vars/all/vault.yml
 OWN_PASSWORD := $(HOME)/.config/flaskhost/vault-$(STAGE)
 VAULT_PASSWORD := $(or $(wildcard $(OWN_PASSWORD)),$(ANSIBLE_VAULT_PASSWORD_FILE),$(OWN_PASSWORD))
-ifneq ($(wildcard $(VAULT_PASSWORD)),)
-export ANSIBLE_VAULT_PASSWORD_FILE := $(VAULT_PASSWORD)
-endif
+# it is given to playbooks, and not to tests
+WITH_VAULT := $(if $(wildcard $(VAULT_PASSWORD)),ANSIBLE_VAULT_PASSWORD_FILE='$(VAULT_PASSWORD)' )
+PLAY := $(WITH_VAULT)$(BIN)/ansible-playbook -i inventories/$(STAGE)
 # an installed uv is as good as our own
-UV := $(or $(shell command -v uv),.uv/bin/uv)
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 LAB := molecule/lab/lab
 LAB_FOLDER := $(or $(FLASKHOST_LAB),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flaskhost-lab)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo develop deploy release rollback certificate run backup restore bucket status doctor secrets test lint unit molecule test-faults test-containers test-servers test-hostile test-acme test-app test-recipes test-kills audit bench docs clean
+.PHONY: linux new sanity changelog help demo develop deploy release rollback certificate run backup restore bucket status doctor secrets test lint unit molecule test-faults test-containers test-servers test-hostile test-acme test-app test-recipes test-kills audit bench docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,10 +40,10 @@ help: ## list these commands
 	@echo "  deploy, release, rollback, certificate, run, backup, restore, bucket, status, doctor and secrets take STAGE=staging or any folder of"
 	@echo "  inventories/; it is $(STAGE) if not given. ARGS='...' goes to ansible-playbook: make deploy ARGS='--check --diff'."
 
-demo: .venv/ready ## a host of your own in a container, with the sample app deployed to it over ssh
+demo: linux .venv/ready ## a host of your own in a container, with the sample app deployed to it over ssh
 	@$(LAB) setup debian13
 	@$(LAB) up demo flaskhost-demo
-	@ansible-playbook -i inventories/demo deploy.yml
+	@$(BIN)/ansible-playbook -i inventories/demo deploy.yml
 	@curl --silent --show-error --fail --insecure --output /dev/null https://localhost:8443/
 	@echo
 	@echo "  The sample app answers at https://localhost:8443/ (its certificate is self-signed: browsers warn)."
@@ -50,63 +52,73 @@ demo: .venv/ready ## a host of your own in a container, with the sample app depl
 	@echo "  Remove all of it:                         make clean"
 
 develop: .venv/ready ## the app on this machine, in the stage development; CMD=... for another process of it
-	@ansible-playbook -i inventories/development playbooks/develop.yml
+	@$(WITH_VAULT)$(BIN)/ansible-playbook -i inventories/development playbooks/develop.yml
 	@UV=$(abspath $(UV)) ~/.cache/flaskhost/develop
 
+new: .venv/ready ## a repository of your own, with inventories, settings and a workflow: make new DIR=../mysite-deploy
+	@[ -n "$(DIR)" ] || { echo "Name the directory to write: make new DIR=../mysite-deploy" >&2; exit 1; }
+	@$(BIN)/ansible-playbook playbooks/new.yml --extra-vars '{"new_directory": "$(DIR)"}'
+
 deploy: .venv/ready ## check, provision, release
-	@ansible-playbook -i inventories/$(STAGE) deploy.yml $(ARGS)
+	@$(PLAY) deploy.yml $(ARGS)
 
 release: .venv/ready ## ship the app's current version to a host that is provisioned
-	@ansible-playbook -i inventories/$(STAGE) playbooks/release.yml $(ARGS)
+	@$(PLAY) playbooks/release.yml $(ARGS)
 
 rollback: .venv/ready ## make the former release live again
-	@ansible-playbook -i inventories/$(STAGE) playbooks/rollback.yml $(ARGS)
+	@$(PLAY) playbooks/rollback.yml $(ARGS)
 
 certificate: .venv/ready ## ask Let's Encrypt for a certificate if one is due, and see that nginx serves it
-	@ansible-playbook -i inventories/$(STAGE) playbooks/certificate.yml $(ARGS)
+	@$(PLAY) playbooks/certificate.yml $(ARGS)
 
 run: .venv/ready ## a command in the live release: make run CMD='flask --app mysite db current'
-	@ansible-playbook -i inventories/$(STAGE) playbooks/run.yml $(ARGS)
+	@$(PLAY) playbooks/run.yml $(ARGS)
 
 backup: .venv/ready ## back up the app's database and files now
-	@ansible-playbook -i inventories/$(STAGE) playbooks/backup.yml $(ARGS)
+	@$(PLAY) playbooks/backup.yml $(ARGS)
 
 restore: .venv/ready ## bring a backup back: make restore NAME=latest; without a name, tell which there are
-	@ansible-playbook -i inventories/$(STAGE) playbooks/restore.yml $(ARGS)
+	@$(PLAY) playbooks/restore.yml $(ARGS)
 
 bucket: .venv/ready ## a private bucket for the app's uploads, and a key that opens nothing else; with your own AWS key
-	@ansible-playbook -i inventories/$(STAGE) playbooks/s3_bucket.yml $(ARGS)
+	@$(PLAY) playbooks/s3_bucket.yml $(ARGS)
 
 status: .venv/ready ## what is live, since when, who shipped it
-	@ansible-playbook -i inventories/$(STAGE) playbooks/status.yml $(ARGS)
+	@$(PLAY) playbooks/status.yml $(ARGS)
 
 secrets: .venv/ready ## write a stage's secrets, in a file that only its password opens
 	@[ -e $(VAULT) ] || [ -e $(VAULT).example ] || { \
 	  echo "STAGE is $(STAGE), which has no secrets to begin with: write $(VAULT).example, as inventories/production has it. Nothing was changed." >&2; exit 1; }
 	@umask 077; mkdir -p $(dir $(VAULT_PASSWORD)); [ -e $(VAULT_PASSWORD) ] || { \
-	  python -c 'import secrets; print(secrets.token_urlsafe(32))' >$(VAULT_PASSWORD); \
+	  $(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(32))' >$(VAULT_PASSWORD); \
 	  echo "The password of $(STAGE)'s secrets is new, in $(VAULT_PASSWORD). Keep a copy: without it they are lost."; }
-	@[ -e $(VAULT) ] || python -c 'import secrets, sys; print(sys.stdin.read().replace("YOUR_SECRET_KEY", secrets.token_hex(32)), end="")' \
-	  <$(VAULT).example | ANSIBLE_VAULT_PASSWORD_FILE=$(VAULT_PASSWORD) ansible-vault encrypt --output $(VAULT) -
-	@ANSIBLE_VAULT_PASSWORD_FILE=$(VAULT_PASSWORD) ansible-vault edit $(VAULT)
+	@[ -e $(VAULT) ] || $(BIN)/python -c 'import secrets, sys; print(sys.stdin.read().replace("YOUR_SECRET_KEY", secrets.token_hex(32)), end="")' \
+	  <$(VAULT).example | ANSIBLE_VAULT_PASSWORD_FILE=$(VAULT_PASSWORD) $(BIN)/ansible-vault encrypt --output $(VAULT) -
+	@ANSIBLE_VAULT_PASSWORD_FILE=$(VAULT_PASSWORD) $(BIN)/ansible-vault edit $(VAULT)
 
 doctor: .venv/ready ## what is wrong with a host, or soon will be, and what to do about it
-	@ansible-playbook -i inventories/$(STAGE) playbooks/doctor.yml $(ARGS)
+	@$(PLAY) playbooks/doctor.yml $(ARGS)
 
-test: lint unit molecule ## all tests (about an hour)
+test: linux lint unit molecule ## all tests (about an hour)
 
 lint: .venv/ready ## ansible-lint, yamllint, ruff, and whether the generated docs are up to date
-	@yamllint --strict .
-	@ruff check --quiet
-	@ruff format --check --quiet
-	@ansible-lint --offline -q
-	@docs/generate.py --check
+	@$(BIN)/yamllint --strict .
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/ansible-lint --offline -q
+	@$(BIN)/python docs/generate.py --check
+
+sanity: .cache/sanity/ready ## ansible-test sanity, galaxy-importer and antsibull-docs, on the collection as it is built (a few minutes)
+	@.cache/sanity/bin/python tests/sanity/run.py
+
+changelog: .cache/sanity/ready ## move the fragments of changelogs/fragments into CHANGELOG.md, for the version in galaxy.yml
+	@.cache/sanity/bin/antsibull-changelog release
 
 unit: .venv/ready ## tests that need no host: plugins, templates, the sample app's own
-	@pytest -q --numprocesses auto tests
+	@$(BIN)/pytest -q --numprocesses auto tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
-molecule: .venv/ready ## the roles on bare hosts in containers; samples of faults, attacks, servers, certificates, an app with all that it can have
+molecule: linux .venv/ready ## the roles on bare hosts in containers; samples of faults, attacks, servers, certificates, an app with all that it can have
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
@@ -115,35 +127,35 @@ molecule: .venv/ready ## the roles on bare hosts in containers; samples of fault
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
 	@PYTEST_ADDOPTS='-m sample -k "production or picture"' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
 
-test-app: .venv/ready ## an app with all that it can have: database, queue, workers, schedule, backups, two stages (about half an hour)
+test-app: linux .venv/ready ## an app with all that it can have: database, queue, workers, schedule, backups, two stages (about half an hour)
 	@$(LAB) setup $(OLDER) $(NEWER) python
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
 
-test-recipes: .venv/ready ## the public apps of docs/recipes.md, from GitHub (about a quarter of an hour)
+test-recipes: linux .venv/ready ## the public apps of docs/recipes.md, from GitHub (about a quarter of an hour)
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test recipes
 
-test-faults: .venv/ready ## all that can go wrong, under load (about half an hour)
+test-faults: linux .venv/ready ## all that can go wrong, under load (about half an hour)
 	@$(LAB) setup $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 
-test-containers: .venv/ready ## the same with the app in a container, and what only a container can do (about an hour)
+test-containers: linux .venv/ready ## the same with the app in a container, and what only a container can do (about an hour)
 	@$(LAB) setup $(NEWER) python
 	@FLASKHOST_RUNTIME=container FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 
-test-servers: .venv/ready ## every server on both hosts, and the way from one to another (about 20 minutes)
+test-servers: linux .venv/ready ## every server on both hosts, and the way from one to another (about 20 minutes)
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
 
-test-hostile: .venv/ready ## attacks by an app that was taken over, by builds, repositories and visitors (about an hour)
+test-hostile: linux .venv/ready ## attacks by an app that was taken over, by builds, repositories and visitors (about an hour)
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test hostile
 
-test-acme: .venv/ready ## certificates from a CA of the lab's own: issued, renewed, refused, replaced; TLS judged by sslyze
+test-acme: linux .venv/ready ## certificates from a CA of the lab's own: issued, renewed, refused, replaced; TLS judged by sslyze
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
 
-test-kills: .venv/ready ## kill a run after every one of its tasks in turn (about two hours)
+test-kills: linux .venv/ready ## kill a run after every one of its tasks in turn (about two hours)
 	@$(LAB) setup $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule converge -s faults
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule/lab/kill_at_every_task.py release
@@ -151,25 +163,30 @@ test-kills: .venv/ready ## kill a run after every one of its tasks in turn (abou
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule destroy -s faults
 
 # e.g. make bench BENCH='--deploys 0 --only gunicorn granian'; tests/bench/run.py --help has all
-bench: .venv/ready ## our stack beside the usual tutorial's: docs/benchmarks.md (about an hour)
+bench: linux .venv/ready ## our stack beside the usual tutorial's: docs/benchmarks.md (about an hour)
 	@$(UV) sync --quiet --frozen --inexact --group bench
 	@$(LAB) setup $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) up bench flaskhost-bench
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run tests/bench/run.py $(BENCH)
 	@$(LAB) run molecule destroy -s bench
 
-audit: .venv/ready ## others' tools judge a host that was just deployed; what they say goes to docs/security.md (about half an hour)
+audit: linux .venv/ready ## others' tools judge a host that was just deployed; what they say goes to docs/security.md (about half an hour)
 	@$(LAB) setup debian13 $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) test audit
 	@cp $(LAB_FOLDER)/audit/report.json docs/audit.json
-	@docs/generate.py
+	@$(BIN)/python docs/generate.py
 
 docs: .venv/ready ## write the roles' READMEs and docs/variables.md anew, from the roles' specs and defaults
-	@docs/generate.py
+	@$(BIN)/python docs/generate.py
 
 clean: ## remove what the commands above made: hosts, images, networks, tools
-	@$(LAB) clean
-	@rm -rf .venv .uv .ansible .pytest_cache .ruff_cache ~/.cache/flaskhost
+	@[ "$$(uname -s)" != Linux ] || $(LAB) clean
+	@rm -rf .venv .uv .cache .ansible .pytest_cache .ruff_cache ~/.cache/flaskhost
+
+# the lab's hosts are containers with systemd
+linux:
+	@[ "$$(uname -s)" = Linux ] || { \
+	  echo "make $(MAKECMDGOALS) starts hosts in containers, which needs Linux. Run it on Debian or Ubuntu, or in a VM. Nothing was changed." >&2; exit 1; }
 
 # -- the tools, pinned by uv.lock --------------------------------------------------------------------------------
 
@@ -178,7 +195,14 @@ clean: ## remove what the commands above made: hosts, images, networks, tools
 	@$(UV) sync --quiet --frozen --compile-bytecode
 	@touch $@
 
+.cache/sanity/ready: pyproject.toml uv.lock .python-version $(filter .uv/%,$(UV))
+	@echo "Installing the tools of make sanity that uv.lock names into .cache/sanity"
+	@UV_PROJECT_ENVIRONMENT=.cache/sanity $(UV) sync --quiet --frozen --only-group sanity
+	@touch $@
+
 .uv/bin/uv:
+	@$(PYTHON3) -c 'import ensurepip' 2>/dev/null || command -v apt-get >/dev/null || { \
+	  echo "$(PYTHON3) can't make a venv. Install uv (https://docs.astral.sh/uv/), then run this again." >&2; exit 1; }
 	@$(PYTHON3) -c 'import ensurepip' 2>/dev/null || { \
 	  echo "Installing python3-venv"; \
 	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; }

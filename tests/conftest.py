@@ -1,17 +1,41 @@
-"""What the unit tests share: the project's plugins, imported as Ansible would."""
+"""What the unit tests share: the project's plugins, imported as Ansible would; and an environment without anything of the operator's."""
 
+import atexit
 import contextlib
 import importlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 COLLECTIONS = PROJECT / "collections"
 sys.path.insert(0, str(COLLECTIONS))
+# What tests may see of the environment that they are started in. Everything else is the operator's: vault passwords, cloud keys, ssh and git settings.
+KEPT = ("PATH", "LANG", "LC_", "TERM", "TMPDIR", "TZ", "USER", "LOGNAME", "PYTEST_", "PYTHON", "COVERAGE", "CI")
+# how packages are downloaded here
+KEPT_FOR_DOWNLOADS = ("UV_", "PIP_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+
+
+def forget_the_operator():
+    """A new home, too: ~/.ssh, ~/.gitconfig, ~/.ansible and ~/.config are not read. The caches of pip and uv stay."""
+    home, config = Path.home(), os.environ.get("XDG_CONFIG_HOME")
+    for name in [name for name in os.environ if not name.startswith(KEPT + KEPT_FOR_DOWNLOADS)]:
+        del os.environ[name]
+    os.environ.setdefault("UV_CACHE_DIR", str(home / ".cache/uv"))
+    os.environ.setdefault("PIP_CACHE_DIR", str(home / ".cache/pip"))
+    pip = Path(config or home / ".config") / "pip/pip.conf"
+    if pip.is_file():
+        os.environ.setdefault("PIP_CONFIG_FILE", str(pip))
+    os.environ["HOME"] = tempfile.mkdtemp(prefix="flaskhost-tests-home-")
+    atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+
+
+forget_the_operator()
 
 
 def plugin(path):

@@ -39,7 +39,7 @@ def test_an_encrypted_dotenv_file_is_read_too(tmp_path):
 
 
 def test_a_dotenv_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(AnsibleError, match=r"\.env is not there; write it, a line each"):
+    with pytest.raises(AnsibleError, match=r"\.env does not exist. Write it, with one NAME=value on each line"):
         values(tmp_path / ".env")
 
 
