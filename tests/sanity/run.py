@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""`make sanity`: others' tools judge the collection as it is published.
+
+The tarball is built and unpacked to a path that ansible-test accepts. Then ansible-test sanity, antsibull-docs and galaxy-importer read it there.
+ignore-VERSION.txt beside this file says what ansible-test ignores, and why.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import ansible_test
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[2]
+# its virtual environments take a minute to make, and are kept
+HOME = PROJECT / ".cache/sanity-home"
+BIN = Path(sys.executable).parent
+GALAXY = yaml.safe_load((PROJECT / "galaxy.yml").read_text())
+
+
+def main():
+    with tempfile.TemporaryDirectory(prefix="flaskhost-sanity-") as place:
+        tarball, collection = build(Path(place))
+        failed = [tool.__name__ for tool in (ansible_test_sanity, antsibull_docs, galaxy_importer) if not tool(tarball, collection)]
+    sys.exit(f"\n{', '.join(failed)}: see above." if failed else 0)
+
+
+def build(place):
+    out, collection = place / "out", place / "ansible_collections" / GALAXY["namespace"] / GALAXY["name"]
+    subprocess.run([BIN / "ansible-galaxy", "collection", "build", PROJECT, "--output-path", out], check=True, stdout=subprocess.DEVNULL)
+    (tarball,) = out.glob("*.tar.gz")
+    with tarfile.open(tarball) as tar:
+        tar.extractall(collection, filter="data")
+    (collection / "tests/sanity").mkdir(parents=True)
+    for path in PROJECT.glob("tests/sanity/ignore-*.txt"):
+        shutil.copy2(path, collection / "tests/sanity")
+    return tarball, collection
+
+
+def environment(**more):
+    """Without the operator's home, but with their way to a package index."""
+    config = os.environ.get("XDG_CONFIG_HOME", str(Path.home() / ".config"))
+    return {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "XDG_CONFIG_HOME": config, "HOME": str(HOME), **more}
+
+
+def ansible_test_sanity(_tarball, collection):
+    give_pip()
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    command = [BIN / "ansible-test", "sanity", "--venv", "--python", python, "--color", "no", "--truncate", "0"]
+    return subprocess.run(command, cwd=collection, env=environment(LC_ALL="C.UTF-8")).returncode == 0
+
+
+def give_pip():
+    """ansible-test would download pip from a server of its own, which many networks don't let through. Python has one."""
+    source = (Path(ansible_test.__file__).parent / "_internal/python_requirements.py").read_text()
+    version = re.search(r"\bpip='([\d.]+)'", source)[1]
+    script = HOME / f".ansible/test/cache/get_pip_{version.replace('.', '_')}.py"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text("import ensurepip\n\nensurepip.bootstrap()\n")
+
+
+def antsibull_docs(_tarball, collection):
+    command = [BIN / "antsibull-docs", "lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "self", collection]
+    return subprocess.run(command, env=environment()).returncode == 0
+
+
+def galaxy_importer(tarball, _collection):
+    """A warning counts: Galaxy shows it to everybody."""
+    command = [sys.executable, "-m", "galaxy_importer.main", tarball]
+    done = subprocess.run(command, cwd=tarball.parent, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    print(done.stdout)
+    return done.returncode == 0 and not re.search(r"^(WARNING|ERROR)", done.stdout, re.MULTILINE)
+
+
+if __name__ == "__main__":
+    main()
