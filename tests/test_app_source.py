@@ -7,7 +7,8 @@ import tarfile
 import pytest
 from conftest import plugin
 
-app_source = plugin("action/app_source")
+app_source, source_git = plugin("action/app_source"), plugin("plugin_utils/source_git")
+dependencies = plugin("plugin_utils/dependencies")
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_a_branch_that_moves_during_a_run_stays_one_commit_for_all_hosts(folder,
     first = find(cache=cache, **args)["commit"]
     git(folder, "commit", "-q", "--allow-empty", "-m", "two")
     assert find(cache=cache, **args)["commit"] == first
-    monkeypatch.setattr(app_source, "RUN", "the next run")
+    monkeypatch.setattr(source_git, "RUN", "the next run")
     assert find(cache=cache, **args)["commit"] != first
 
 
@@ -182,7 +183,7 @@ def test_a_venv_follows_from_dependencies_and_from_code_only_where_the_app_insta
     def digest():
         found = find(folder, cache)
         with tarfile.open(found["archive"]) as tar:
-            return app_source.Dependencies(tar, tar.getmembers(), found["version"]).digest(name)
+            return dependencies.Dependencies(tar, tar.getmembers(), found["version"]).digest(name)
 
     first = digest()
     (folder / "pkg/__init__.py").write_text("app = 2\n")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, plugin
 
-app_source = plugin("action/app_source")
+app_source, run_git = plugin("action/app_source"), plugin("plugin_utils/git")
+source_folder, source_git = plugin("plugin_utils/source_folder"), plugin("plugin_utils/source_git")
 TOKEN = "tok3n-of-the-owner"
 
 
@@ -179,9 +180,9 @@ def test_what_git_would_unpack_in_memory_is_rejected_before(source, home, monkey
         f"100644 blob {blob}\t{'n' * 2**25}": "^'n{255}…' of the source has a name that is too long",
         f"040000 tree {deep}\tdeep": "more than 200000 files",
     }
-    monkeypatch.setattr(app_source, "copied", lambda *_: pytest.fail("it is archived"))
+    monkeypatch.setattr(source_git, "copied", lambda *_: pytest.fail("it is archived"))
     for number, (entry, words) in enumerate(cases.items()):
-        monkeypatch.setattr(app_source, "RUN", str(number))
+        monkeypatch.setattr(source_git, "RUN", str(number))
         tree = git(source, "mktree", input=f"{entry}\n")
         git(source, "update-ref", "refs/heads/main", git(source, "commit-tree", tree, "-m", "two"))
         with pytest.raises(app_source.archives.UnsafeArchive, match=words):
@@ -390,7 +391,7 @@ def test_a_git_that_takes_too_long_ends_with_its_descendants(tmp_path, source, h
     (tmp_path / "bin/git").write_text(f'#!/bin/sh\ncase "$*" in *archive*) setsid sleep 7654 & wait ;; esac\nexec {real} "$@"\n')
     (tmp_path / "bin/git").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    monkeypatch.setattr(app_source, "GIT_SECONDS", 2)
+    monkeypatch.setattr(run_git, "GIT_SECONDS", 2)
     with pytest.raises(app_source.SourceError, match="git has not read it within"):
         found(url, home)
     assert "sleep 7654" not in subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
@@ -519,8 +520,8 @@ def test_what_can_not_be_read_is_named(source, home, request, name, versioned):
 
 
 def test_what_changes_meanwhile_is_taken_as_it_was_listed(source, home, monkeypatch):
-    listed = app_source.list_files(str(source))
-    monkeypatch.setattr(app_source, "list_files", lambda _folder: [*listed, "gone.txt"])
+    listed = source_folder.list_files(str(source))
+    monkeypatch.setattr(source_folder, "list_files", lambda _folder: [*listed, "gone.txt"])
     assert "gone.txt" not in found(source, home)["files"]
     real = os.fstat
 
@@ -530,7 +531,7 @@ def test_what_changes_meanwhile_is_taken_as_it_was_listed(source, home, monkeypa
             os.pwrite(os.open(path, os.O_WRONLY), b"more = 1\n" * 1000, 8)
         return before
 
-    monkeypatch.setattr(app_source.os, "fstat", growing)
+    monkeypatch.setattr(source_folder.os, "fstat", growing)
     with tarfile.open(found(source, home)["archive"]) as tar:
         assert tar.extractfile("shop/__init__.py").read() == b"app = 1\n"
 

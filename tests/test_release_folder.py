@@ -14,7 +14,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from conftest import plugin
 
-module = plugin("modules/release_folder")
+module, builder, compression = plugin("modules/release_folder"), plugin("module_utils/builder"), plugin("module_utils/compression")
 CSS = "body { color: black }\n" * 200
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="changes users, as on a host")
 
@@ -53,7 +53,7 @@ def brotli(tmp_path, monkeypatch):
 def test_text_is_packed_and_the_packed_one_is_as_old(static, served):
     (static / "site.css").write_text(CSS)
     os.utime(static / "site.css", (1_000_000, 1_000_000))
-    module.pack("static", str(served.parent))
+    compression.pack("static", str(served.parent))
     assert gzip.decompress((static / "site.css.gz").read_bytes()).decode() == CSS
     assert (static / "site.css.br").read_text().startswith("packed: --best")
     assert {path.stat().st_mtime for path in static.iterdir()} == {1_000_000}
@@ -63,14 +63,14 @@ def test_what_is_packed_already_or_small_stays_as_it_is(static, served):
     (static / "photo.jpg").write_bytes(b"x" * 5000)
     (static / "small.css").write_text("p {}")
     (static / "link.css").symlink_to("elsewhere.css")
-    module.pack("static", str(served.parent))
+    compression.pack("static", str(served.parent))
     assert sorted(path.name for path in static.iterdir()) == ["link.css", "photo.jpg", "small.css"]
 
 
 def test_an_app_s_own_is_kept(static, served):
     (static / "site.css").write_text(CSS)
     (static / "site.css.gz").write_text("the app's")
-    module.pack("static", str(served.parent))
+    compression.pack("static", str(served.parent))
     assert (static / "site.css.gz").read_text() == "the app's"
 
 
@@ -79,14 +79,14 @@ def test_only_what_has_changed_is_packed_anew(static, served, same):
     (served / "site.css").write_text(CSS)
     (served / "site.css.br").write_text("packed before")
     (static / "site.css").write_text(CSS if same else CSS + "p {}")
-    module.pack("static", str(served.parent))
+    compression.pack("static", str(served.parent))
     assert ((static / "site.css.br").read_text() == "packed before") is same
 
 
 def test_without_brotli_there_is_gzip(static, served, brotli, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     (static / "site.css").write_text(CSS)
-    module.pack("static", str(served.parent))
+    compression.pack("static", str(served.parent))
     assert sorted(path.name for path in static.iterdir()) == ["site.css", "site.css.gz"]
 
 
@@ -94,7 +94,7 @@ def test_what_brotli_says_of_a_full_disk_is_told(static, served, brotli):
     brotli.write_text("#!/bin/sh\necho No space left on device >&2; exit 1\n")
     (static / "site.css").write_text(CSS)
     with pytest.raises(OSError, match=r"brotli can't pack .*site.css: No space left on device"):
-        module.pack("static", str(served.parent))
+        compression.pack("static", str(served.parent))
 
 
 def archive(path, *members):
@@ -243,7 +243,7 @@ NESTED = "".join(f"{' ' * level}try: pass\n{' ' * level}finally:\n" for level in
 
 @root_only
 def test_source_that_takes_too_much_memory_to_compile_is_released_as_it_is(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "WORK_BYTES", 400 * 2**20)
+    monkeypatch.setattr(builder, "WORK_BYTES", 400 * 2**20)
     assert release(("shop.py", "x = 1"), ("nested.py", NESTED)).lay_out()["sealed"]
     code = tmp_path / "srv/releases/r1/app"
     assert (code / "nested.py").read_text() == NESTED
@@ -268,9 +268,9 @@ def test_source_that_takes_too_long_to_compile_is_released_as_it_is(release, tmp
     ],
 )
 def test_files_that_take_too_much_to_pack_fail_the_release(release, monkeypatch, packer, why):
-    monkeypatch.setattr(module, "WORK_SECONDS", 1)
-    monkeypatch.setattr(module, "WORK_BYTES", 400 * 2**20)
-    monkeypatch.setattr(module, "PACKERS", {".gz": packer})
+    monkeypatch.setattr(builder, "WORK_SECONDS", 1)
+    monkeypatch.setattr(builder, "WORK_BYTES", 400 * 2**20)
+    monkeypatch.setattr(compression, "PACKERS", {".gz": packer})
     shop = release(("static", None), ("static/site.css", CSS), static={"/static/": "static"})
     started = time.monotonic()
     with pytest.raises(module.LayoutError, match=why):
@@ -297,7 +297,7 @@ def test_names_in_an_error_do_nothing_to_a_terminal(tmp_path, brotli, source, st
     (static / "a\x1b]0;title\x07\u202eb.css").write_text(CSS)
     brotli.write_text('#!/bin/sh\necho "no: $5" >&2\nexit 1\n')
     monkeypatch.setattr(module, "acquire", lambda *_: None)
-    monkeypatch.setattr(module.Release, "lay_out", lambda _release: module.pack("static", str(tmp_path)))
+    monkeypatch.setattr(module.Release, "lay_out", lambda _release: compression.pack("static", str(tmp_path)))
     arguments = {
         "app": "shop",
         "root": str(tmp_path),

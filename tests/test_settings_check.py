@@ -1,15 +1,18 @@
 """Bad input gets one clear message, before any host is reached."""
 
+import ast
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
 import yaml
-from conftest import PROJECT, plugin
+from ansible.errors import AnsibleError
+from conftest import PROJECT, plugin, with_modules
 
-check = plugin("action/settings_check")
-SPECS = check.read_specs()
+check, rules = plugin("action/settings_check"), plugin("plugin_utils/rules")
+ROLES = rules.read_roles()
 GOOD = {
     "app_name": "mysite",
     "app_domains": ["example.com", "www.example.com"],
@@ -30,7 +33,7 @@ SOURCE = {"files": ["mysite/__init__.py", "mysite/static/style.css", "uv.lock"],
 def problems(source=SOURCE, without=(), **changes):
     settings = {name: value for name, value in {**GOOD, **changes}.items() if name not in without}
     sources = check.Sources({"inventory_dir": str(PROJECT / "inventories/production")})
-    return [problem.text(sources) for problem in check.check(settings, SPECS, source)]
+    return [problem.text(sources) for problem in check.check(settings, ROLES, {"__preflight_source": source})]
 
 
 def test_good_settings_pass():
@@ -307,3 +310,105 @@ def test_an_image_can_only_be_built_where_there_is_podman(monkeypatch):
     (found,) = problems(source=source, app_runtime="container")
     assert "app_runtime is 'container': podman, which builds the image, is not installed on this controller" in found
     assert not problems(source=source, app_runtime="container", app_image="ghcr.io/you/mysite:1")
+
+
+# -- a role brings its own rules ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def collection(tmp_path):
+    """A copy of the collection, to which a test may add roles."""
+    collections = with_modules(tmp_path)
+    roles = collections / "ansible_collections/flaskhost/flaskhost/roles"
+    roles.unlink()
+    roles.mkdir()
+    for role in (PROJECT / "roles").iterdir():
+        (roles / role.name).symlink_to(role)
+    return roles
+
+
+def preflight(folder, **settings):
+    """What preflight says of one host, in an empty directory that has no ansible.cfg."""
+    book = folder / "book.yml"
+    task = {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight"}}
+    book.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": [task]}]))
+    settings = {**GOOD, "app_source": str(PROJECT / "sample_app"), "app_module": "sample_app:create_app()", "app_static": {}, **settings}
+    (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": {"h": settings}}}))
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "HOME": str(folder)}
+    environment |= {"ANSIBLE_COLLECTIONS_PATH": str(folder / "collections")}
+    environment.pop("ANSIBLE_CONFIG", None)
+    command = ["ansible-playbook", "-i", "hosts.json", "book.yml"]
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
+    return done.returncode, (done.stdout + done.stderr).replace("\\n", "\n")
+
+
+def test_a_new_server_is_one_new_directory(tmp_path, collection):
+    """Its settings, types, rules and its name are known at once, wherever the collection is installed."""
+    shutil.copytree(PROJECT / "roles/gunicorn", collection / "hypercorn")
+    for path in collection.glob("hypercorn/**/*.*"):
+        path.write_text(path.read_text().replace("gunicorn", "hypercorn"))
+    with open(collection / "hypercorn/meta/rules.py", "a") as handle:
+        handle.write("\ndef hypercorn_workers(value, _settings):\n    return None if value < 9 else 'eight workers are enough.'\n")
+    code, output = preflight(tmp_path, app_server="hypercorn", hypercorn_workers=8, hypercorn_threads=4)
+    assert code == 0, output
+    code, output = preflight(tmp_path, app_server="apache", hypercorn_workers=9, hypercorn_threads="many", hypercorn_timeout_secs=1)
+    assert code != 0 and "4 settings need your attention. No host was touched." in output
+    for words in (
+        "- app_server is 'apache': it must be the role of a WSGI server: granian, gunicorn, hypercorn, mod_wsgi",
+        "- hypercorn_workers is 9: eight workers are enough.",
+        "- hypercorn_threads is 'many': it must be a whole number.",
+        "- hypercorn_timeout_secs: there is no setting of this name. Did you mean hypercorn_timeout_seconds?",
+    ):
+        assert words in output
+
+
+def test_a_rule_that_no_setting_would_call_is_an_error(tmp_path, collection):
+    """Misspelt, it would never reject anything."""
+    (collection / "ssh").unlink()
+    shutil.copytree(PROJECT / "roles/ssh", collection / "ssh")
+    (collection / "ssh/meta/rules.py").write_text("def ssh_prot(value, _settings):\n    return 'no'\n")
+    code, output = preflight(tmp_path)
+    assert code != 0 and "roles/ssh/meta/rules.py: ssh_prot is no setting of this role" in " ".join(output.split())
+
+
+def test_names_of_helpers_begin_with_an_underscore():
+    class module:
+        def _helper():
+            pass
+
+        def ssh_port(value, _settings):
+            pass
+
+    assert list(rules.Role("ssh", {"ssh_port": {}}, module).rules) == ["ssh_port"]
+    with pytest.raises(AnsibleError, match="ssh_port is no setting of this role"):
+        rules.Role("ssh", {}, module)
+
+
+@pytest.mark.parametrize("path", ["action/settings_check", "plugin_utils/problems", "plugin_utils/rules", "plugin_utils/spec"])
+def test_the_check_knows_no_role_and_no_setting_by_name(path):
+    tree = ast.parse((PROJECT / f"plugins/{path}.py").read_text())
+    docstrings = {
+        ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+    }
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)} - docstrings
+    known = {name for role in ROLES for name in (role.name, *role.options)}
+    assert [name for name in known for text in texts if name in text.replace("/", " ").split()] == []
+
+
+def test_what_only_the_source_shows_is_not_reported_of_a_setting_that_is_wrong_by_itself():
+    (found,) = problems(app_module="mysit")
+    assert "module:object" in found
+    (found,) = problems(app_shared=["/mysite/__init__.py"])
+    assert "must be a folder within the source" in found
+
+
+def test_an_inventory_beside_links_that_lead_back_is_read_at_once(tmp_path):
+    """A hosts.yml at the top of a clone lies beside `collections/…/flaskhost`, which is the clone itself."""
+    (tmp_path / "a").mkdir()
+    for name in "bcd":
+        (tmp_path / f"a/{name}").symlink_to(tmp_path)
+    (tmp_path / "group_vars/all").mkdir(parents=True)
+    (tmp_path / "group_vars/all/app.yml").write_text("---\napp_name: x\n")
+    sources = check.Sources({"inventory_dir": str(tmp_path)})
+    assert len([path for path in sources.files if path.startswith(str(tmp_path))]) == 1
+    assert sources.of("app_name").endswith("group_vars/all/app.yml, line 2")

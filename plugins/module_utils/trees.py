@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 
 # a process that was killed may close its files a moment after it is gone
@@ -97,3 +98,10 @@ def replace_by_copy(path):
         target.flush()
         os.utime(target.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
     os.rename(copy, path)
+
+
+def walk(top):
+    """os.walk, which calls itself for each level before Python 3.12."""
+    if sys.getrecursionlimit() < 20_000:
+        sys.setrecursionlimit(20_000)
+    return os.walk(top)

@@ -95,34 +95,26 @@ sealed: {description: Whether the release is finished., type: bool, returned: su
 
 import compileall
 import contextlib
-import filecmp
 import grp
-import gzip
 import json
 import os
 import pwd
-import resource
-import select
 import shutil
-import signal
 import stat
 import subprocess
-import sys
 import tarfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils.archives import Circle, Outside, UnsafeArchive, check_members, resolve
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.archives import UnsafeArchive
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.builder import LayoutError, as_builder
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.source_tree import finish_source, unpack_source
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import remove, seal
 
-# what gains by being packed; pictures, films and most fonts are packed already
-TEXT = (".css", ".csv", ".htm", ".html", ".js", ".json", ".map", ".mjs", ".otf", ".svg", ".ttf", ".txt", ".wasm", ".webmanifest", ".xml")
-# a smaller one fits into one packet as it is
-PACKED_FROM_BYTES = 1024
-# what the building user may take for the source: it is not trusted, and a few bytes of Python can take gigabytes to compile
-WORK_SECONDS, COMPILE_SECONDS, WORK_BYTES = 900, 300, 2**30
+# compiled code is an extra: it gets less time than the rest
+COMPILE_SECONDS = 300
 
 
 def main():
@@ -159,10 +151,6 @@ def main():
         module.fail_json(msg=f"release {release.id} could not be laid out: {printable(str(error))}")
     except LockTimeout as error:
         module.fail_json(msg=str(error))
-
-
-class LayoutError(Exception):
-    """What the source or its build is, and must not be."""
 
 
 class Release:
@@ -239,42 +227,7 @@ class Release:
             ) from None
 
     def as_builder(self, work, seconds=None):
-        """Have it done by the building user, in the directory that is being built: what the source holds is not trusted."""
-        user, seconds = self.builder(), seconds or WORK_SECONDS
-        directory = os.open(self.building, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            status = 1
-            try:
-                os.setsid()
-                os.close(reading)
-                os.fchdir(directory)
-                drop_privileges(user)
-                # root may end before its deadline, and the host's memory is for what serves
-                resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-                resource.setrlimit(resource.RLIMIT_AS, (WORK_BYTES, WORK_BYTES))
-                work()
-                status = 0
-            except MemoryError:
-                os.write(writing, f"the source takes more than {WORK_BYTES // 2**20} MB of memory to handle".encode())
-            except (OSError, ValueError, LayoutError, tarfile.TarError, RecursionError, subprocess.SubprocessError) as error:
-                os.write(writing, str(error).encode(errors="replace")[:2000])
-            finally:
-                os._exit(status)
-        os.close(writing)
-        os.close(directory)
-        with os.fdopen(os.pidfd_open(child), "rb") as process, os.fdopen(reading, "rb") as pipe:
-            ended = select.select([process], [], [], seconds)[0]
-            with contextlib.suppress(ProcessLookupError):
-                # what it has started, too
-                os.killpg(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
-            told = os.read(pipe.fileno(), 2000).decode(errors="replace") if select.select([pipe], [], [], 0)[0] else ""
-        if not ended:
-            raise LayoutError(f"the source took longer than {seconds} seconds to handle. Leave large files out of it")
-        if status:
-            raise LayoutError(told or f"the process that handles the source ended with status {status}")
+        as_builder(self.builder(), self.building, work, seconds)
 
     def give_to_root(self, static):
         """The app may read its code and not write it; nginx may read the folders it serves, and nothing else."""
@@ -329,116 +282,6 @@ def run(*command):
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise OSError(f"`{command[0]}` failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
-
-
-# -- as the building user, in the directory that is being built: all paths are relative to it ----------------------------
-
-
-def drop_privileges(user):
-    os.setgroups([])
-    os.setgid(user.pw_gid)
-    os.setuid(user.pw_uid)
-    os.umask(0o022)
-
-
-def unpack_source(archive, shared, state, static):
-    with tarfile.open(fileobj=archive) as tar:
-        check_members(tar, shared=shared, static=static)
-        archive.seek(0)
-    with tarfile.open(fileobj=archive) as tar:
-        # Python's own filter asks for the directory's absolute path, where this user can't go; what is in there was checked
-        options = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
-        tar.extractall(".", **options)
-    for folder in map(os.path.normpath, shared):
-        if os.path.isdir(folder) and not os.path.islink(folder):
-            shutil.rmtree(folder)
-        elif os.path.lexists(folder):
-            os.unlink(folder)
-        os.makedirs(os.path.dirname(folder) or ".", exist_ok=True)
-        os.symlink(os.path.join(state, folder), folder)
-
-
-def finish_source(static, shared, state, code, live):
-    links = check_links(shared, state, code)
-    for folder in static:
-        # a link that leads to the app's data is not followed
-        with contextlib.suppress(Outside):
-            pack(resolve(folder, links)[-1], live)
-
-
-def check_links(shared, state, code):
-    """The links of the source. What a build has made is as little trusted; compiled code of its own making goes: it would be believed."""
-    links = {}
-    for parent, folders, names in walk("."):
-        for name in [*folders, *names]:
-            path = os.path.normpath(os.path.join(parent, name))
-            if name == "__pycache__":
-                subprocess.run(["rm", "-rf", "--", path], check=True, stdin=subprocess.DEVNULL)
-            elif os.path.islink(path):
-                links[path] = os.readlink(path)
-        folders[:] = [name for name in folders if name != "__pycache__"]
-    for path, target in links.items():
-        if target.startswith(code + os.sep):
-            # as a build sees its source
-            links[path] = os.path.relpath(target[len(code) + 1 :], os.path.dirname(path) or ".")
-    within = {path: target for path, target in links.items() if path not in shared or target != os.path.join(state, path)}
-    for path, target in within.items():
-        try:
-            resolve(path, within)
-        except (Outside, Circle):
-            raise LayoutError(
-                f"a link leads out of the source, or nowhere: {path!r} to {target!r}. Let app_build_command link to what is within the source."
-            ) from None
-    return links
-
-
-def pack(folder, live):
-    """Once here as well as can be, instead of for each visitor in a hurry; what the live release has packed already is taken over."""
-    for parent, _folders, names in walk(folder):
-        for name in names:
-            pack_file(os.path.normpath(os.path.join(parent, name)), live)
-
-
-def pack_file(path, live):
-    if not path.lower().endswith(TEXT) or not stat.S_ISREG(os.lstat(path).st_mode) or os.path.getsize(path) < PACKED_FROM_BYTES:
-        return
-    served = os.path.join(live, path)
-    known = os.path.isfile(served) and filecmp.cmp(path, served, shallow=False)
-    for ending, packer in PACKERS.items():
-        # an app may bring its own
-        if os.path.lexists(path + ending):
-            continue
-        if known and os.path.isfile(served + ending):
-            shutil.copyfile(served + ending, path + ending)
-        elif not packer(path, path + ending):
-            continue
-        # browsers ask whether it is newer than theirs
-        shutil.copystat(path, path + ending)
-
-
-def pack_gz(path, packed):
-    with open(path, "rb") as plain, gzip.GzipFile(packed, "wb", compresslevel=9, mtime=0) as target:
-        shutil.copyfileobj(plain, target)
-    return True
-
-
-def pack_br(path, packed):
-    if not shutil.which("brotli"):
-        return False
-    done = subprocess.run(["brotli", "--best", f"--output={packed}", "--", path], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise OSError(f"brotli can't pack {path}: {done.stderr.strip()}")
-    return True
-
-
-PACKERS = {".gz": pack_gz, ".br": pack_br}
-
-
-def walk(top):
-    """os.walk, which calls itself for each level before Python 3.12."""
-    if sys.getrecursionlimit() < 20_000:
-        sys.setrecursionlimit(20_000)
-    return os.walk(top)
 
 
 def now():

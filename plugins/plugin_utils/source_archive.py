@@ -1,0 +1,58 @@
+"""The archive of a source: written once for each version, and checked each time that it is read."""
+
+import contextlib
+import os
+import tarfile
+
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import procfile
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.dependencies import DEPENDENCY_FILES, Dependencies
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError, submodule
+
+KEPT_ARCHIVES = 20
+
+
+@contextlib.contextmanager
+def packing(archive):
+    """Write an archive; it gets its name when it is complete."""
+    temporary = f"{archive}.{os.getpid()}"
+    try:
+        with tarfile.open(temporary, "w:gz", compresslevel=6) as tar:
+            yield tar
+        os.rename(temporary, archive)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def forget_old_archives(cache):
+    found = [os.path.join(cache, name) for name in os.listdir(cache) if name.endswith(".tar.gz")]
+    for path in sorted(found, key=os.path.getmtime)[:-KEPT_ARCHIVES]:
+        os.unlink(path)
+
+
+def read_archive(source, args):
+    """Check an archive and describe its content. An earlier run may have written it, with an older version of these checks."""
+    with tarfile.open(source["archive"]) as tar:
+        members = tar.getmembers()
+        archives.check_members(members)
+        reject_submodules(members)
+        files = sorted(member.name for member in members if not member.isdir())
+        found = {"files": files, "links": archives.links_of(members)}
+        found["dependency_file"] = next((name for name in DEPENDENCY_FILES if name in files), "")
+        dependencies = Dependencies(tar, members, source["version"])
+        found["dependencies"] = dependencies.digest(found["dependency_file"])
+        found["procfile"] = dependencies.read("Procfile") if "Procfile" in files else None
+    if "needs" in args:
+        for name, problem in procfile.problems(found["procfile"], args["needs"]):
+            raise SourceError(f"{name}: {problem}")
+        found["commands"] = procfile.commands(found["procfile"] or "") if procfile.wanted_types(args["needs"]) else {}
+    return found
+
+
+def reject_submodules(members):
+    """git archives one as an empty directory, which git doesn't have otherwise."""
+    parents = {os.path.dirname(member.name) for member in members}
+    for member in members:
+        if member.isdir() and member.name not in parents:
+            raise submodule(member.name)

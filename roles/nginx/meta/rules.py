@@ -1,0 +1,10 @@
+"""What the types in argument_specs.yml can't express; plugin_utils/rules.py explains it."""
+
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks
+
+nginx_trusted_proxies = nginx_unlimited = checks.networks
+nginx_hsts = checks.matches(
+    r"max-age=\d+(; includeSubDomains)?(; preload)?",
+    "it must be the header's value, such as max-age=63072000; includeSubDomains, or empty.",
+    or_empty=True,
+)
