@@ -70,7 +70,7 @@ def releases(**changed):
         "memory_mb": 120,
         "restarts": 0,
         "health": "",
-        "finished": [LIVE],
+        "built": [LIVE],
         "activation": {"at": "2026-11-21T10:00:00Z", "by": "ann@laptop"},
         "releases": {LIVE: {"manifest": {"built": "2026-11-21T09:59:00Z", "by": "ann@laptop", "version": "v1"}, "bad": ""}},
         **changed,
@@ -263,7 +263,7 @@ def test_status_tells_of_the_certificate(changed, words):
 
 def test_status_of_a_host_that_can_not_be_reached_or_is_bare():
     assert host.host_status(report(away={"found": "no answer", "cure": ""}), {}, [], LIMITS)["health"] == "no answer"
-    bare = releases(live="", running=[], finished=[], activation={}, releases={})
+    bare = releases(live="", running=[], built=[], activation={}, releases={})
     found = host.host_status(report(), bare, [], LIMITS)
     assert (found["live"], found["health"], found["releases"]) == ("", "nothing is live", [])
 

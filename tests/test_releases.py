@@ -18,6 +18,21 @@ modules = {verb: plugin(f"modules/release_{verb}") for verb in ("info", "lock", 
 layout, release, files = plugin("module_utils/layout"), plugin("module_utils/release"), plugin("module_utils/files")
 command, journal, memory, sockets = (plugin(f"module_utils/{name}") for name in ("command", "journal", "memory", "sockets"))
 deploy_lock, findings = plugin("plugin_utils/deploy_lock"), plugin("filter/host")
+# keys of a task's result that are Ansible's own
+RESERVED = {
+    "async_result",
+    "attempts",
+    "diff",
+    "exception",
+    "finished",
+    "no_log",
+    "notify",
+    "rc",
+    "retries",
+    "skipped",
+    "stats",
+    "unreachable",
+}
 HEALTH = {"successes": 1, "timeout_seconds": 0.3, "answer_seconds": 1}
 SHORT = {
     "info": {"holder": {"token": "t"}},
@@ -51,6 +66,7 @@ def run_module(verb, parameters, run_command, check_mode=False):
             self.params, self.check_mode, self.run_command = checked.validated_parameters, check_mode, run_command
 
         def exit_json(self, **result):
+            assert not RESERVED & {*result}, "Ansible reads it, and may change its type"
             raise Ended(result)
 
         def fail_json(self, **result):
@@ -209,7 +225,7 @@ def test_files_of_a_host_may_hold_anything(host, content):
         (host.root / name).write_bytes(content)
     found = host.do("info")
     assert found["live"] == "r1" and all(isinstance(line["id"], str) for line in found["history"])
-    for name in found["finished"]:
+    for name in found["built"]:
         findings.kept(name, "r1", **found["releases"][name])
     if found["lock_holder"]:
         found["lock_holder"]["dead"] = deploy_lock.is_dead(found["lock_holder"])
@@ -561,7 +577,7 @@ def test_a_release_whose_image_is_gone_is_none(images, host):
     assert host.do("info")["previous"] == "r1"
     (images.storage / "id-one").rmdir()
     found = host.do("info")
-    assert found["previous"] == "" and found["finished"] == ["r2"] and found["unfinished"] == ["r1"]
+    assert found["previous"] == "" and found["built"] == ["r2"] and found["unfinished"] == ["r1"]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def run(app, tmp_path_factory):
         "release_app": app,
     }
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"shop": settings}}}))
-    nothing = {"finished": [], "releases": {}, "running": [], "enabled": [], "live": ""}
+    nothing = {"built": [], "releases": {}, "running": [], "enabled": [], "live": ""}
     facts = {"processor_vcpus": 2, "memtotal_mb": 2000, "python": {"version": {"major": 3, "minor": 13}}}
     tasks = [
         {"ansible.builtin.set_fact": {"release_host": nothing, "ansible_facts": facts, "release_plan": {}}},

@@ -38,7 +38,7 @@ def host_status(report, releases, behind, limits):
         "backup": "; ".join(told(entry) for entry in backup(report, limits)),
         "certificate_days": int((ends - report["time"]) // DAY) if ends else None,
         "certificate": certificate_line(report),
-        "releases": [kept(name, live, **releases["releases"][name]) for name in releases["finished"]],
+        "releases": [kept(name, live, **releases["releases"][name]) for name in releases["built"]],
     }
 
 

@@ -94,7 +94,7 @@ class Layout:
             found[name] = {"manifest": manifest, "bad": read(self.bad_marker(name)).strip()}
         return found
 
-    def finished(self):
+    def built(self):
         """The finished releases: the last one activated first, those never activated last."""
         activated = {line["id"]: number for number, line in enumerate(self.history())}
         releases = self.releases()
@@ -108,7 +108,7 @@ class Layout:
         """Where a rollback goes to: the last one activated before the live one that is kept and not bad."""
         live, releases = self.live(), self.releases()
         activated = {line["id"] for line in self.history()}
-        usable = [name for name in self.finished() if name != live and name in activated and not releases[name]["bad"]]
+        usable = [name for name in self.built() if name != live and name in activated and not releases[name]["bad"]]
         return usable[0] if usable else ""
 
     def edited(self, release_id, run_command):

@@ -59,7 +59,7 @@ releases:
   description: "By release: its C(manifest), empty if it is unfinished, and C(bad), why it must not be activated, else empty."
   type: dict
   returned: success
-finished:
+built:
   description: "The finished releases: the last one activated first, those never activated last."
   type: list
   elements: str
@@ -128,7 +128,7 @@ def read(layout, units, run_command):
         "activation": next((line for line in reversed(history) if line["id"] == live), {}),
         "history": history[-20:],
         "releases": releases,
-        "finished": layout.finished(),
+        "built": layout.built(),
         "unfinished": [name for name, release in releases.items() if not release["manifest"]],
         "running": layout.releases_of(active),
         "enabled": layout.releases_of(enabled),

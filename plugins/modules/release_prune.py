@@ -104,7 +104,7 @@ def prune(release, params):
 def remove_releases(release, keep):
     """Remove every unfinished release, and the finished ones but for the newest. The live and the previous one always stay."""
     layout = release.layout
-    stay = {release.id, layout.live(), read_link(layout.previous_link), *layout.finished()[:keep]}
+    stay = {release.id, layout.live(), read_link(layout.previous_link), *layout.built()[:keep]}
     # a worker may still be at its last job
     stay |= {*layout.releases_of(unit for unit in release.app_units.active("deactivating") if layout.process_of(unit) != "web")}
     removed = [name for name in list_directories(layout.path("releases")) if name not in stay]
