@@ -179,9 +179,9 @@ def test_a_host_gets_no_credential(controller, repository, monkeypatch):
         {"name": "lay out", "ansible.builtin.include_tasks": str(roles / "lay_out.yml")},
         {"name": "develop", "ansible.builtin.include_tasks": str(roles / "develop.yml")},
     ]
-    result = {"taken_over": {}, "edited": [], "live": ""}
+    result = {"lock_taken_over": {}, "edited": [], "live": ""}
     stub = f"#!/bin/sh\ncat $1 >>{controller}/given\necho '{json.dumps(result)}'\n"
-    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(with_modules(controller, releases=stub, release_folder=stub)))
+    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(with_modules(controller, release_info=stub, release_folder=stub)))
     (controller / "book.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "vars": variables, "tasks": tasks}]))
     code, output = play(controller, controller / "book.yml", {"h": {"ansible_connection": "local"}})
     assert code != 0 and "to develop it here, name a folder" in " ".join(output.split()), output

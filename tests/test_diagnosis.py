@@ -12,7 +12,7 @@ from conftest import PROJECT, plugin
 diagnosis = plugin("filter/diagnosis")
 WRITABLE = "app_shared"
 CODE = "systemd_allow_writable_code: true"
-EXITED = "Start the release and wait until it answers well: the app exited"
+EXITED = "Start the release and wait until it is healthy: the app exited"
 
 # as they were printed in the sandbox of app.service.j2 on Debian 12 (systemd 252) and 13 (257)
 IN_THE_SANDBOX = [
@@ -145,7 +145,7 @@ def test_the_message_of_a_failed_release(tmp_path, result, words, remedy):
         "release_app": "shop",
         "release_id": "r2",
         "release_host": {"live": "r1"},
-        "release_down": {"log": result.get("log", "")},
+        "release_stopped": {"log": result.get("log", "")},
         "release_server": {"packages": []},
         "release_server_role": "gunicorn",
         "ansible_failed_result": result,
@@ -160,7 +160,7 @@ def test_the_message_of_a_failed_release(tmp_path, result, words, remedy):
     command = ["ansible-playbook", "-i", "localhost,", tmp_path / "book.json"]
     said = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True).stdout
     assert time.monotonic() - started < 15
-    assert "Release r2 was not made live." in said and words in said and remedy in said and "Release r1 goes on serving." in said, said[
+    assert "Release r2 was not activated." in said and words in said and remedy in said and "Release r1 goes on serving." in said, said[
         -3000:
     ]
     assert not set(said) & {"\x1b", "\x07", "\x9b"} and max(map(len, said.split("\n"))) < 2300

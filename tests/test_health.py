@@ -6,12 +6,11 @@ import ssl
 import subprocess
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 from conftest import plugin
 
-releases = plugin("modules/releases")
+health, layout, release = plugin("module_utils/health"), plugin("module_utils/layout"), plugin("module_utils/release")
 OK = b"HTTP/1.1 200 OK\r\n"
 SECONDS = 0.6
 
@@ -67,7 +66,7 @@ def ask(tmp_path):
         listener.bind(path)
         listener.listen()
         serve(listener, answer)
-        page = releases.Page({"path": "/health", "answer_seconds": SECONDS, "host": "shop.example", "port": 0}, path)
+        page = health.Page({"path": "/health", "answer_seconds": SECONDS, "host": "shop.example", "port": 0}, path)
         started = time.monotonic()
         return page.ask(), page.status, time.monotonic() - started
 
@@ -160,7 +159,7 @@ def nginx(tmp_path):
     [(drip(OK), "no answer within"), (say(OK + b"Content-Length: 2\r\n\r\nok"), ""), (drip(OK + b"\r\n"), "no answer within")],
 )
 def test_through_nginx_too(nginx, answer, words):
-    page = releases.Page(nginx(answer))
+    page = health.Page(nginx(answer))
     started = time.monotonic()
     found = page.ask()
     assert words in found and bool(words) == bool(found) and time.monotonic() - started < SECONDS + 0.4
@@ -172,25 +171,24 @@ LIMITED = say(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
 @pytest.mark.parametrize(("status", "why"), [(b"200 OK", ""), (b"500 Internal Server Error", "/ answered 500")])
 def test_where_another_app_has_used_up_the_requests_of_this_host_the_live_release_is_asked_itself(nginx, tmp_path, status, why):
     (tmp_path / "live").mkdir()
-    params = {**nginx(LIMITED), "app": "shop", "root": str(tmp_path), "id": ""}
-    instance = releases.Instance(SimpleNamespace(params=params, run_command=None))
+    page = release.site_page(nginx(LIMITED), layout.Layout(str(tmp_path), "shop"))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "live/wsgi.sock"))
         listener.listen()
         serve(listener, say(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"))
-        assert instance.live_page().ask() == why
+        assert page.ask() == why
 
 
 def test_a_handshake_that_does_not_come_to_its_end_ends_in_time():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serve(listener, drip(b"\x16\x03\x03\x40\x00", b"\0"))
-        page = releases.Page({"path": "/", "answer_seconds": SECONDS, "host": "shop.example", "port": listener.getsockname()[1]})
+        page = health.Page({"path": "/", "answer_seconds": SECONDS, "host": "shop.example", "port": listener.getsockname()[1]})
         started = time.monotonic()
         assert page.ask() == f"/ gave no answer within {SECONDS} seconds" and time.monotonic() - started < SECONDS + 0.4
 
 
 def test_a_socket_that_is_not_there_or_not_listened_on(tmp_path):
-    page = releases.Page({"path": "/", "answer_seconds": SECONDS, "host": "a", "port": 0}, str(tmp_path / "none"))
+    page = health.Page({"path": "/", "answer_seconds": SECONDS, "host": "a", "port": 0}, str(tmp_path / "none"))
     assert page.ask() == "the server has not opened its socket"
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tmp_path / "none"))

@@ -58,20 +58,20 @@ def report(**changed):
 def releases(**changed):
     return {
         "live": LIVE,
-        "former": "",
+        "previous": "",
         "running": [LIVE],
-        "lacking": {LIVE: []},
+        "missing": {LIVE: []},
         "processes": [],
         "schedule": [],
         "dangling": False,
         "edited": [],
         "unfinished": [],
-        "held_by": {},
+        "lock_holder": {},
         "memory_mb": 120,
         "restarts": 0,
         "health": "",
-        "complete": [LIVE],
-        "cut_over": {"at": "2026-11-21T10:00:00Z", "by": "ann@laptop"},
+        "built": [LIVE],
+        "activation": {"at": "2026-11-21T10:00:00Z", "by": "ann@laptop"},
         "releases": {LIVE: {"manifest": {"built": "2026-11-21T09:59:00Z", "by": "ann@laptop", "version": "v1"}, "bad": ""}},
         **changed,
     }
@@ -201,11 +201,11 @@ HELD = {"who": "ann@laptop", "since": 1_000_000_000, "what": "releasing v2", "de
         ({"live": "", "running": []}, "note", "nothing is deployed here yet"),
         ({"dangling": True}, "bad", f"the live release {LIVE} has no folder"),
         ({"running": []}, "bad", f"the live release {LIVE} does not run"),
-        ({"lacking": {LIVE: ["worker.1"], "f-1": ["web"]}, "processes": ["worker.1"]}, "bad", "is not up, or would not be at boot"),
+        ({"missing": {LIVE: ["worker.1"], "f-1": ["web"]}, "processes": ["worker.1"]}, "bad", "is not up, or would not be at boot"),
         ({"health": "/healthz answered 500"}, "bad", "/healthz answered 500"),
         ({"restarts": 3}, "note", "started it again 3 times"),
-        ({"held_by": HELD}, "note", "at work: ann@laptop since 2001-09-09 01:46:40 UTC: releasing v2"),
-        ({"held_by": {**HELD, "dead": True}}, "note", "the lock of ann@laptop since"),
+        ({"lock_holder": HELD}, "note", "at work: ann@laptop since 2001-09-09 01:46:40 UTC: releasing v2"),
+        ({"lock_holder": {**HELD, "dead": True}}, "note", "the lock of ann@laptop since"),
         ({"edited": ["app/pages.py"]}, "note", "by hand: app/pages.py"),
         ({"unfinished": ["f-1"]}, "note", "f-1, half built"),
         ({"running": [LIVE, "f-1"]}, "note", "f-1, still running"),
@@ -228,7 +228,7 @@ def test_status_sums_it_up():
         "live": LIVE,
         "since": "2026-11-21T10:00:00Z",
         "by": "ann@laptop",
-        "former": "",
+        "previous": "",
         "health": "well",
         "processes": "",
         "runs": "none at work, none left half-done",
@@ -263,7 +263,7 @@ def test_status_tells_of_the_certificate(changed, words):
 
 def test_status_of_a_host_that_can_not_be_reached_or_is_bare():
     assert host.host_status(report(away={"found": "no answer", "cure": ""}), {}, [], LIMITS)["health"] == "no answer"
-    bare = releases(live="", running=[], complete=[], cut_over={}, releases={})
+    bare = releases(live="", running=[], built=[], activation={}, releases={})
     found = host.host_status(report(), bare, [], LIMITS)
     assert (found["live"], found["health"], found["releases"]) == ("", "nothing is live", [])
 

@@ -64,7 +64,7 @@ def identified(tmp_path_factory):
     (probe / "tasks").mkdir(parents=True)
     for name in ("defaults", "templates", "vars"):
         (probe / name).symlink_to(PROJECT / "roles/release" / name)
-    nothing = {"live": "", "complete": [], "running": [], "enabled": [], "lacking": {}}
+    nothing = {"live": "", "built": [], "running": [], "enabled": [], "missing": {}}
     tasks = [
         {"ansible.builtin.set_fact": {"release_host": nothing, "ansible_facts": FACTS}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.release", "tasks_from": "identify"}},

@@ -1,4 +1,4 @@
-"""The life of a release with further processes and a schedule, told by a systemd that only remembers."""
+"""The life of a release with workers and scheduled jobs: the modules, with a systemd that only remembers."""
 
 import contextlib
 import json
@@ -11,34 +11,77 @@ from fnmatch import fnmatch
 from types import SimpleNamespace
 
 import pytest
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from conftest import plugin
 
-releases, holders, findings = plugin("modules/releases"), plugin("action/releases"), plugin("filter/host")
-command, sockets = plugin("module_utils/command"), plugin("module_utils/sockets")
-DEFAULTS = {
-    "app": "shop",
-    "ask": False,
-    "restart": False,
-    "host": "localhost",
-    "port": 443,
-    "path": "/",
-    "successes": 1,
-    "timeout_seconds": 0.3,
-    "answer_seconds": 1,
-    "settle_seconds": 0.05,
-    "watch_seconds": 0.05,
-    "reason": "",
-    "drain_seconds": 0.1,
-    "keep": 5,
-    "by": "ann@laptop",
-    "lock": "",
-    "holder": {"token": "t"},
-    "dead": "",
+modules = {verb: plugin(f"modules/release_{verb}") for verb in ("info", "lock", "start", "activate", "stop", "prune")}
+layout, release, files = plugin("module_utils/layout"), plugin("module_utils/release"), plugin("module_utils/files")
+command, journal, memory, sockets = (plugin(f"module_utils/{name}") for name in ("command", "journal", "memory", "sockets"))
+deploy_lock, findings = plugin("plugin_utils/deploy_lock"), plugin("filter/host")
+# keys of a task's result that are Ansible's own
+RESERVED = {
+    "async_result",
+    "attempts",
+    "diff",
+    "exception",
+    "finished",
+    "no_log",
+    "notify",
+    "rc",
+    "retries",
+    "skipped",
+    "stats",
+    "unreachable",
+}
+HEALTH = {"successes": 1, "timeout_seconds": 0.3, "answer_seconds": 1}
+SHORT = {
+    "info": {"holder": {"token": "t"}},
+    "lock": {"holder": {"token": "t"}},
+    "start": {**HEALTH, "settle_seconds": 0.05},
+    "activate": {**HEALTH, "watch_seconds": 0.05, "by": "ann@laptop"},
+    "prune": {"drain_seconds": 0.1, "holder": {"token": "t"}},
 }
 
 
+class Failed(Exception):
+    """A module failed; with its result."""
+
+    def __init__(self, result):
+        super().__init__(result["msg"])
+        self.result = result
+
+
+class Ended(Exception):
+    pass
+
+
+def run_module(verb, parameters, run_command, check_mode=False):
+    """The result of a release's module, run in this process, so that its systemd can be the one below."""
+
+    class Module:
+        def __init__(self, argument_spec, required_if=(), supports_check_mode=False):
+            assert supports_check_mode
+            checked = ArgumentSpecValidator(argument_spec, required_if=required_if).validate(parameters)
+            assert not checked.error_messages, checked.error_messages
+            self.params, self.check_mode, self.run_command = checked.validated_parameters, check_mode, run_command
+
+        def exit_json(self, **result):
+            assert not RESERVED & {*result}, "Ansible reads it, and may change its type"
+            raise Ended(result)
+
+        def fail_json(self, **result):
+            raise Failed(result)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises((Ended, Failed)) as ended:
+        patch.setattr(modules[verb], "AnsibleModule", Module)
+        modules[verb].main()
+    if ended.type is Failed:
+        raise ended.value
+    return ended.value.args[0]
+
+
 class Systemd:
-    """Units are up or not; a worker that is told to stop is busy until `finish`."""
+    """Units are active or not; a worker that is told to stop is busy until `finish`."""
 
     def __init__(self, units):
         self.units, self.state, self.said, self.dying = units, {}, [], set()
@@ -95,7 +138,7 @@ class Systemd:
     def reset_failed(self, name, options):
         pass
 
-    def up(self):
+    def active(self):
         return sorted(name for name, state in self.state.items() if state == "active")
 
     def finish(self):
@@ -109,23 +152,23 @@ def host(tmp_path, monkeypatch):
     root = tmp_path / "srv"
     (root / "releases").mkdir(parents=True)
     systemd = Systemd(units)
-    monkeypatch.setattr(releases, "SYSTEM_UNITS", str(units))
-    monkeypatch.setattr(releases, "available_mb", lambda: 1000)
-    # the journal
-    monkeypatch.setattr(releases, "run", lambda _argv, **_options: (0, "", ""))
-    # the site does badly while this release is live
+    monkeypatch.setattr(layout, "SYSTEM_UNITS", str(units))
+    monkeypatch.setattr(memory, "available_mb", lambda: 1000)
+    monkeypatch.setattr(journal, "run", lambda _argv, **_options: (0, "", ""))
+    # the app's lock is in /run/flaskhost
+    monkeypatch.setattr(release, "acquire", lambda _app, _purpose: None)
+    # the site is unhealthy while this release is live
     host = SimpleNamespace(root=root, units=units, systemd=systemd, bad="")
 
     def ask(page):
-        return "/ answered 500" if not page.path and releases.read_link(f"{root}/live") == host.bad else ""
+        return "/ answered 500" if not page.path and files.read_link(f"{root}/live") == host.bad else ""
 
-    monkeypatch.setattr(releases.Page, "ask", ask)
+    monkeypatch.setattr(release.Page, "ask", ask)
 
-    def do(state, name=None, **parameters):
-        parameters = {**DEFAULTS, "root": str(root), "state": state, "id": name, **parameters}
-        module = SimpleNamespace(params=parameters, check_mode=False, run_command=systemd.run_command)
+    def do(verb, name=None, check_mode=False, **parameters):
+        parameters = {"app": "shop", "root": str(root), **SHORT.get(verb, {}), **parameters, **({"id": name} if name else {})}
         systemd.said.clear()
-        return getattr(releases.Instance(module), state)()
+        return run_module(verb, parameters, systemd.run_command, check_mode)
 
     def build(name, workers=2, **timers):
         folder = root / "releases" / name
@@ -142,8 +185,8 @@ def host(tmp_path, monkeypatch):
 
     def ship(name, **options):
         build(name, **options)
-        for state in "up", "live", "only":
-            do(state, name)
+        for verb in "start", "activate", "prune":
+            do(verb, name)
 
     host.do, host.build, host.ship = do, build, ship
     return host
@@ -180,15 +223,15 @@ def test_files_of_a_host_may_hold_anything(host, content):
     host.build("r2")
     for name in "history", "lock", "releases/r1/manifest.json":
         (host.root / name).write_bytes(content)
-    found = host.do("read")
+    found = host.do("info")
     assert found["live"] == "r1" and all(isinstance(line["id"], str) for line in found["history"])
-    for name in found["complete"]:
+    for name in found["built"]:
         findings.kept(name, "r1", **found["releases"][name])
-    if found["held_by"]:
-        found["held_by"]["dead"] = holders.is_dead(found["held_by"])
+    if found["lock_holder"]:
+        found["lock_holder"]["dead"] = deploy_lock.is_dead(found["lock_holder"])
     assert list(findings.leftovers(found, []))
-    taken = host.do("read", lock="releasing", holder={"token": "t"}, lock_expires_seconds=1800)
-    assert taken["held_by"]["token"] == "t" and taken["held_by"]["what"] == "releasing"
+    taken = host.do("info", lock_purpose="releasing")
+    assert taken["lock_holder"]["token"] == "t" and taken["lock_holder"]["what"] == "releasing"
 
 
 def test_a_release_whose_socket_leads_nowhere_is_read_like_any_other(host, tmp_path):
@@ -198,36 +241,36 @@ def test_a_release_whose_socket_leads_nowhere_is_read_like_any_other(host, tmp_p
     link = host.root / "releases/r1/wsgi.sock"
     link.unlink()
     link.symlink_to(tmp_path / "loop")
-    found = host.do("read")
+    found = host.do("info")
     assert found["live"] == "r1" and "worker.1" in found["processes"]
     host.ship("r2")
-    assert host.do("read")["live"] == "r2"
+    assert host.do("info")["live"] == "r2"
 
 
 def test_workers_come_and_go_with_their_release(host):
     host.ship("r1")
-    assert host.systemd.up() == units_of("r1")
+    assert host.systemd.active() == units_of("r1")
     host.ship("r2", workers=3)
-    assert host.systemd.up() == units_of("r2", 3)
-    found = host.do("read")
+    assert host.systemd.active() == units_of("r2", 3)
+    found = host.do("info")
     assert (found["live"], found["running"], found["enabled"]) == ("r2", ["r2"], ["r2"])
-    assert found["lacking"]["r2"] == [] and found["processes"] == ["worker.1", "worker.2", "worker.3"]
+    assert found["missing"]["r2"] == [] and found["processes"] == ["worker.1", "worker.2", "worker.3"]
 
 
-def test_a_worker_of_the_former_release_takes_no_job_of_the_new_one(host):
+def test_a_worker_of_the_previous_release_takes_no_job_of_the_new_one(host):
     """It is told to stop before the link moves, and nobody waits until it has ended."""
     host.ship("r1")
     host.build("r2")
-    host.do("up", "r2")
-    assert host.systemd.up() == sorted(units_of("r1") + units_of("r2")), "until then both work"
-    host.do("live", "r2")
+    host.do("start", "r2")
+    assert host.systemd.active() == sorted(units_of("r1") + units_of("r2")), "until then both work"
+    host.do("activate", "r2")
     assert host.systemd.state["shop-worker.1@r1.service"] == "deactivating"
-    assert "shop@r1.service" in host.systemd.up(), "its server goes on with what it accepted"
+    assert "shop@r1.service" in host.systemd.active(), "its server goes on with what it accepted"
 
 
-def test_workers_start_after_the_server_has_answered_and_before_the_cut_over(host):
+def test_workers_start_after_the_server_is_healthy_and_before_the_activation(host):
     host.build("r1")
-    host.do("up", "r1")
+    host.do("start", "r1")
     started = [words for words in host.systemd.said if words.startswith("start")]
     assert started == ["start shop@r1.service", "start shop-worker.1@r1.service shop-worker.2@r1.service"]
     assert not (host.root / "live").is_symlink()
@@ -238,12 +281,12 @@ def test_a_release_whose_worker_dies_is_never_live(host):
     host.build("r2")
     host.systemd.dying = {"shop-worker.2@r2.service"}
     host.systemd.show = dying_later(host.systemd)
-    with pytest.raises(releases.Unfit, match=r"worker\.2 exited"):
-        host.do("up", "r2", settle_seconds=1)
-    host.do("down", "r2", reason="its worker died")
-    assert host.systemd.up() == units_of("r1")
+    with pytest.raises(Failed, match=r"worker\.2 exited"):
+        host.do("start", "r2", settle_seconds=1)
+    host.do("stop", "r2", mark_bad="its worker died")
+    assert host.systemd.active() == units_of("r1")
     assert "worker died" in (host.root / "bad/r2").read_text()
-    assert releases.read_link(f"{host.root}/live") == "r1"
+    assert files.read_link(f"{host.root}/live") == "r1"
 
 
 def dying_later(systemd):
@@ -257,37 +300,37 @@ def dying_later(systemd):
     return show
 
 
-def test_the_former_workers_are_back_if_the_site_goes_back(host):
+def test_the_previous_workers_start_again_if_the_site_is_reverted(host):
     host.ship("r1")
     host.build("r2")
-    host.do("up", "r2")
+    host.do("start", "r2")
     host.bad = "r2"
-    with pytest.raises(releases.Unfit) as error:
-        host.do("live", "r2")
-    assert error.value.went_back
-    assert host.systemd.up() == units_of("r1")
+    with pytest.raises(Failed) as error:
+        host.do("activate", "r2")
+    assert error.value.result["reverted"]
+    assert host.systemd.active() == units_of("r1")
     assert host.systemd.state["shop-worker.1@r2.service"] == "deactivating", "it may have begun a job"
-    assert host.do("read")["lacking"]["r1"] == []
+    assert host.do("info")["missing"]["r1"] == []
 
 
-def test_going_back_brings_the_former_workers_and_their_number_back(host):
+def test_a_rollback_brings_the_previous_workers_and_their_number_back(host):
     host.ship("r1", workers=1)
     host.ship("r2", workers=3)
     # before their last job has ended
-    for state in "up", "live", "only":
-        host.do(state, "r1")
-    assert host.systemd.up() == units_of("r1", 1)
+    for verb in "start", "activate", "prune":
+        host.do(verb, "r1")
+    assert host.systemd.active() == units_of("r1", 1)
 
 
 def test_a_release_is_kept_while_a_worker_of_it_is_at_its_last_job(host):
     for name in "r1", "r2", "r3":
         host.build(name)
-        host.do("up", name)
-        host.do("live", name)
-        host.do("only", name, keep=1)
+        host.do("start", name)
+        host.do("activate", name)
+        host.do("prune", name, keep=1)
     assert (host.root / "releases/r1").is_dir()
     host.systemd.finish()
-    host.do("only", "r3", keep=1)
+    host.do("prune", "r3", keep=1)
     assert not (host.root / "releases/r1").exists()
     assert not [name for name in os.listdir(host.units) if "@r1." in name]
 
@@ -296,9 +339,9 @@ def test_a_release_is_kept_while_a_worker_of_it_is_at_its_last_job(host):
 def test_a_worker_that_somebody_stopped_is_started_by_the_next_run(host, by_hand):
     host.ship("r1")
     host.systemd.run_command(["systemctl", by_hand, "shop-worker.2@r1.service"])
-    assert host.do("read")["lacking"]["r1"] == ["worker.2"]
-    host.do("up", "r1")
-    assert host.do("read")["lacking"]["r1"] == []
+    assert host.do("info")["missing"]["r1"] == ["worker.2"]
+    host.do("start", "r1")
+    assert host.do("info")["missing"]["r1"] == []
 
 
 def test_units_of_others_are_left_alone(host):
@@ -307,7 +350,92 @@ def test_units_of_others_are_left_alone(host):
         host.systemd.state[name] = "active"
     host.ship("r1")
     host.ship("r2")
-    assert {"shopping@1.service", "shop-worker@1.service", "shop-1.2x@1.service"} < {*host.systemd.up()}
+    assert {"shopping@1.service", "shop-worker@1.service", "shop-1.2x@1.service"} < {*host.systemd.active()}
+
+
+# -- the files that earlier versions and nginx know by these names ----------------------------------------------------------
+
+
+def test_the_files_on_a_host_keep_their_names(host):
+    for name in "r1", "r2":
+        host.ship(name)
+    assert os.readlink(host.root / "live") == "releases/r2" and os.readlink(host.root / "former") == "releases/r1"
+    first, second = map(json.loads, (host.root / "history").read_text().splitlines())
+    assert (first["before"], second["id"], second["before"], second["by"]) == ("", "r2", "r1", "ann@laptop")
+    host.do("start", "r1")
+    host.do("activate", "r1", mark_previous_bad="rolled back by ann@laptop")
+    assert (host.root / "bad/r2").read_text().endswith("Z rolled back by ann@laptop\n")
+    found = host.do("info")
+    assert found["previous"] == "" and found["releases"]["r2"]["bad"] and found["activation"]["before"] == "r2"
+
+
+def test_a_directory_in_the_place_of_a_link_is_not_replaced(host):
+    host.build("r1")
+    host.do("start", "r1")
+    (host.root / "live").mkdir()
+    with pytest.raises(Failed, match="live must be a link to a release, and is a directory"):
+        host.do("activate", "r1")
+
+
+@pytest.mark.parametrize("verb", ["lock", "start", "activate", "stop", "prune"])
+def test_check_mode_changes_nothing(host, verb):
+    host.ship("r1")
+    host.build("r2")
+    before = sorted(host.root.rglob("*"))
+    name, options = (None, {"lock_purpose": "releasing"}) if verb == "lock" else ("r2", {})
+    assert host.do(verb, name, check_mode=True, **options)["changed"] == (verb != "lock")
+    assert sorted(host.root.rglob("*")) == before and not host.systemd.said
+    assert host.do("info", check_mode=True, lock_purpose="releasing")["lock_holder"] == {}
+
+
+# -- the deploy lock -------------------------------------------------------------------------------------------------------
+
+OTHER = {"who": "bob@ci", "controller": "c", "pid": 7, "token": "c:7:1"}
+
+
+def test_the_deploy_lock_is_acquired_once_and_released_by_its_holder_only(host):
+    for verb in "lock", "info":
+        assert host.do(verb, lock_purpose="releasing v2")["lock_taken_over"] == {}, "a run acquires its own lock again"
+        with pytest.raises(Failed) as error:
+            host.do(verb, lock_purpose="releasing v3", holder=OTHER)
+        assert error.value.result["lock_holder"]["what"] == "releasing v2"
+    host.do("lock", state="absent", holder=OTHER)
+    assert host.do("info")["lock_holder"]["token"] == "t"
+    host.do("lock", state="absent")
+    assert host.do("info")["lock_holder"] == {} and not list(host.root.glob("lock*"))
+
+
+def test_pruning_releases_the_deploy_lock_if_it_is_asked_to(host):
+    host.ship("r1")
+    host.do("info", lock_purpose="releasing")
+    assert not host.do("prune", "r1")["unlocked"]
+    assert host.do("info")["lock_holder"]
+    assert host.do("prune", "r1", unlock=True)["unlocked"]
+    assert host.do("info")["lock_holder"] == {}
+
+
+@pytest.mark.parametrize("options", [{"dead_holder": "c:7:1"}, {"lock_expires_seconds": 0}])
+def test_the_lock_of_a_run_that_died_is_taken_over(host, options):
+    host.do("lock", lock_purpose="releasing v1", holder=OTHER)
+    taken = host.do("info", lock_purpose="releasing v2", **options)
+    assert taken["lock_taken_over"]["who"] == "bob@ci" and taken["lock_taken_over"]["what"] == "releasing v1"
+    assert taken["lock_holder"]["what"] == "releasing v2" and not list(host.root.glob("lock?*"))
+
+
+def test_a_lock_needs_a_root_that_is_there(host):
+    with pytest.raises(Failed, match="none is missing"):
+        host.do("lock", lock_purpose="releasing", root=str(host.root / "none"))
+
+
+def test_the_controller_knows_which_holder_has_died():
+    ours = deploy_lock.holder()
+    assert not deploy_lock.is_dead(ours)
+    assert deploy_lock.is_dead({**ours, "token": f"{ours['controller']}:{ours['pid']}:1"}), "its process ID belongs to another process"
+    assert not deploy_lock.is_dead({**ours, "controller": "another", "token": "another:1:1"}), "only that controller knows"
+    other = {**OTHER, "since": 1_000_000_000, "what": "releasing v2"}
+    assert "bob@ci has been at work here since 01:46:40 UTC: releasing v2. Nothing was touched" in deploy_lock.held_message(
+        other, {"root": "/srv/shop"}
+    )
 
 
 # -- the schedule ----------------------------------------------------------------------------------------------------------
@@ -317,24 +445,24 @@ TIDY = "shop-schedule-tidy.timer"
 
 def test_the_schedule_is_the_live_release_s(host):
     host.build("r1", tidy="04:00")
-    host.do("up", "r1")
-    assert TIDY not in host.systemd.up()
-    host.do("live", "r1")
-    assert TIDY in host.systemd.up() and (host.units / TIDY).read_text() == "04:00"
-    assert host.do("read")["schedule"] == ["tidy"]
+    host.do("start", "r1")
+    assert TIDY not in host.systemd.active()
+    host.do("activate", "r1")
+    assert TIDY in host.systemd.active() and (host.units / TIDY).read_text() == "04:00"
+    assert host.do("info")["schedule"] == ["tidy"]
     host.ship("r2", report="05:00")
-    assert TIDY not in host.systemd.up() and not (host.units / TIDY).exists()
-    assert "shop-schedule-report.timer" in host.systemd.up()
-    host.do("up", "r1")
-    host.do("live", "r1")
-    assert [name for name in host.systemd.up() if "schedule" in name] == [TIDY]
+    assert TIDY not in host.systemd.active() and not (host.units / TIDY).exists()
+    assert "shop-schedule-report.timer" in host.systemd.active()
+    host.do("start", "r1")
+    host.do("activate", "r1")
+    assert [name for name in host.systemd.active() if "schedule" in name] == [TIDY]
 
 
 def test_a_timer_that_stays_as_it_is_is_not_touched(host):
     host.ship("r1", tidy="04:00")
     host.build("r2", tidy="04:00")
-    host.do("up", "r2")
-    host.do("live", "r2")
+    host.do("start", "r2")
+    host.do("activate", "r2")
     assert not [words for words in host.systemd.said if "schedule" in words or "daemon-reload" in words]
 
 
@@ -342,20 +470,20 @@ def test_a_schedule_that_a_dead_run_left_undone_is_noticed(host):
     """It died after the link had moved."""
     host.ship("r1", tidy="04:00")
     host.build("r2", tidy="05:00")
-    host.do("up", "r2")
-    releases.Releases(str(host.root), "shop", host.systemd.run_command).make_live("r2", "ann@laptop")
-    assert host.do("read")["lacking"]["r2"] == ["schedule-tidy"]
-    assert host.do("live", "r2")["changed"]
-    assert (host.units / TIDY).read_text() == "05:00" and host.do("read")["lacking"]["r2"] == []
+    host.do("start", "r2")
+    modules["activate"].move_live_link(layout.Layout(str(host.root), "shop"), "r2", "ann@laptop")
+    assert host.do("info")["missing"]["r2"] == ["schedule-tidy"]
+    assert host.do("activate", "r2")["changed"]
+    assert (host.units / TIDY).read_text() == "05:00" and host.do("info")["missing"]["r2"] == []
 
 
-def test_a_site_that_goes_back_keeps_its_schedule(host):
+def test_a_site_that_is_reverted_keeps_its_schedule(host):
     host.ship("r1", tidy="04:00")
     host.build("r2", tidy="05:00")
-    host.do("up", "r2")
+    host.do("start", "r2")
     host.bad = "r2"
-    with pytest.raises(releases.Unfit):
-        host.do("live", "r2")
+    with pytest.raises(Failed):
+        host.do("activate", "r2")
     assert (host.units / TIDY).read_text() == "04:00"
 
 
@@ -363,8 +491,8 @@ def test_a_web_process_only_asks_systemd_no_more_than_before(host):
     host.ship("r1", workers=0)
     host.build("r2", workers=0)
     said = []
-    for state in "up", "live", "only":
-        host.do(state, "r2")
+    for verb in "start", "activate", "prune":
+        host.do(verb, "r2")
         said += host.systemd.said
     verbs = [re.sub(r" .*", "", words) for words in said]
     assert verbs == ["reset-failed", "enable", "start", "disable", "stop"]
@@ -378,8 +506,8 @@ def images(host, tmp_path, monkeypatch):
     """podman, as far as images go: those that it has, by tag; one that is in use stays."""
     storage, tags, in_use = tmp_path / "storage", {}, set()
     (storage / "overlay-images").mkdir(parents=True)
-    monkeypatch.setattr(releases, "IMAGES", str(storage))
-    monkeypatch.setattr(releases.shutil, "which", lambda name: f"/usr/bin/{name}")  # this machine may have none
+    monkeypatch.setattr(layout, "IMAGES", str(storage))
+    monkeypatch.setattr(modules["prune"].shutil, "which", lambda name: f"/usr/bin/{name}")  # this machine may have none
 
     def podman(command):
         words = command[1:]
@@ -408,8 +536,9 @@ def images(host, tmp_path, monkeypatch):
         (link / "complete").unlink()
         link.rmdir()
         link.symlink_to(venv)
-        for state in "up", "live", "only":
-            host.do(state, name, keep=2)
+        for verb in "start", "activate":
+            host.do(verb, name)
+        host.do("prune", name, keep=2)
 
     return SimpleNamespace(ship=ship, tags=tags, in_use=in_use, storage=storage / "overlay-images")
 
@@ -438,17 +567,17 @@ def test_the_name_of_what_was_pulled_last_stays_while_there_are_images(images, h
     assert "pulled" in images.tags
     for name in "r2", "r3", "r4":
         host.ship(name)
-        host.do("only", name, keep=2)
+        host.do("prune", name, keep=2)
     assert not images.tags, "the app runs from venvs again"
 
 
 def test_a_release_whose_image_is_gone_is_none(images, host):
     images.ship("r1", "one")
     images.ship("r2", "two")
-    assert releases.Releases(str(host.root), "shop", host.systemd.run_command).former() == "r1"
+    assert host.do("info")["previous"] == "r1"
     (images.storage / "id-one").rmdir()
-    found = host.do("read")
-    assert found["former"] == "" and found["complete"] == ["r2"] and found["unfinished"] == ["r1"]
+    found = host.do("info")
+    assert found["previous"] == "" and found["built"] == ["r2"] and found["unfinished"] == ["r1"]
 
 
 @pytest.mark.parametrize(
@@ -465,9 +594,9 @@ def test_a_container_that_was_killed_says_so_by_its_status(host, monkeypatch, st
         return dead if "r2" in name else plain(name)
 
     host.systemd.show = show
-    monkeypatch.setattr(releases.Page, "ask", lambda page: "no answer")
-    with pytest.raises(releases.Unfit, match=words):
-        host.do("up", "r2")
+    monkeypatch.setattr(release.Page, "ask", lambda page: "no answer")
+    with pytest.raises(Failed, match=words):
+        host.do("start", "r2")
 
 
 # -- what an app decides ------------------------------------------------------------------------------------------------
@@ -526,9 +655,9 @@ def test_history_and_notes_may_hold_anything(host):
     for name, content in {"r8": b"[1]", "r9": b"\xff"}.items():
         (host.root / "releases" / name).mkdir()
         (host.root / "releases" / name / "manifest.json").write_bytes(content)
-    found = releases.printable_values(host.do("read"))
+    found = host.do("info")
     assert found["live"] == "r1" and found["releases"]["r1"]["bad"] == "\ufffd it failed"
-    assert found["unfinished"] == ["r8", "r9"] and found["cut_over"]["by"] == ""
+    assert found["unfinished"] == ["r8", "r9"] and found["activation"]["by"] == ""
     json.dumps(found).encode()
 
 
@@ -538,11 +667,11 @@ def test_an_app_that_never_stops_logging_does_not_hold_up_the_release_that_faile
     (tmp_path / "bin/journalctl").write_text('#!/bin/sh\ncase "$*" in *--sync) exec sleep 60 ;; esac\necho the last line\n')
     (tmp_path / "bin/journalctl").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(releases, "run", command.run)
-    monkeypatch.setattr(releases, "SYNC_SECONDS", 0.5, raising=False)
+    monkeypatch.setattr(journal, "run", command.run)
+    monkeypatch.setattr(journal, "SYNC_SECONDS", 0.5)
     systemd = host.systemd.run_command
     host.systemd.run_command = lambda argv: systemd(argv) if argv[0] == "systemctl" else (subprocess.run(argv).returncode, "", "")
     host.build("r1")
     started = time.monotonic()
-    assert host.do("down", "r1", reason="it is ill")["log"] == "the last line"
+    assert host.do("stop", "r1", mark_bad="it is ill")["log"] == "the last line"
     assert time.monotonic() - started < 10

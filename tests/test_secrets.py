@@ -40,10 +40,10 @@ def run(app, tmp_path_factory):
         "release_app": app,
     }
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"shop": settings}}}))
-    nothing = {"complete": [], "releases": {}, "running": [], "enabled": [], "live": ""}
+    nothing = {"built": [], "releases": {}, "running": [], "enabled": [], "live": ""}
     facts = {"processor_vcpus": 2, "memtotal_mb": 2000, "python": {"version": {"major": 3, "minor": 13}}}
     tasks = [
-        {"ansible.builtin.set_fact": {"release_host": nothing, "ansible_facts": facts, "release_needs": {}}},
+        {"ansible.builtin.set_fact": {"release_host": nothing, "ansible_facts": facts, "release_plan": {}}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.release", "tasks_from": "identify"}},
         # the venv is another's concern
         {"ansible.builtin.file": {"path": f"{root}/venvs/{{{{ release_venv }}}}", "state": "directory", "mode": "0755"}},

@@ -81,7 +81,7 @@ class Site:
     def live(self):
         return self.host.check_output(f"basename $(readlink {self.root}/live)")
 
-    def former(self):
+    def previous(self):
         return self.host.check_output(f"basename $(readlink {self.root}/former)")
 
     def socket(self):

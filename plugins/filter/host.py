@@ -1,6 +1,6 @@
 """What a host's report comes to: the filters `findings` and `host_status`.
 
-Both take what `host_report` returns, and: `releases` (what the module of this name has read), `behind` (services that run
+Both take what `host_report` returns, and: `releases` (what `release_info` returns), `behind` (services that run
 an older configuration than the one on disk), `limits` (`disk_mb`, `inodes_percent`, `certificate_days`, `clock_seconds`, `backup_hours`).
 
 `findings` gives a list of {what, state, found, cure}. `state` is "ok", "note" (look at it) or "bad" (the site, or the next
@@ -28,9 +28,9 @@ def host_status(report, releases, behind, limits):
     fullest = min(report["disks"], key=lambda path: report["disks"][path]["free_mb"])
     return {
         "live": live,
-        "since": releases["cut_over"].get("at", ""),
-        "by": releases["cut_over"].get("by", ""),
-        "former": releases["former"],
+        "since": releases["activation"].get("at", ""),
+        "by": releases["activation"].get("by", ""),
+        "previous": releases["previous"],
         "health": ["nothing is live", *(entry["found"] for entry in site(releases))][bool(live)],
         "processes": ", ".join([*releases["processes"], *(f"{name} (scheduled)" for name in releases["schedule"])]),
         "runs": "; ".join(left).replace("none", "none at work, none left half-done"),
@@ -41,7 +41,7 @@ def host_status(report, releases, behind, limits):
         "backup": "; ".join(told(entry) for entry in backup(report, limits)),
         "certificate_days": int((ends - report["time"]) // DAY) if ends else None,
         "certificate": certificate_line(report),
-        "releases": [kept(name, live, **releases["releases"][name]) for name in releases["complete"]],
+        "releases": [kept(name, live, **releases["releases"][name]) for name in releases["built"]],
     }
 
 
@@ -126,7 +126,7 @@ def covers(pattern, name):
 def leftovers(releases, behind):
     """What a run that died midway has left: the next run deals with all of it."""
     left = []
-    held = releases["held_by"]
+    held = releases["lock_holder"]
     if held:
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(held["since"]))
         words = f"{held['who']} since {since}: {held['what']}"
@@ -156,15 +156,15 @@ def site(releases):
         yield bad(
             "site",
             releases["health"],
-            "`journalctl --namespace=+APP -t APP` on the host tells why (APP is app_name); `make rollback` brings back the former.",
+            "`journalctl --namespace=+APP -t APP` on the host tells why (APP is app_name); `make rollback` rolls back to the previous release.",
         )
     elif releases["restarts"]:
         times = f"well, but systemd started it again {releases['restarts']} times"
         yield note("site", times, "`journalctl --namespace=+APP -t APP` on the host tells why it ended (APP is app_name).")
     else:
         yield ok("site", "well")
-    for process in releases["lacking"].get(releases["live"], []):
-        if process != "web" and not releases["held_by"]:
+    for process in releases["missing"].get(releases["live"], []):
+        if process != "web" and not releases["lock_holder"]:
             yield bad(f"process {process}", "is not up, or would not be at boot", cure)
 
 

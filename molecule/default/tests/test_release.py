@@ -22,10 +22,10 @@ def test_a_release_under_load_fails_no_request(site, source):
     assert run.ok and back.ok, run.output + back.output
     assert not errors
     assert set(answers) == {200, 303} and sum(answers.values()) > 500, answers
-    # rolled back: the former release is live again, the data is all there, the one that was left is marked
+    # rolled back: the previous release is live again, the data is all there, the one that was left is marked
     assert site.live() == before
     assert site.entries() >= count + answers[303]
-    assert site.host.file(f"/srv/sample/bad/{site.former()}").contains("rolled back by")
+    assert site.host.file(f"/srv/sample/bad/{site.previous()}").contains("rolled back by")
 
 
 def test_the_same_source_is_the_same_release(site, source):

@@ -97,7 +97,7 @@ class Fault:
 
     # -- what must hold -----------------------------------------------------------------------------------------------
 
-    def is_refused(self, *words, live="was not made live", **variables):
+    def is_refused(self, *words, live="was not activated", **variables):
         """The release fails, says why and what serves; what was live is live, and alone; the data is all there."""
         run = self.site.release(self.source, **variables)
         assert not run.ok, run.output

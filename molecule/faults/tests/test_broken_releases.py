@@ -72,19 +72,19 @@ def test_a_site_that_fails_for_visitors(fault):
 
 
 def test_an_app_that_fails_after_a_while(fault):
-    """The app answers well, and with 500 some seconds after it was made live: the link goes back by itself."""
+    """The app answers well, and with 500 some seconds after it was activated: the link goes back by itself."""
     fault.edit(PAGES, "import os\n", "import os\nimport time\n\nLIVE_SINCE = []\n")
     fault.edit(
         PAGES,
         CHECK,
         f"{ONCE_LIVE}        LIVE_SINCE.append(time.time())\n        if time.time() > LIVE_SINCE[0] + 3:\n            abort(500)\n{CHECK}",
     )
-    run = fault.is_refused("/healthz answered 500, after it had answered well", live="and is not any more", release_watch_seconds=9)
-    assert run.tells("Make the release live, and watch the site")
+    run = fault.is_refused("/healthz answered 500, after it had been healthy", live="and is not any more", release_watch_seconds=9)
+    assert run.tells("Activate the release and watch the site")
 
 
 def test_an_app_that_exits_a_little_later(fault):
-    """The app answers well, and dies some seconds after it was made live: the link goes back by itself."""
+    """The app answers well, and dies some seconds after it was activated: the link goes back by itself."""
     fault.edit(PAGES, "import os\n", "import os\nimport threading\n")
     fault.edit(PAGES, CHECK, f"{ONCE_LIVE}        threading.Timer(2, lambda: os.kill(os.getppid(), 9)).start()\n{CHECK}")
     fault.is_refused("was live for a moment and is not any more", live="is not any more", app_release_command="", release_watch_seconds=8)
@@ -131,7 +131,7 @@ def test_a_release_command_that_fails(fault):
 
 @pytest.mark.sample
 def test_a_migration_that_fails_halfway(fault):
-    """A migration fails at its second step, and the first can't be undone: the former release goes on with what is there."""
+    """A migration fails at its second step, and the first can't be undone: the previous release goes on with what is there."""
     fault.edit(
         "migrations/versions/a1_halfway.py",
         new=f"""revision = "a1"

@@ -200,16 +200,16 @@ def test_images_that_were_removed(fault):
     one brings it anew."""
     fault.change()
     assert fault.site.release(fault.source).ok
-    former = fault.site.live()
+    previous = fault.site.live()
     assert fault.release_good().ok
     host, live = fault.site.host, fault.site.live()
-    # former releases end while nobody waits
+    # previous releases end while nobody waits
     host.check_output(
         "for i in $(seq 100); do [ $(podman ps --quiet --filter name=sample-web | wc -l) = 1 ] && exit 0; sleep 0.2; done; exit 1"
     )
     host.check_output("podman image prune --all --force")
     run = fault.site.play("playbooks/rollback.yml")
-    assert not run.ok and run.tells("There is no former release to go back to"), run.output
+    assert not run.ok and run.tells("There is no previous release to roll back to"), run.output
     assert fault.site.live() == live and fault.site.get("/healthz")[0] == 200
     run = fault.site.release(fault.source)
-    assert run.ok and fault.site.live() == former, run.output
+    assert run.ok and fault.site.live() == previous, run.output

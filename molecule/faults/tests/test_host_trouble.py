@@ -208,7 +208,7 @@ def test_a_firewall_that_was_switched_off(fault, by_hand):
 
 
 def test_an_nginx_that_was_stopped(fault):
-    """nginx was stopped: a release says that nobody would see it, and the former stays live; deploy.yml starts nginx."""
+    """nginx was stopped: a release says that nobody would see it, and the previous release stays live; deploy.yml starts nginx."""
     fault.site.host.check_output("systemctl stop nginx")
     fault.change()
     run = fault.site.release(fault.source)
@@ -236,7 +236,9 @@ def test_old_releases_that_were_deleted(fault):
     host = fault.site.host
     host.check_output(f"cd /srv/sample/releases && ls | grep -v {fault.before} | xargs rm -rf")
     run = fault.site.play("playbooks/rollback.yml")
-    assert not run.ok and run.tells("There is no former release to go back to. Kept are:", fault.before, "Nothing was changed"), run.output
+    assert not run.ok and run.tells("There is no previous release to roll back to. Kept are:", fault.before, "Nothing was changed"), (
+        run.output
+    )
     fault.is_as_before()
 
 

@@ -41,7 +41,7 @@ SLOW_START = "\nimport time\ntime.sleep(3)\n"
         (BUILD, {}),
         ("Run the release command", {"app_release_command": "sleep 3; flask --app sample_app db upgrade"}),
         ("Start the release and wait", {}),
-        pytest.param("Make the release live, and watch", {"release_watch_seconds": 4}, marks=pytest.mark.sample),
+        pytest.param("Activate the release and watch the site", {"release_watch_seconds": 4}, marks=pytest.mark.sample),
     ],
 )
 def test_a_connection_that_breaks(fault, step, slowly):
@@ -65,7 +65,7 @@ def test_two_runs_at_once(fault):
     def release_too(_process):
         told.append(fault.release_good())
 
-    ok, output = during(fault.site, "Make the release live, and watch", release_too, **fault.change(), release_watch_seconds=20)
+    ok, output = during(fault.site, "Activate the release and watch the site", release_too, **fault.change(), release_watch_seconds=20)
     assert ok, output
     assert not told[0].ok and told[0].changed == 0
     assert told[0].tells("has been at work here since", "UTC: releasing", str(fault.source), "Nothing was touched"), told[0].output

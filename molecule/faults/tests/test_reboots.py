@@ -7,10 +7,10 @@ from sites import BUILD, DOMAIN, during, wait_until
 
 
 @pytest.mark.parametrize(
-    "step", [BUILD, "Run the release command", pytest.param("Make the release live, and watch", marks=pytest.mark.sample)]
+    "step", [BUILD, "Run the release command", pytest.param("Activate the release and watch the site", marks=pytest.mark.sample)]
 )
 def test_a_reboot(fault, step):
-    """The host reboots during the build, the migration or the cut-over."""
+    """The host reboots during the build, the migration or the activation."""
     release = fault.change("requirements.txt") | {"release_watch_seconds": 5}
     ok, output = during(fault.site, step, lambda process: fault.site.reboot(), **release)
     assert not ok, output
@@ -18,7 +18,7 @@ def test_a_reboot(fault, step):
 
 
 def test_a_reboot_during_the_drain(fault):
-    """The host reboots while the former release finishes its last requests: both start, the new one serves, the rerun ends the other."""
+    """The host reboots while the previous release finishes its last requests: both start, the new one serves, the rerun ends the other."""
     fault.append("sample_app/pages.py", '\n\n@pages.get("/slow")\ndef slow():\n    import time\n\n    time.sleep(20)\n    return "done"\n')
     run = fault.site.release(fault.source)
     assert run.ok, run.output
@@ -26,7 +26,7 @@ def test_a_reboot_during_the_drain(fault):
     command = ["curl", "--silent", "--insecure", "--resolve", f"{DOMAIN}:{fault.site.port}:127.0.0.1", address]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as visitor:
         release = fault.change()
-        ok, output = during(fault.site, "Let other instances finish", lambda process: fault.site.reboot(), **release)
+        ok, output = during(fault.site, "Drain and prune old releases", lambda process: fault.site.reboot(), **release)
         visitor.kill()
     assert not ok, output
     is_back(fault, release)

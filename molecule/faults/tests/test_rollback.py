@@ -1,4 +1,4 @@
-"""The way back: the former release is live again within seconds, and no request fails."""
+"""Rolling back: the previous release is live again within seconds, and no request fails."""
 
 import re
 
@@ -18,8 +18,8 @@ def host_seconds(run):
 
 @pytest.mark.sample
 @under_load
-def test_back_to_the_former_release(fault):
-    """Going back to the former release, under load: no request fails, the data is kept, the one that was left is marked as bad."""
+def test_back_to_the_previous_release(fault):
+    """Rolling back to the previous release, under load: no request fails, the data is kept, the one that was left is marked as bad."""
     good = fault.release_good()
     assert good.ok, good.output
     left = fault.site.live()
@@ -27,7 +27,7 @@ def test_back_to_the_former_release(fault):
     print(f"\nrollback took {host_seconds(run):.1f} seconds on the host's side")
     assert run.ok and fault.site.live() == fault.before, run.output
     assert fault.site.host.file(f"/srv/sample/bad/{left}").contains("rolled back by")
-    assert run.tells("Code and settings went back; the schema of the database did not")
+    assert run.tells("Code and settings are rolled back; the schema of the database is not")
     fault.before = ""
 
 
@@ -79,8 +79,8 @@ def test_back_to_a_release_that_is_not_kept(fault):
 
 
 @pytest.mark.sample
-def test_a_schema_that_the_former_release_can_not_use(fault):
-    """The live release's migration can't be undone, and the former can't live with it: it is checked before it gets a request, and
+def test_a_schema_that_the_previous_release_can_not_use(fault):
+    """The live release's migration can't be undone, and the previous release can't live with it: it is checked before it gets a request, and
     refused; the live one serves on."""
     fault.edit("migrations/versions/b1_rename.py", new=MIGRATION)
     fault.edit("sample_app/models.py", "class Entry(db.Model):\n", 'class Entry(db.Model):\n    __tablename__ = "renamed"\n')

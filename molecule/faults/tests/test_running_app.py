@@ -82,15 +82,15 @@ def test_a_page_that_hangs(fault):
 
 
 @pytest.mark.sample
-def test_a_page_of_the_former_release(fault, load):
-    """A visitor still has a page of the former release open: its static files are found, though the live release hasn't got them.
+def test_a_page_of_the_previous_release(fault, load):
+    """A visitor still has a page of the previous release open: its static files are found, though the live release hasn't got them.
 
     What both have comes from the live one as soon as it is live."""
     static = fault.source / "sample_app/static"
     (static / "only-in-this-release.txt").write_text("here")
-    (static / "in-both.txt").write_text("former")
+    (static / "in-both.txt").write_text("previous")
     assert fault.site.release(fault.source).ok
-    assert fault.site.get("/static/in-both.txt") == (200, "former")
+    assert fault.site.get("/static/in-both.txt") == (200, "previous")
     (static / "only-in-this-release.txt").unlink()
     (static / "in-both.txt").write_text("live")
     assert fault.site.release(fault.source).ok

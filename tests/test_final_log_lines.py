@@ -4,7 +4,7 @@ import time
 
 from conftest import plugin
 
-releases = plugin("modules/releases")
+journal = plugin("module_utils/journal")
 
 FAREWELL = """\
 [ERROR] Worker (pid:11) exited with code 3.
@@ -38,44 +38,41 @@ shop.SettingMissing: KEY is not set
 """
 
 
-def test_the_app_s_own_words_are_kept_and_the_server_s_farewell_is_not():
-    words = releases.without_farewell(f"{OF_THE_APP}{FAREWELL}".splitlines())
-    assert words == [*OF_THE_APP.splitlines(), "[ERROR] Worker (pid:11) exited with code 3."]
-    assert releases.last_exception(words) == "shop.SettingMissing: KEY is not set"
+def test_the_app_s_tracebacks_are_kept_and_the_server_s_are_not():
+    lines = journal.without_server_tracebacks(f"{OF_THE_APP}{FAREWELL}".splitlines())
+    assert lines == [*OF_THE_APP.splitlines(), "[ERROR] Worker (pid:11) exited with code 3."]
+    assert journal.last_exception(lines) == "shop.SettingMissing: KEY is not set"
 
 
-def test_words_that_break_off_are_told_as_far_as_they_go():
-    words = OF_THE_APP.splitlines()[:3]
-    assert releases.without_farewell(words) == words
-    assert releases.last_exception(words) == ""
+def test_a_traceback_that_breaks_off_is_kept():
+    lines = OF_THE_APP.splitlines()[:3]
+    assert journal.without_server_tracebacks(lines) == lines
+    assert journal.last_exception(lines) == ""
 
 
 def logged(monkeypatch, data):
-    """What is made of a journal that holds this."""
-    instance = releases.Instance.__new__(releases.Instance)
-    instance.module = type("", (), {"run_command": staticmethod(lambda _command: (0, "", ""))})
-    instance.units, instance.app, instance.id, instance.releases = {}, "shop", "r1", releases.Releases("/nowhere", "shop", None)
-    real = releases.run
-    monkeypatch.setattr(releases, "run", lambda _argv, **options: real(["cat", str(data)], **options))
-    return instance.last_words()
+    """The final lines of a journal that holds this."""
+    real = journal.run
+    monkeypatch.setattr(journal, "run", lambda _argv, **options: real(["cat", str(data)], **options))
+    return journal.final_lines("shop", [])
 
 
 def test_what_a_terminal_would_obey_is_not_among_them(monkeypatch, tmp_path):
     log = tmp_path / "log"
     log.write_bytes(b"\x1b[2J\x1b]0;pwned\x07Traceback (most recent call last):\n  File x\n\x1b[31mValueError\x1b[0m: \xff\r\n")
-    words = logged(monkeypatch, log)
-    assert words == ["Traceback (most recent call last):", "  File x", "ValueError: \ufffd"]
-    assert releases.last_exception(words) == "ValueError: \ufffd"
+    lines = logged(monkeypatch, log)
+    assert lines == ["Traceback (most recent call last):", "  File x", "ValueError: \ufffd"]
+    assert journal.last_exception(lines) == "ValueError: \ufffd"
 
 
 def test_a_log_line_of_megabytes_is_cut_and_the_end_is_kept(monkeypatch, tmp_path):
     log = tmp_path / "log"
     log.write_text("Traceback (most recent call last):\n" * 100_000 + "x" * 5_000_000 + "\n" + "y" * 10_000 + "\nthe end\n")
     started = time.monotonic()
-    words = logged(monkeypatch, log)
+    lines = logged(monkeypatch, log)
     assert time.monotonic() - started < 2
-    assert words[-1] == "the end" and words[-2] == "y" * 2000 + " [… 8000 more characters]"
-    assert sum(map(len, words)) < 70_000
+    assert lines[-1] == "the end" and lines[-2] == "y" * 2000 + " [… 8000 more characters]"
+    assert sum(map(len, lines)) < 70_000
 
 
 def test_many_tracebacks_take_time_in_proportion():
@@ -85,6 +82,6 @@ def test_many_tracebacks_take_time_in_proportion():
         "HaltServer",
     ]
     started = time.monotonic()
-    assert releases.without_farewell(lines * 2) == []
-    assert releases.last_exception(lines * 2) == "HaltServer"
+    assert journal.without_server_tracebacks(lines * 2) == []
+    assert journal.last_exception(lines * 2) == "HaltServer"
     assert time.monotonic() - started < 2

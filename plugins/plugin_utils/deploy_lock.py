@@ -1,4 +1,7 @@
-"""The controller's half of `releases`: who holds the lock, and whether another holder on this controller still lives."""
+"""The controller's half of the deploy lock: who this run is, and whether another holder on this controller has died.
+
+The lock itself is described in module_utils/deploy_lock.py.
+"""
 
 import getpass
 import os
@@ -8,27 +11,33 @@ import time
 from ansible.plugins.action import ActionBase
 
 
-class ActionModule(ActionBase):
+class LockAction(ActionBase):
+    """Runs the module of its name, with this run as `holder`. A dead holder's lock is taken over in a second call."""
+
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
         args = dict(self._task.args, holder=holder())
         result.update(self._execute_module(module_args=args, task_vars=task_vars))
-        other = result.get("held_by")
+        other = result.get("lock_holder")
         if other and not result.get("failed"):
             other["dead"] = is_dead(other)
         elif other and is_dead(other):
-            args["dead"] = other["token"]
+            args["dead_holder"] = other["token"]
             result = self._execute_module(module_args=args, task_vars=task_vars)
-            other = result.get("held_by")
+            other = result.get("lock_holder")
         if result.get("failed") and other:
-            since = time.strftime("%H:%M:%S UTC", time.gmtime(other["since"]))
-            minutes = int(args.get("lock_expires_seconds", 1800)) // 60
-            result["msg"] = (
-                f"{other['who']} has been at work here since {since}: {other['what']}. Nothing was touched. Wait for that "
-                f"run to end, then run this again. The lock of a run that died clears itself {minutes} minutes after it "
-                f"was taken; if you are sure, remove {args['root']}/lock on the host."
-            )
+            result["msg"] = held_message(other, args)
         return result
+
+
+def held_message(other, args):
+    since = time.strftime("%H:%M:%S UTC", time.gmtime(other["since"]))
+    minutes = int(args.get("lock_expires_seconds", 1800)) // 60
+    return (
+        f"{other['who']} has been at work here since {since}: {other['what']}. Nothing was touched. Wait for that "
+        f"run to end, then run this again. The lock of a run that died expires {minutes} minutes after it "
+        f"was acquired; if you are sure that it died, remove {args['root']}/lock on the host."
+    )
 
 
 def holder():
@@ -53,7 +62,7 @@ def controller():
 
 
 def started(pid):
-    """When a process started, in clock ticks since boot: a number that comes again is another process."""
+    """When a process started, in clock ticks since boot: the same number may be another process by now."""
     try:
         with open(f"/proc/{pid}/stat") as handle:
             return handle.read().rpartition(")")[2].split()[19]

@@ -1,0 +1,198 @@
+"""The layout of an app's releases on a host: the one place for the paths and unit names of a release, and for reading what is there.
+
+ROOT, such as /srv/APP         root's; no app can write here
+  releases/ID/                 a release, immutable once its manifest is written
+    manifest.json              written last, by rename: a release without it is unfinished
+    .venv                      link to venvs/KEY
+    wsgi.sock                  link to the release's socket, /run/flaskhost/APP/ID/wsgi.sock
+    unit                       the unit of its server, TYPE.N.service of a worker, schedule-NAME.service and .timer of a scheduled job
+    in-image                   only there if the release runs in a container
+  venvs/KEY/                   a venv, or the name of an image in the file `image`; whole once it has the file `complete`
+  live, former                 links to the live and the previous release
+  history                      a line of JSON for each activation: at, id, by, before
+  bad/ID                       why a release must not be activated again
+  lock                         the deploy lock, see deploy_lock.py
+/etc/systemd/system
+  APP@ID.service               a copy of the release's file `unit`
+  APP-TYPE.N@ID.service        a copy of TYPE.N.service
+  APP-schedule-NAME.*          copies of the live release's schedule-NAME.service and .timer
+"""
+
+import glob
+import os
+import re
+import time
+
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.files import (
+    list_directories,
+    list_files,
+    parse_object,
+    read,
+    read_link,
+    read_object,
+)
+
+SYSTEM_UNITS = "/etc/systemd/system"
+# podman's, with a directory for each image
+IMAGES = "/var/lib/containers/storage"
+# on hosts this link keeps the name that the first version gave it: nginx's configuration and older controllers follow it
+PREVIOUS_LINK = "former"
+WORKER = re.compile(r"(.+\.\d+)\.service$")
+SCHEDULE = re.compile(r"schedule-[^.]+\.(service|timer)$")
+
+
+class Layout:
+    def __init__(self, root, app):
+        self.root, self.app = root, app
+        self.live_link, self.previous_link = self.path("live"), self.path(PREVIOUS_LINK)
+        self.live_socket = self.path("live", "wsgi.sock")
+        self.history_file, self.lock_file = self.path("history"), self.path("lock")
+        self.unit_name = re.compile(re.escape(app) + r"(?:-([^@]+\.\d+))?@(.+)\.service$")
+        # what systemctl and glob look for; unit_name decides
+        self.unit_patterns = f"{app}@*.service", f"{app}-*.[0-9]*@*.service"
+
+    # -- paths ----------------------------------------------------------------------------------------------------
+
+    def path(self, *names):
+        return os.path.join(self.root, *names)
+
+    def release(self, release_id, *names):
+        return self.path("releases", release_id, *names)
+
+    def venv(self, key, *names):
+        return self.path("venvs", key, *names)
+
+    def bad_marker(self, release_id):
+        return self.path("bad", release_id)
+
+    def unit_source(self, release_id, process):
+        """The file of a release of which the process's unit is a copy."""
+        return self.release(release_id, "unit" if process == "web" else f"{process}.service")
+
+    def installed_unit(self, unit):
+        """Where systemd reads a unit."""
+        return os.path.join(SYSTEM_UNITS, unit)
+
+    # -- releases -------------------------------------------------------------------------------------------------
+
+    def live(self):
+        return read_link(self.live_link)
+
+    def history(self):
+        """The activations, oldest first."""
+        # a crash may have cut a line short
+        lines = map(parse_object, read(self.history_file).splitlines())
+        return [line for line in lines if isinstance(line.get("id"), str)]
+
+    def releases(self):
+        """Every release by its ID: its manifest (empty if it is unfinished), and why it is bad (empty if it isn't)."""
+        found = {}
+        for name in list_directories(self.path("releases")):
+            manifest = read_object(self.release(name, "manifest.json"))
+            if not is_whole(self.release(name, ".venv")):
+                manifest = {}
+            found[name] = {"manifest": manifest, "bad": read(self.bad_marker(name)).strip()}
+        return found
+
+    def built(self):
+        """The finished releases: the last one activated first, those never activated last."""
+        activated = {line["id"]: number for number, line in enumerate(self.history())}
+        releases = self.releases()
+        return sorted(
+            (name for name, release in releases.items() if release["manifest"]),
+            key=lambda name: (activated.get(name, -1), str(releases[name]["manifest"].get("built", ""))),
+            reverse=True,
+        )
+
+    def previous(self):
+        """Where a rollback goes to: the last one activated before the live one that is kept and not bad."""
+        live, releases = self.live(), self.releases()
+        activated = {line["id"] for line in self.history()}
+        usable = [name for name in self.built() if name != live and name in activated and not releases[name]["bad"]]
+        return usable[0] if usable else ""
+
+    def edited(self, release_id, run_command):
+        """A release never changes once its manifest is written. The files that have changed, somebody edited."""
+        manifest = self.release(release_id, "manifest.json")
+        if not release_id or not os.path.exists(manifest):
+            return []
+        command = ["find", self.release(release_id), "!", "-type", "d", "-newercc", manifest, "-printf", "%P\\n"]
+        return sorted(run_command(command)[1].splitlines())
+
+    def socket(self, release_id):
+        """The socket to which the release's link leads; empty if the release is gone."""
+        link = self.release(release_id, "wsgi.sock")
+        return os.readlink(link) if os.path.islink(link) else ""
+
+    def runs_in_container(self, release_id):
+        return os.path.exists(self.release(release_id, "in-image"))
+
+    def mark_bad(self, release_id, reason):
+        """Mark a release as bad, so that no rollback activates it; not without a reason."""
+        if release_id and reason:
+            os.makedirs(os.path.dirname(self.bad_marker(release_id)), exist_ok=True)
+            with open(self.bad_marker(release_id), "w") as marker:
+                marker.write(f"{now()} {reason}\n")
+
+    # -- units ----------------------------------------------------------------------------------------------------
+
+    def units(self, release_id):
+        """The units of a release by process: its server, `web`, first, then its workers."""
+        if not release_id:
+            return {}
+        files = list_files(self.release(release_id))
+        workers = sorted((found[1] for found in map(WORKER.match, files) if found), key=by_number)
+        return {"web": f"{self.app}@{release_id}.service", **{name: f"{self.app}-{name}@{release_id}.service" for name in workers}}
+
+    def installed_units(self):
+        """The app's units, but for scheduled jobs, that systemd has."""
+        return self.units_in(SYSTEM_UNITS)
+
+    def enabled_units(self):
+        """Those of them that start at boot."""
+        return self.units_in(f"{SYSTEM_UNITS}/multi-user.target.wants")
+
+    def units_in(self, directory):
+        found = [os.path.basename(path) for pattern in self.unit_patterns for path in glob.glob(f"{directory}/{pattern}")]
+        return [unit for unit in found if self.unit_name.match(unit)]
+
+    def process_of(self, unit):
+        return self.unit_name.match(unit)[1] or "web"
+
+    def releases_of(self, units):
+        """The releases to which these units belong."""
+        return list(dict.fromkeys(self.unit_name.match(unit)[2] for unit in units))
+
+    def schedule(self, release_id):
+        """The units of a release's scheduled jobs: their text by file name."""
+        files = list_files(self.release(release_id)) if release_id else []
+        return {name: read(self.release(release_id, name)) for name in files if SCHEDULE.match(name)}
+
+    def installed_schedule(self):
+        """The same, as systemd has them."""
+        paths = glob.glob(f"{SYSTEM_UNITS}/{glob.escape(self.app)}-schedule-*")
+        found = {os.path.basename(path)[len(self.app) + 1 :]: path for path in paths}
+        return {name: read(path) for name, path in found.items() if SCHEDULE.match(name)}
+
+    def enabled_timers(self):
+        return [name for name in list_files(f"{SYSTEM_UNITS}/timers.target.wants") if name.startswith(f"{self.app}-")]
+
+
+def has_images():
+    """Whether podman may have images on this host."""
+    return os.path.isdir(IMAGES)
+
+
+def is_whole(venv):
+    """Whether a venv is complete; for an image, whether podman has it."""
+    image = read(os.path.join(venv, "image")).strip()
+    return os.path.exists(os.path.join(venv, "complete")) and (not image or glob.glob(f"{IMAGES}/*-images/{image}") != [])
+
+
+def by_number(process):
+    kind, _, number = process.rpartition(".")
+    return kind, int(number)
+
+
+def now():
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

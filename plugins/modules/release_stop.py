@@ -1,0 +1,77 @@
+#!/usr/bin/python
+"""Stop a release that failed, and return its final log lines."""
+
+DOCUMENTATION = r"""
+module: release_stop
+short_description: Stop a release that failed, and return its final log lines
+description:
+  - Stops the release at once, now and at boot, unless it is live. Its workers end their current job first.
+  - Returns the final log lines of the release, printable and of bounded length, and the exception that ended it.
+  - In check mode, only reports a change.
+options:
+  id:
+    description: The release to stop.
+    type: str
+    required: true
+  mark_bad:
+    description: Mark the release as bad, for this reason, so that no rollback activates it, and the next release builds it anew. Empty does not mark it.
+    type: str
+    default: ''
+extends_documentation_fragment: [flaskhost.flaskhost.release]
+"""
+
+EXAMPLES = r"""
+- name: Stop the release and mark it as bad
+  flaskhost.flaskhost.release_stop:
+    app: shop
+    root: /srv/shop
+    id: 3f2a91c0de-7b1d22aa
+    mark_bad: /healthz answered 500, for 30 seconds
+"""
+
+RETURN = r"""
+log: {description: "The release's final log lines, at most 40.", type: str, returned: success}
+cause: {description: "The last Python exception among its last 200 log lines; empty if there is none.", type: str, returned: success}
+reason: {description: Why the release can't be stopped., type: str, returned: failure}
+"""
+
+import contextlib
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import journal
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.release import RELEASE_OPTIONS, run_step
+
+
+def main():
+    module = AnsibleModule(argument_spec={**RELEASE_OPTIONS, "mark_bad": {"type": "str", "default": ""}}, supports_check_mode=True)
+    run_step(module, "stop", stop)
+
+
+def stop(release, params):
+    # podman itself logs what happens to a container
+    identifiers = [release.app, "systemd"] if release.layout.runs_in_container(release.id) else []
+    lines = journal.final_lines(release.app, release.units.values(), identifiers)
+    # on a disk that is full or read-only, the log lines must still be returned
+    with contextlib.suppress(OSError):
+        release.layout.mark_bad(release.id, params["mark_bad"])
+    started = {*release.app_units.running_releases(), *release.app_units.enabled_releases()}
+    stops = release.id in started and release.id != release.layout.live()
+    if stops:
+        kill(release)
+    return {"changed": stops, "log": "\n".join(lines[-40:]), "cause": journal.last_exception(lines)}
+
+
+def kill(release):
+    """The server never got a request: it has nothing to finish, and may hang. Its workers may be at a job."""
+    release.app_units.stop_and_disable(release.id)
+    for words in (("kill", "--signal=KILL"), ("stop",), ("reset-failed",)):
+        release.systemd.attempt(*words, release.server_unit)
+    if release.layout.runs_in_container(release.id):
+        # podman was killed too, before it could remove the container, which would keep its image for ever; of two calls, the first may
+        # only find out that the container is dead
+        for _ in range(2):
+            release.run_command(["podman", "rm", "--force", "--ignore", "--time=0", f"{release.app}-web-{release.id}"])
+
+
+if __name__ == "__main__":
+    main()
