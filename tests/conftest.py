@@ -18,7 +18,18 @@ sys.path.insert(0, str(COLLECTIONS))
 # What tests may see of the environment that they are started in. Everything else is the operator's: vault passwords, cloud keys, ssh and git settings.
 KEPT = ("PATH", "LANG", "LC_", "TERM", "TMPDIR", "TZ", "USER", "LOGNAME", "PYTEST_", "PYTHON", "COVERAGE", "CI")
 # how packages are downloaded here
-KEPT_FOR_DOWNLOADS = ("UV_", "PIP_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+KEPT_FOR_DOWNLOADS = (
+    "UV_",
+    "PIP_",
+    "SSL_CERT_",
+    "REQUESTS_CA_BUNDLE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+)
 
 
 def forget_the_operator():

@@ -21,7 +21,14 @@ PLANTED = [
     *("inventories/production/group_vars/all/bucket_key.yml", "roles/s3_bucket/vars/bucket_key.yml", "inventories/mine/hosts.yml"),
     *("group_vars/all/mine.yml", "host_vars/shop.yml", "playbooks/host_vars/shop.yml"),
     *(".idea/workspace.xml", ".vscode/settings.json", ".venv/pyvenv.cfg", "venv/pyvenv.cfg", ".uv/bin/uv", ".direnv/state"),
-    *("id_ed25519", "id_ed25519.pub", "playbooks/id_rsa", "roles/tls/files/site.pem", "plugins/modules/site.key", "templates/pages/site.p12"),
+    *(
+        "id_ed25519",
+        "id_ed25519.pub",
+        "playbooks/id_rsa",
+        "roles/tls/files/site.pem",
+        "plugins/modules/site.key",
+        "templates/pages/site.p12",
+    ),
     *("roles/tls/files/origin.crt", "docs/backup.sql", "db.sqlite3", "docs/dump.tar", "flaskhost-flaskhost-0.0.1.tar.gz", "release.zip"),
     *("deploy.retry", "playbooks/deploy.retry", "ansible.log", "playbooks/deploy.log", ".ansible/tmp/facts.json"),
     *("roles/nginx/defaults/.main.yml.swp", "roles/nginx/defaults/main.yml~", "roles/nginx/tasks/#main.yml#", "#README.md#"),
@@ -105,7 +112,10 @@ def test_everything_that_roles_and_plugins_need_is_published(tarball):
         published = set(tar.getnames())
     parts = ("plugins", "roles", "meta", "docs")
     needed = {
-        str(path.relative_to(PROJECT)) for part in parts for path in (PROJECT / part).rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        str(path.relative_to(PROJECT))
+        for part in parts
+        for path in (PROJECT / part).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
     needed |= {str(path.relative_to(PROJECT)) for path in (PROJECT / "playbooks").rglob("*.yml")}
     assert needed - published == {"docs/audit.json", "docs/benchmarks.json", "docs/generate.py"}
@@ -114,8 +124,15 @@ def test_everything_that_roles_and_plugins_need_is_published(tarball):
 def test_dependencies_are_those_that_roles_use_and_requirements_name_them():
     galaxy = yaml.safe_load((PROJECT / "galaxy.yml").read_text())
     used = set()
-    for path in [*PROJECT.glob("roles/**/*.y*ml"), *PROJECT.glob("roles/**/*.j2"), *PROJECT.glob("playbooks/*.yml"), *PLUGINS.rglob("*.py")]:
-        used |= set(re.findall(r"\b((?:ansible\.(?:posix|utils|netcommon)|community\.\w+|containers\.\w+|amazon\.aws))\.[a-z]\w+", path.read_text()))
+    for path in [
+        *PROJECT.glob("roles/**/*.y*ml"),
+        *PROJECT.glob("roles/**/*.j2"),
+        *PROJECT.glob("playbooks/*.yml"),
+        *PLUGINS.rglob("*.py"),
+    ]:
+        used |= set(
+            re.findall(r"\b((?:ansible\.(?:posix|utils|netcommon)|community\.\w+|containers\.\w+|amazon\.aws))\.[a-z]\w+", path.read_text())
+        )
     # ansible.utils in a plugin is ansible-core's own Python package
     assert used - {"ansible.utils"} == set(galaxy["dependencies"])
     required = yaml.safe_load((PROJECT / "requirements.yml").read_text())["collections"]
@@ -196,7 +213,9 @@ def test_a_collection_that_is_too_old_is_named_with_its_version():
     check = importlib.import_module("ansible_collections.flaskhost.flaskhost.plugins.action.collections_check")
     assert check.fits("3.10.1", ">=3.9.0,<4.0.0") and not check.fits("3.8.9", ">=3.9.0") and not check.fits("4.0.0", ">=3.9.0, <4.0.0")
     said = check.message([], ["ansible.posix"], {"ansible.posix": ">=2.0.0"}, {"ansible.posix": "1.6.2"})
-    assert said.startswith("One Ansible collection is missing or too old") and "- ansible.posix >=2.0.0: version 1.6.2 is installed." in said
+    assert (
+        said.startswith("One Ansible collection is missing or too old") and "- ansible.posix >=2.0.0: version 1.6.2 is installed." in said
+    )
     assert "ansible-galaxy collection install --upgrade -r " in said
 
 

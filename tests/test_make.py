@@ -21,7 +21,11 @@ DEPLOY = {
     "doctor": "playbooks/doctor.yml",
 }
 MAKEFILE = (PROJECT / "Makefile").read_text()
-LAB = [verb for verb in re.findall(r"^([a-z-]+):.* ## ", MAKEFILE, re.MULTILINE) if re.fullmatch(r"test(-\w+)?|molecule|demo|bench|audit", verb)]
+LAB = [
+    verb
+    for verb in re.findall(r"^([a-z-]+):.* ## ", MAKEFILE, re.MULTILINE)
+    if re.fullmatch(r"test(-\w+)?|molecule|demo|bench|audit", verb)
+]
 # tools that `make` itself installs; make 3.81 would not find them by their name alone
 TOOLS = sorted(path.name for path in (PROJECT / ".venv/bin").iterdir() if path.is_file() and os.access(path, os.X_OK))
 
@@ -34,7 +38,7 @@ def mac(tmp_path):
     programs.mkdir()
     for name in ("Makefile", "pyproject.toml", "uv.lock", ".python-version"):
         shutil.copy2(PROJECT / name, project / name)
-    program(programs / "uname", 'echo Darwin')
+    program(programs / "uname", "echo Darwin")
     program(project / ".venv/bin/ansible-playbook", 'echo "$@"; echo "vault: ${ANSIBLE_VAULT_PASSWORD_FILE:-none}"')
 
     def make(*words, good=True, **environment):
@@ -61,7 +65,9 @@ def test_a_mac_deploys(mac, verb, playbook):
 def test_the_lab_says_in_one_line_that_it_needs_linux(mac, verb):
     said = mac(verb, good=False)
     first, last = said.splitlines()
-    assert first == f"make {verb} starts hosts in containers, which needs Linux. Run it on Debian or Ubuntu, or in a VM. Nothing was changed."
+    assert (
+        first == f"make {verb} starts hosts in containers, which needs Linux. Run it on Debian or Ubuntu, or in a VM. Nothing was changed."
+    )
     assert last.startswith("make: *** ")
 
 
@@ -114,7 +120,9 @@ def test_tests_see_nothing_of_the_operator_s(tmp_path):
         "XDG_CONFIG_HOME": str(home / ".config"),
     }
     test = tmp_path / "test_environment.py"
-    test.write_text("import json, os, pathlib\ndef test_it():\n    pathlib.Path(os.environ['PYTEST_SEEN']).write_text(json.dumps(dict(os.environ)))\n")
+    test.write_text(
+        "import json, os, pathlib\ndef test_it():\n    pathlib.Path(os.environ['PYTEST_SEEN']).write_text(json.dumps(dict(os.environ)))\n"
+    )
     shutil.copy2(PROJECT / "tests/conftest.py", tmp_path / "conftest.py")
     (tmp_path / "collections").symlink_to(PROJECT / "collections")
     (tmp_path / "pyproject.toml").write_text("")
@@ -130,7 +138,9 @@ def test_tests_see_nothing_of_the_operator_s(tmp_path):
     assert "VAULT" not in first
     seen = tmp_path / "seen.json"
     command = [str(PROJECT / ".venv/bin/pytest"), "-q", "-p", "no:cacheprovider", str(test)]
-    subprocess.run(command, cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTEST_SEEN": str(seen), **theirs}, check=True, capture_output=True)
+    subprocess.run(
+        command, cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTEST_SEEN": str(seen), **theirs}, check=True, capture_output=True
+    )
     text = seen.read_text()
     assert "planted" not in text and "vault-production" not in text and "ANSIBLE" not in text
     assert f'"HOME": "{home}"' not in text

@@ -78,7 +78,9 @@ def test_it_holds_all_that_a_site_needs(from_clone):
 
 def test_the_clone_and_the_installed_collection_write_the_same(from_clone, from_tarball):
     assert contents(from_tarball) == FILES
-    same, different, missing = filecmp.cmpfiles(from_clone, from_tarball, FILES - {name for name in FILES if name.endswith("/settings")}, shallow=False)
+    same, different, missing = filecmp.cmpfiles(
+        from_clone, from_tarball, FILES - {name for name in FILES if name.endswith("/settings")}, shallow=False
+    )
     assert not different and not missing and len(same) == len(FILES) - 2
 
 
@@ -102,7 +104,15 @@ def test_its_yaml_is_valid(from_tarball):
 def test_secrets_are_ignored_by_git(from_tarball, tmp_path):
     subprocess.run(["cp", "-a", f"{from_tarball}/.gitignore", str(tmp_path)], check=True)
     run("git", "init", "--quiet", cwd=tmp_path)
-    secrets = [".env", "inventories/production/.env", "vault-password", ".vault-password-staging", "id_ed25519", "site.key", ".venv/bin/python"]
+    secrets = [
+        ".env",
+        "inventories/production/.env",
+        "vault-password",
+        ".vault-password-staging",
+        "id_ed25519",
+        "site.key",
+        ".venv/bin/python",
+    ]
     kept = ["inventories/production/group_vars/all/vault.yml", "inventories/production/group_vars/all/bucket_key.yml", "settings/app.yml"]
     ignored = run("git", "check-ignore", *secrets, *kept, cwd=tmp_path).split()
     assert ignored == secrets
@@ -124,20 +134,29 @@ def test_every_placeholder_is_rejected_in_one_message_before_any_host_is_touched
     for name in PLACEHOLDERS:
         assert re.search(rf"\b{name} is a placeholder", said), name
     for name in ("app_name", "app_source", "app_module"):
-        assert re.search(rf"- {name} is [^\n]+\n +Set it in (inventories/production/group_vars/all/)?settings/app.yml, line \d+", said), name
+        assert re.search(rf"- {name} is [^\n]+\n +Set it in (inventories/production/group_vars/all/)?settings/app.yml, line \d+", said), (
+            name
+        )
     assert "Set it in inventories/production/hosts.yml, line " in said
 
 
 def test_with_them_replaced_the_settings_are_good(deploy):
     """The run goes on to the host, which is not there."""
     changes = {"YOUR_APP_NAME": "shop", "YOUR_SOURCE": str(PROJECT / "sample_app"), "YOUR_MODULE": "sample_app:create_app()"}
-    changes |= {"YOUR_DOMAIN": "shop.example.com", "'YOUR_SECRET_KEY'": "'5f3c9a'", "YOUR_SERVER_ADDRESS": "127.0.0.1\n      ansible_port: 1"}
+    changes |= {
+        "YOUR_DOMAIN": "shop.example.com",
+        "'YOUR_SECRET_KEY'": "'5f3c9a'",
+        "YOUR_SERVER_ADDRESS": "127.0.0.1\n      ansible_port: 1",
+    }
     said = deploy(changes)
     assert "UNREACHABLE" in said and "your attention" not in said and "placeholder" not in said
 
 
 def test_staging_comes_first(from_tarball):
-    first, then = (yaml.safe_load((from_tarball / f"inventories/{stage}/group_vars/app_servers.yml").read_text()) for stage in ("staging", "production"))
+    first, then = (
+        yaml.safe_load((from_tarball / f"inventories/{stage}/group_vars/app_servers.yml").read_text())
+        for stage in ("staging", "production")
+    )
     assert "release_after_stage" not in first and then["release_after_stage"] == "staging"
 
 
@@ -153,7 +172,10 @@ def test_its_workflow_deploys_the_stage_that_was_asked_for(from_tarball):
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     said = make("new", f"DIR={tmp_path}", good=False)
-    assert f"{tmp_path} is not an empty directory. Nothing was written. Choose another directory in new_directory, or empty this one." in " ".join(said.split())
+    assert (
+        f"{tmp_path} is not an empty directory. Nothing was written. Choose another directory in new_directory, or empty this one."
+        in " ".join(said.split())
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -230,7 +230,7 @@ def check_dockerfile(source, name):
     for one in plain, *(re.sub(rf"{re.escape(end)}[ \t]*\n", "", plain) for end in "\\`"):
         for options in RUN.findall(one):
             for option in re.findall(OPTION, options):
-                key, _, value = re.sub(r"[\\\"']", "", option).partition("=")
+                key, _equals, value = re.sub(r"[\\\"']", "", option).partition("=")
                 if key == "--network" and value not in ("none", "default"):
                     raise ImageError(
                         f"{name}: RUN {option} is refused, since a build must not reach this controller's own network. Remove the option."
@@ -244,7 +244,7 @@ def podman(*words, seconds=PODMAN_SECONDS, environment=None):
             "app_runtime: podman is not installed on this controller, and has to build the image. Install it, or name an image to pull in app_image."
         )
     # in the order in which it was printed
-    code, said, _ = command.run(["/bin/sh", "-c", 'exec podman "$@" 2>&1', "sh", *words], seconds=seconds, environment=environment)
+    code, said, _stderr = command.run(["/bin/sh", "-c", 'exec podman "$@" 2>&1', "sh", *words], seconds=seconds, environment=environment)
     return code, said
 
 

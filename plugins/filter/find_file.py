@@ -5,13 +5,14 @@ from jinja2 import pass_context
 
 DOCUMENTATION = r"""
 name: find_file
-short_description: The path of a file of the owner's
+short_description: Find a file of the owner
+author: The Flaskhost authors (@flaskhost)
 description:
   - Looks for a relative path in the inventory's directory, in the two above it, and in the working directory, in this order.
-positional: _input, default
+positional: default
 options:
   _input: {description: "A path; V(~) is the home of the user who runs Ansible.", type: str, required: true}
-  default: {description: What to return if there is no such file. By default, the path below the working directory., type: str}
+  default: {description: "What to return if there is no such file. By default, the path below the working directory.", type: str}
 """
 
 EXAMPLES = r"""

@@ -45,7 +45,9 @@ except ImportError:
 class LookupModule(LookupBase):
     def run(self, terms, variables=None, **kwargs):
         if dotenv_values is None:
-            raise AnsibleError("The lookup dotenv needs the Python package python-dotenv. Install it beside Ansible: pip install python-dotenv")
+            raise AnsibleError(
+                "The lookup dotenv needs the Python package python-dotenv. Install it beside Ansible: pip install python-dotenv"
+            )
         return [self.read(os.path.expanduser(path)) for path in terms]
 
     def read(self, path):

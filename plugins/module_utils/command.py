@@ -81,7 +81,7 @@ def kill_all(process):
 
 def children(pid):
     try:
-        done = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     except FileNotFoundError:
         return []
     pairs = [line.split() for line in done.stdout.splitlines()]

@@ -48,7 +48,9 @@ def pack_gz(path, packed):
 def pack_br(path, packed):
     if not shutil.which("brotli"):
         return False
-    done = subprocess.run(["brotli", "--best", f"--output={packed}", "--", path], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["brotli", "--best", f"--output={packed}", "--", path], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
     if done.returncode:
         raise OSError(f"brotli can't pack {path}: {done.stderr.strip()}")
     return True

@@ -190,7 +190,7 @@ def is_whole(venv):
 
 
 def by_number(process):
-    kind, _, number = process.rpartition(".")
+    kind, _dot, number = process.rpartition(".")
     return kind, int(number)
 
 

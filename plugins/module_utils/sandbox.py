@@ -41,7 +41,10 @@ def wait_until_inactive(unit, seconds):
     """A run whose connection broke may have left its command at work."""
     show = ["systemctl", "show", "--property=ActiveState", "--value", f"{unit}.service"]
     end = time.monotonic() + seconds
-    while subprocess.run(show, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout.strip() not in ("inactive", "failed"):
+    while subprocess.run(show, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False).stdout.strip() not in (
+        "inactive",
+        "failed",
+    ):
         if time.monotonic() > end:
             raise SandboxError(
                 f"{unit}.service still runs after {seconds:g} seconds. Wait until it ends, or end it on the host (systemctl kill {unit})."

@@ -34,7 +34,7 @@ def asked(file):
         while True:
             answer = netlink.recv(2**18)
             while answer:
-                length, kind, *_ = HEADER.unpack_from(answer)
+                length, kind, *_rest = HEADER.unpack_from(answer)
                 body, answer = answer[HEADER.size : length], answer[aligned(length) :]
                 if kind == DONE:
                     return count

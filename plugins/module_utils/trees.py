@@ -17,7 +17,7 @@ CLOSING_SECONDS = 2
 
 def remove(*paths):
     """However deep they are; it follows no link, and stays on each path's file system."""
-    done = subprocess.run(["rm", "-rf", "--one-file-system", "--", *paths], capture_output=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(["rm", "-rf", "--one-file-system", "--", *paths], capture_output=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise OSError(f"`rm` failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
 

@@ -91,10 +91,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.command import run
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import one_line, printable_values
 
-SETTINGS, BACKUPS = "/etc/flaskhost", "/var/lib/flaskhost"
+SETTINGS = "/etc/flaskhost"
+BACKUPS = "/var/lib/flaskhost"
 LISTENER = re.compile(r"^(tcp|udp) +(?:LISTEN|UNCONN) +\d+ +\d+ +(\S+):(\d+) +\S+:\S+(.*)", re.MULTILINE)
 LOOPBACK = re.compile(r"127\.|\[::1\]|.*%lo$")
-KEEP_BYTES, COMMAND_SECONDS = 2**20, 120
+KEEP_BYTES = 2**20
+COMMAND_SECONDS = 120
 NO_BACKUP = {"id": "", "at": 0, "warnings": {"count": 0, "first": []}}
 DPKG_LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock")
 

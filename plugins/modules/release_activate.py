@@ -12,6 +12,7 @@ description:
   - If it is healthy, installs the release's scheduled jobs, C(APP-schedule-NAME.timer).
   - Activating the live release moves no link; it checks the site and its scheduled jobs.
   - In check mode, only reports a change.
+author: The Flaskhost authors (@flaskhost)
 options:
   id:
     description: The release to activate; it has to be started.

@@ -14,6 +14,7 @@ description:
   - C(ROOT/venvs/KEY/) holds a venv; releases that depend on the same share it. It is whole when it has a file
     C(complete).
   - C(ROOT/bad/ID) says why a release must not be used; one that is made anew is trusted again.
+author: The Flaskhost authors (@flaskhost)
 options:
   app:
     description: The app; its lock is held.
@@ -86,6 +87,24 @@ options:
     description: What the manifest tells.
     type: dict
     default: {}
+"""
+
+EXAMPLES = r"""
+- name: Lay out the release
+  flaskhost.flaskhost.release_folder:
+    app: shop
+    root: /srv/shop
+    id: 1a2b3c-4d5e6f
+    phase: unpacked
+    archive: "{{ source.archive }}"
+    files: { start: "{{ lookup('ansible.builtin.template', 'start.j2') }}" }
+    programs: [start]
+    venv: 0123456789ab
+    socket: /run/flaskhost/shop/1a2b3c-4d5e6f.sock
+    static: { /static/: shop/static }
+    shared: [instance]
+    state: /var/lib/shop
+    group: shop-web
 """
 
 RETURN = r"""
@@ -279,7 +298,7 @@ class Release:
 
 
 def run(*command):
-    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise OSError(f"`{command[0]}` failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
 

@@ -9,6 +9,7 @@ description:
   - Returns all that a release's plan depends on - what has to be built, started, activated and pruned.
   - Sets the facts of the host on which a release depends, under the names that M(ansible.builtin.setup) gives them, so that
     a release needs no other facts - C(processor_vcpus), C(memtotal_mb), C(python.version), C(systemd.version).
+author: The Flaskhost authors (@flaskhost)
 options:
   check_health:
     description: Also request the site's health page through nginx, and measure the live release's memory.

@@ -11,6 +11,7 @@ description:
   - A lock is no part of the host's state, so this module never reports a change.
   - M(flaskhost.flaskhost.release_info) can acquire the lock, and M(flaskhost.flaskhost.release_prune) release it, without a remote
     call of their own.
+author: The Flaskhost authors (@flaskhost)
 options:
   state:
     description: V(present) acquires the lock, V(absent) releases it if this run holds it.

@@ -9,6 +9,7 @@ description:
   - Then removes old and unfinished releases, and the venvs and images that no release needs any more. The live and the previous release
     always stay, and so does one whose worker is still at its last job.
   - In check mode, only reports a change.
+author: The Flaskhost authors (@flaskhost)
 options:
   id:
     description: The release that goes on.

@@ -11,6 +11,7 @@ description:
     M(flaskhost.flaskhost.release_stop) to stop it.
   - Fails if the memory left on the host is less than the live release uses, or if systemd does not understand a unit.
   - In check mode, only reports a change.
+author: The Flaskhost authors (@flaskhost)
 options:
   id:
     description: The release to start.

@@ -8,6 +8,7 @@ description:
   - Stops the release at once, now and at boot, unless it is live. Its workers end their current job first.
   - Returns the final log lines of the release, printable and of bounded length, and the exception that ended it.
   - In check mode, only reports a change.
+author: The Flaskhost authors (@flaskhost)
 options:
   id:
     description: The release to stop.
@@ -69,7 +70,7 @@ def kill(release):
     if release.layout.runs_in_container(release.id):
         # podman was killed too, before it could remove the container, which would keep its image for ever; of two calls, the first may
         # only find out that the container is dead
-        for _ in range(2):
+        for _attempt in range(2):
             release.run_command(["podman", "rm", "--force", "--ignore", "--time=0", f"{release.app}-web-{release.id}"])
 
 

@@ -7,6 +7,7 @@ short_description: The ssh session by which Ansible came to the host
 description:
   - Finds the session also where sudo has removed C(SSH_CONNECTION) from the environment, so that roles which change sshd or the firewall
     never shut it out. It changes nothing.
+author: The Flaskhost authors (@flaskhost)
 """
 
 EXAMPLES = r"""

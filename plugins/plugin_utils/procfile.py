@@ -67,7 +67,9 @@ def problems(text, settings):
 def shell_problem(command):
     try:
         # on its standard input a command may have any length
-        done = subprocess.run(["bash", "-n"], input=command.encode(errors="replace"), capture_output=True, timeout=SHELL_SECONDS)
+        done = subprocess.run(
+            ["bash", "-n"], input=command.encode(errors="replace"), capture_output=True, timeout=SHELL_SECONDS, check=False
+        )
     except FileNotFoundError:
         return ""  # the host has one, and will say
     except subprocess.TimeoutExpired:

@@ -132,7 +132,7 @@ def check_listing(clone, tree):
         while data := output.read1(LISTING_BYTES):
             *entries, rest = (rest + data).split(b"\0")
             for entry in [*entries, rest] if len(rest) > LISTING_BYTES else entries:
-                about, _, name = entry.decode(errors="surrogateescape").partition("\t")
+                about, _tab, name = entry.decode(errors="surrogateescape").partition("\t")
                 archives.check_name(name)
                 mode, _kind, _object, size = about.split()
                 is_link = mode == "120000"

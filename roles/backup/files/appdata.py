@@ -151,8 +151,8 @@ def merge(options, warnings):
     """Databases of a backup in the former format go where they were among the files, and nowhere else."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:
         worker, whole = Worker(), f"{scratch}/db"
-        for path, parent, name, _ in walk(os.dup(INPUT), warnings):
-            with contextlib.suppress(NotRegular, IsADirectoryError), opened(parent, name) as (file, _):
+        for path, parent, name, _state in walk(os.dup(INPUT), warnings):
+            with contextlib.suppress(NotRegular, IsADirectoryError), opened(parent, name) as (file, _state):
                 with open(os.dup(file), "rb") as source, open(whole, "wb") as target:
                     shutil.copyfileobj(source, target)
                 state, text = worker.do(check_sqlite, CHECK_SECONDS, resource.RLIM_INFINITY, whole)
@@ -181,7 +181,7 @@ def let_in(directory):
 
 def find(directory, *words):
     """What it says of mount points and of others' directories is no trouble by itself."""
-    return subprocess.run(["find", ".", *words], cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+    return subprocess.run(["find", ".", *words], cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout
 
 
 def check(_options, _warnings):
@@ -228,7 +228,7 @@ def pieces_of_dump(text):
 
 
 def run(command, **options):
-    done = subprocess.run(command, **options)
+    done = subprocess.run(command, **options, check=False)
     if done.returncode:
         raise Failure(f"{command[0]} failed with exit code {done.returncode}")
 

@@ -84,7 +84,7 @@ def walk(root, warnings, patterns=None):
                 if entry.name != "lost+found" or error.errno != errno.EACCES:
                     warnings.add(path, f"left out: {error.strerror}")
     finally:
-        for descriptor, *_ in stack:
+        for descriptor, *_others in stack:
             os.close(descriptor)
 
 
@@ -133,9 +133,9 @@ class Patterns:
             self.patterns.append((keeps, [part if part == "**" else component(part) for part in parts]))
 
     def start(self):
-        found = [set() for _ in self.patterns]
+        found = [set() for _pattern in self.patterns]
         for root in self.roots:
-            states = [self.skip({0}, parts) for _, parts in self.patterns]
+            states = [self.skip({0}, parts) for _pattern, parts in self.patterns]
             for name in root:
                 states = self.step(states, name)
             found = [one | other for one, other in zip(found, states, strict=True)]
@@ -152,7 +152,7 @@ class Patterns:
 
     def step(self, states, name):
         result = []
-        for (_, parts), positions in zip(self.patterns, states, strict=True):
+        for (_pattern, parts), positions in zip(self.patterns, states, strict=True):
             found = set()
             for position in positions:
                 if position < len(parts) and parts[position] == "**":
@@ -294,7 +294,7 @@ class Content:
         if found.st_size - found.st_blocks * 512 < MB:
             return
         self.segments = list(segments(self.file, found.st_size))
-        member.size = sum(length for _, length in self.segments)
+        member.size = sum(length for _start, length in self.segments)
         # as GNU tar writes it, format 0.1
         shape = [*self.segments, (found.st_size, 0)]
         member.pax_headers = {
@@ -359,7 +359,7 @@ def members(descriptor):
 def pieces(tar, member):
     """The content without holes, as it lies in the stream."""
     tar.fileobj.seek(member.offset_data)
-    rest = sum(length for _, length in member.sparse) if member.sparse is not None else member.size
+    rest = sum(length for _start, length in member.sparse) if member.sparse is not None else member.size
     while rest:
         piece = tar.fileobj.read(min(rest, MB))
         if not piece:
@@ -371,7 +371,7 @@ def pieces(tar, member):
 def unpack(stream, root, warnings):
     tree = Tree(root, warnings)
     for member, content in members(stream):
-        kind, _, path = member.name.partition("/")
+        kind, _slash, path = member.name.partition("/")
         if kind != "files":
             continue
         parts = path.split("/")
@@ -417,7 +417,7 @@ class Tree:
 
     def close(self, keep=0):
         while len(self.open) > keep:
-            _, descriptor, member = self.open.pop()
+            _name, descriptor, member = self.open.pop()
             if member:
                 finish(descriptor, member)
             os.close(descriptor)

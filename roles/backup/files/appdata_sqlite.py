@@ -52,7 +52,7 @@ class Databases:
         """It is saved with its database, or not at all."""
         base = next((name.removesuffix(suffix) for suffix in BESIDE if name.endswith(suffix)), "")
         try:
-            with opened(parent, base) as (file, _):
+            with opened(parent, base) as (file, _state):
                 return self.begins_as_one(file)
         except (OSError, NotRegular):
             return False

@@ -75,7 +75,7 @@ class Backup:
     def lock(self, verb):
         """One at a time, until this process ends. Who waits says for whom."""
         file = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        begun, told = time.monotonic(), False
+        begun, told, holder = time.monotonic(), False, ""
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

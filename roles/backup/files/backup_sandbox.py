@@ -56,7 +56,9 @@ class Sandbox:
         self.stop(unit)
         with open(report_sheet(options), "rb", buffering=0) as report:
             try:
-                done = subprocess.run(command, stdin=stdin, stdout=stdout, stderr=report, env={"PATH": PATH}, timeout=HOURS_6 + 60)
+                done = subprocess.run(
+                    command, stdin=stdin, stdout=stdout, stderr=report, env={"PATH": PATH}, timeout=HOURS_6 + 60, check=False
+                )
             except subprocess.TimeoutExpired:
                 raise Trouble(f"{trouble}: {unit} did not end within {HOURS_6 // 3600} hours") from None
             finally:
@@ -68,7 +70,7 @@ class Sandbox:
         return warnings(text)
 
     def stop(self, unit):
-        subprocess.run(["systemctl", "stop", "--quiet", unit], env={"PATH": PATH}, stderr=subprocess.DEVNULL, timeout=120)
+        subprocess.run(["systemctl", "stop", "--quiet", unit], env={"PATH": PATH}, stderr=subprocess.DEVNULL, timeout=120, check=False)
 
 
 def report_sheet(options):

@@ -167,7 +167,7 @@ def _image_problem(settings, source):
 
 def _module_problems(settings, source):
     modules = {path.removeprefix("src/").split("/")[0].removesuffix(".py") for path in source["files"] if path.endswith(".py")}
-    wanted = str(settings.get("app_module", "")).split(":")[0].split(".")[0]
+    wanted = str(settings.get("app_module", "")).partition(":")[0].partition(".")[0]
     near = difflib.get_close_matches(wanted, modules, n=1, cutoff=0.7)
     if wanted and wanted not in modules and near:
         yield "app_module", settings["app_module"], f"the source has no module '{wanted}'. Did you mean {near[0]}?"

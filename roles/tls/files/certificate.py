@@ -483,7 +483,7 @@ def serve(site, certificate):
     # whoever writes nginx's configuration does so under this lock, and is done with it
     (RUN / "flaskhost").mkdir(mode=0o755, exist_ok=True)
     with lock(RUN / "flaskhost/host.lock", HOST_LOCK_SECONDS, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW):
-        done = subprocess.run(["systemctl", "reload", "nginx"], capture_output=True, text=True)
+        done = subprocess.run(["systemctl", "reload", "nginx"], capture_output=True, text=True, check=False)
     end = time.monotonic() + RELOAD_SECONDS
     while done.returncode == 0 and time.monotonic() < end:
         if serves(site, certificate):
@@ -535,7 +535,7 @@ def have_user(site):
         subprocess.run(["systemd-sysusers", "--inline", *lines], check=True, stderr=subprocess.DEVNULL)
         say(f"user {site.user}, who talks to the CA, was made a member of the group {GROUP}")
     entry = pwd.getpwnam(site.user)
-    shadow = subprocess.run(["getent", "shadow", site.user], capture_output=True, text=True).stdout.strip().split(":")
+    shadow = subprocess.run(["getent", "shadow", site.user], capture_output=True, text=True, check=False).stdout.strip().split(":")
     if (entry.pw_dir, entry.pw_shell, *shadow[7:8]) != ("/nonexistent", "/usr/sbin/nologin", "1"):
         # whose account has expired, PAM lets in by no way
         change_user(site, "usermod", "--home", "/nonexistent", "--shell", "/usr/sbin/nologin", "--expiredate", "1")
@@ -546,8 +546,8 @@ def change_user(site, *command):
     """It may have processes that a former version, which gave the client no unit, let live."""
     become = ("setpriv", f"--reuid={site.user}", f"--regid={site.user}", "--clear-groups", "--no-new-privs", "--")
     for _attempt in range(20):
-        subprocess.run([*become, "sh", "-c", "kill -KILL -1"], capture_output=True)
-        done = subprocess.run([*command, site.user], capture_output=True, text=True)
+        subprocess.run([*become, "sh", "-c", "kill -KILL -1"], capture_output=True, check=False)
+        done = subprocess.run([*command, site.user], capture_output=True, text=True, check=False)
         # 8: it is still in use
         if done.returncode != 8:
             break
@@ -610,14 +610,14 @@ def remove(site, options):
 
 
 def openssl(*words, given=""):
-    done = subprocess.run(["openssl", *words], input=given, capture_output=True, text=True)
+    done = subprocess.run(["openssl", *words], input=given, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Problem(f"`openssl {words[0]}` failed: {done.stderr.strip()}", "See what is in the site's folder below /etc/ssl/flaskhost.")
     return done.stdout
 
 
 def systemctl(*words):
-    return subprocess.run(["systemctl", *words], capture_output=True, text=True).stdout
+    return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False).stdout
 
 
 def unverified():
