@@ -21,7 +21,7 @@ nginx_error_page_template: "{{ 'templates/pages/50x.html.j2' | flaskhost.flaskho
 """
 
 RETURN = r"""
-_value: {description: The absolute path of the first that exists, or O(default)., type: str}
+_value: {description: "The absolute path of the first that exists, or O(default).", type: str}
 """
 
 

@@ -21,5 +21,6 @@ def submodule(path):
 def reject_pointer(path, content):
     if len(content) < LFS_BYTES and content.startswith(LFS_POINTER):
         raise SourceError(
-            f"app_source: {path!r} of the source is in Git LFS, from which nothing is fetched. Run `git lfs pull` in a working copy, and name that as app_source."
+            f"app_source: {path!r} of the source is in Git LFS, from which nothing is fetched. "
+            "Run `git lfs pull` in a working copy, and name that as app_source."
         )
