@@ -30,15 +30,16 @@ def main():
         spec = read(role / "meta/argument_specs.yml")["argument_specs"]["main"]
         defaults = Defaults(role / "defaults/main.yml")
         problems += check(role, spec["options"], defaults)
-        own = {name: option for name, option in spec["options"].items() if not name.startswith("app_")}
         readme = role / "README.md"
         if not readme.exists() or not TABLE.search(readme.read_text()):
             problems.append(f"{relative(readme)}: it has no place for the table of variables")
             continue
         before, after = TABLE.split(readme.read_text(), maxsplit=1)
-        pages[readme] = f"{before}{BEGIN}\n{table(own, defaults)}{END}{after}"
-        settings += f"\n## [{role.name}](../roles/{role.name}/README.md)\n{spec['short_description']}.\n\n{table(own, defaults)}"
-    pages[PROJECT / "docs/variables.md"] = variables_page() + settings
+        pages[readme] = f"{before}{BEGIN}\n{table(spec['options'], defaults)}{END}{after}"
+        settings += (
+            f"\n## [{role.name}](../roles/{role.name}/README.md)\n{spec['short_description']}.\n\n{table(spec['options'], defaults)}"
+        )
+    pages[PROJECT / "docs/variables.md"] = VARIABLES + settings
     pages[PROJECT / "docs/reliability.md"] = reliability_page()
     security, hardening = PROJECT / "docs/security.md", PROJECT / "roles/hardening/README.md"
     pages[hardening] = with_section(pages[hardening], "measures", measures())
@@ -79,6 +80,13 @@ def attacks():
     return "\n".join(f"### {section_of_tests(file, 'what the attacker does')}" for file in files)
 
 
+VARIABLES = """# All variables
+
+<!-- written by `make docs` from roles/*/meta/argument_specs.yml and roles/*/defaults/main.yml -->
+
+Set what holds everywhere in `group_vars/all/`, and what differs by stage in your inventory, which outranks it: in
+`inventories/STAGE/group_vars/app_servers.yml`, for example. Preflight rejects names that it doesn't know.
+"""
 RELIABILITY = """# What happens when things go wrong
 Every line is a test, which breaks something for real on a host that serves, most of them under a steady load of GET and POST
 requests of which none may fail. `make test-faults` runs them all (about half an hour), `make test` a part, `make test-acme` those of
@@ -154,9 +162,8 @@ def check(role, options, defaults):
             yield f"{where}: {name}'s comment in defaults/main.yml is not its description in meta/argument_specs.yml"
         elif problem := mistyped(name, options[name], defaults.values[name]):
             yield f"{where}: {problem}"
-    given = {**read(PROJECT / "group_vars/all/app.yml"), "release_server": None}
-    for name in options:
-        if name not in defaults.values and name not in given:
+    for name, option in options.items():
+        if name not in defaults.values and not option.get("required") and name != "release_server":
             yield f"{where}: {name} has a spec and no default"
 
 
@@ -189,22 +196,6 @@ def kind(option):
 def shown(default):
     default = default.removeprefix(">-").strip()
     return "*empty*" if default == '""' else f"`{default}`" if default else ""
-
-
-def variables_page():
-    options = read(PROJECT / "roles/preflight/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    app = {name: option for name, option in options.items() if name.startswith("app_")}
-    return f"""# All variables
-
-<!-- written by `make docs` from roles/*/meta/argument_specs.yml and roles/*/defaults/main.yml -->
-
-Set what holds everywhere in `group_vars/all/`, and what differs by stage in
-`inventories/STAGE/group_vars/app_servers.yml`, which outranks it. Preflight tells you of names it doesn't know.
-
-## The app
-Their values are in `group_vars/all/app.yml`, with examples.
-
-{table(app)}"""
 
 
 def read(path):

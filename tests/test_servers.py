@@ -54,7 +54,7 @@ def contracts(tmp_path_factory):
         "__release_make_shared": "",
         "python_venv_packages": ["python3"],
         "python_venv_extra_packages": [],
-        "installed": provision["vars"]["base_packages_of_other_roles"],
+        "installed": provision["vars"]["preinstalled_packages"],
     }
     contract = {
         "server": "{{ release_server }}",

@@ -90,7 +90,7 @@ def told(tmp_path_factory):
             "ansible.builtin.copy": {
                 "dest": f"{folder}/{{{{ inventory_hostname }}}}.json",
                 "mode": "0600",
-                "content": "{{ {'packages': base_packages_of_other_roles, 'firewall': ufw_rules_of_other_roles, 'written': written | default({})} | to_json }}",
+                "content": "{{ {'packages': preinstalled_packages, 'firewall': ufw_rules_of_other_roles, 'written': written | default({})} | to_json }}",
             }
         },
     ]

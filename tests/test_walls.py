@@ -47,14 +47,14 @@ FILES = {
 }
 
 
-def play(folder, hosts, tasks, settings=None, check=True):
+def play(folder, hosts, tasks, settings=None, check=True, **environment):
     """Run tasks on this machine as if it were those hosts."""
     (folder / "hosts.yml").write_text(
         yaml.safe_dump({"all": {"hosts": hosts, "vars": {"ansible_connection": "local", **(settings or {})}}})
     )
     (folder / "book.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
     command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(folder / "book.yml"), "--forks", "2"]
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **environment}
     done = subprocess.run(command, cwd=PROJECT, env=environment, text=True, capture_output=True)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
@@ -284,19 +284,42 @@ SESSIONS = {
 }
 
 
-def test_nobody_locks_himself_out(tmp_path):
-    facts = {"distribution": "Debian", "distribution_major_version": "13", "env": {"SSH_CONNECTION": "198.51.100.9 40000 10.0.0.5 22"}}
-    tasks = [
-        {"ansible.builtin.set_fact": {"ansible_facts": facts}},
-        {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight", "tasks_from": "host"}},
-    ]
-    done = play(tmp_path, {name: settings for name, (settings, _told) in SESSIONS.items()}, tasks, APP, check=False)
+CONNECTION = "198.51.100.9 40000 10.0.0.5 22"
+
+
+@pytest.mark.parametrize(
+    ("facts", "environment"),
+    [({"env": {"SSH_CONNECTION": CONNECTION}}, {}), ({}, {"SSH_CONNECTION": CONNECTION})],
+    ids=["by-the-facts", "by-the-processes"],
+)
+def test_no_list_shuts_out_the_session_that_applies_it(tmp_path, facts, environment):
+    # what set_fact says of facts would hide those of a module
+    tasks = [{"ansible.builtin.set_fact": {"ansible_facts": facts}}] if facts else []
+    tasks += [{"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.ufw", "tasks_from": "guard"}}]
+    done = play(tmp_path, {name: settings for name, (settings, _told) in SESSIONS.items()}, tasks, check=False, **environment)
     said = dict(re.findall(r"fatal: \[(\S+)\]: (.*?)(?=\n(?:fatal|\S*: \[|PLAY|TASK|ok:|\[ERROR\]|$))", done.stdout, re.DOTALL))
     assert set(said) == {name for name, (_settings, told) in SESSIONS.items() if told}, done.stdout
     for name, text in said.items():
         words = " ".join(text.split())
         assert "You come from 198.51.100.9" in words and SESSIONS[name][1] in words
         assert f"you would lock yourself out of {name}. Nothing was changed." in words
+
+
+def test_a_session_that_is_not_found_changes_no_firewall_with_lists(tmp_path):
+    facts = {"distribution": "Debian", "distribution_major_version": "13", "ssh_session": {"address": "", "port": 0}}
+    tasks = [
+        {"ansible.builtin.set_fact": {"ansible_facts": facts}},
+        {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.ufw", "tasks_from": "guard"}},
+    ]
+    hosts = {
+        "lists": {"ufw_blocked": ["192.0.2.0/24"], "ansible_connection": "ssh"},
+        "allowed-only": {"ufw_ssh_from": "allowed", "ansible_connection": "ansible.builtin.ssh"},
+        "no-lists": {"ansible_connection": "ssh"},
+        "no-ssh": {"ufw_blocked": ["192.0.2.0/24"], "ansible_connection": "local"},
+    }
+    done = play(tmp_path, hosts, tasks, check=False)
+    said = " ".join(done.stdout.split())
+    assert {name for name in hosts if f"The address from which you reach {name} can't be found" in said} == {"lists", "allowed-only"}, said
 
 
 # -- ssh ----------------------------------------------------------------------------------------------------------------

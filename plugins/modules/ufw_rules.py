@@ -36,12 +36,12 @@ removed: {description: Rules that were removed., type: list, returned: always}
 ssh_port: {description: The port by which this session came in; 0 if it came by other means than ssh., type: int, returned: always}
 """
 
-import os
 import re
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.networks import port_rule
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.session import ssh_session
 
 DEFAULTS = "/etc/default/ufw"
 CONFIG = "/etc/ufw/ufw.conf"
@@ -56,7 +56,7 @@ def main():
         },
         supports_check_mode=True,
     )
-    ssh_port = port_of_this_session()
+    ssh_port = ssh_session()[1]
     try:
         wanted = unique([port_rule(rule) for rule in module.params["rules"]])
     except ValueError as error:
@@ -144,22 +144,6 @@ class Ufw:
 
 def lets_ssh_in(rule, port):
     return rule in (f"allow {port}/tcp", f"limit {port}/tcp")
-
-
-def port_of_this_session():
-    """From the ssh session among this process's ancestors: sudo drops the variable from our own environment."""
-    pid = os.getpid()
-    while pid > 1:
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as handle:
-                found = re.search(rb"(?:^|\0)SSH_CONNECTION=\S+ \S+ \S+ (\d+)\0", handle.read())
-            if found:
-                return int(found[1])
-            with open(f"/proc/{pid}/stat") as handle:
-                pid = int(handle.read().rpartition(")")[2].split()[1])
-        except OSError:
-            return 0
-    return 0
 
 
 def unique(rules):
