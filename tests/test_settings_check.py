@@ -206,6 +206,17 @@ def test_a_missing_setting_is_told_with_what_it_is_for():
     assert "app_name is not set: Names the app's user" in found
 
 
+def test_only_a_procfile_or_an_image_does_without_a_module():
+    (found,) = problems(without=["app_module"])
+    assert "app_module is not set: it must be module:object or module:factory()" in found
+    (found,) = problems(app_module="")
+    assert "app_module is ''" in found
+    by_procfile = {"source": {**SOURCE, "procfile": "web: x"}, "app_server": "procfile"}
+    by_image = {"app_runtime": "container", "app_image": "a/b:1"}
+    for changes in by_procfile, by_image:
+        assert problems(without=["app_module"], **changes) == problems(app_module="", **changes) == []
+
+
 def test_all_problems_are_told_at_once():
     assert len(problems(app_name="X", app_domains=["-"], app_server="x", ssh_port=-1)) == 4
 

@@ -10,6 +10,7 @@ from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks,
 RESERVED_PREFIX = "app_"
 DOMAIN = re.compile(r"(?=.{1,253}$)(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
 IDENTIFIERS = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+MODULE = re.compile(rf"{IDENTIFIERS}:{IDENTIFIERS}(\(.*\))?")
 IMAGE = re.compile(r"(?!-)[\w.-]+(:\d+)?(/[\w.-]+)+(:[\w.-]+|@sha256:[0-9a-f]{64})")
 # users and units of the distributions, which an app of that name would take over
 TAKEN = {
@@ -25,9 +26,6 @@ app_folder = checks.matches(
     r"[\w-][\w.-]*(/[\w-][\w.-]*)*", "it is a folder within the source, such as backend or examples/tutorial, or empty.", or_empty=True
 )
 app_health_path = checks.matches(r"(?s)/.*", "it is a path on the site, and begins with /, such as /healthz.")
-app_module = checks.matches(
-    rf"{IDENTIFIERS}:{IDENTIFIERS}(\(.*\))?", "it must be module:object or module:factory(), such as wsgi:app or mysite:create_app()."
-)
 app_root = checks.matches(r"(/[\w.-]+)+", "it must be an absolute path, such as /srv/mysite.")
 app_shared, app_static = source_directories.shared, source_directories.static
 
@@ -50,6 +48,13 @@ def app_domains(value, _settings):
         if not DOMAIN.fullmatch(str(name)):
             return f"'{name}' is no domain name. Write names such as example.com, without https:// and without a path."
     return None
+
+
+def app_module(value, settings):
+    # the Procfile, or the image, says it in its own way
+    needed = not _is_container(settings) and settings.get("app_server") != "procfile"
+    right = MODULE.fullmatch(str(value)) if value or needed else True
+    return None if right else "it must be module:object or module:factory(), such as wsgi:app or mysite:create_app()."
 
 
 def app_server(value, _settings):
@@ -122,8 +127,10 @@ def app_services(value, settings):
 
 
 def combined(settings):
-    """The settings beside the source, as app_source found it."""
+    """Problems of several settings together, and of the source, as app_source found it."""
     source = settings["__preflight_source"]
+    if "app_module" not in settings and (problem := app_module("", settings)):
+        yield "app_module", None, problem
     # that it failed is not in there: preflight goes on, to report everything that is wrong
     if "files" not in source:
         text = source.get("msg") or "it could not be read."
