@@ -59,7 +59,7 @@ deploy: .venv/ready ## check, provision, release
 release: .venv/ready ## ship the app's current version to a host that is provisioned
 	@ansible-playbook -i inventories/$(STAGE) playbooks/release.yml $(ARGS)
 
-rollback: .venv/ready ## make the former release live again
+rollback: .venv/ready ## activate the previous release again
 	@ansible-playbook -i inventories/$(STAGE) playbooks/rollback.yml $(ARGS)
 
 certificate: .venv/ready ## ask Let's Encrypt for a certificate if one is due, and see that nginx serves it
