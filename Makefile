@@ -65,7 +65,7 @@ deploy: .venv/ready ## check, provision, release
 release: .venv/ready ## ship the app's current version to a host that is provisioned
 	@$(PLAY) playbooks/release.yml $(ARGS)
 
-rollback: .venv/ready ## make the former release live again
+rollback: .venv/ready ## activate the previous release again
 	@$(PLAY) playbooks/rollback.yml $(ARGS)
 
 certificate: .venv/ready ## ask Let's Encrypt for a certificate if one is due, and see that nginx serves it

@@ -22,6 +22,7 @@ options:
       - M(flaskhost.flaskhost.release_lock) does the same. Here it costs no further remote call, and nothing changes between the two.
       - In check mode no lock is acquired.
     type: str
+author: The Flaskhost authors (@flaskhost)
 extends_documentation_fragment:
   - flaskhost.flaskhost.release
   - flaskhost.flaskhost.release.page

@@ -25,6 +25,7 @@ options:
     description: For how many seconds workers have to stay up.
     type: float
     default: 3
+author: The Flaskhost authors (@flaskhost)
 extends_documentation_fragment:
   - flaskhost.flaskhost.release
   - flaskhost.flaskhost.release.page
