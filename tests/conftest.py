@@ -14,6 +14,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 COLLECTIONS = PROJECT / "collections"
+# the task by which every playbook gets the defaults of app_*
+READ_APP = {"ansible.builtin.import_role": {"name": "flaskhost.flaskhost.app", "rolespec_validate": False}}
 sys.path.insert(0, str(COLLECTIONS))
 # What tests may see of the environment that they are started in. Everything else is the operator's: vault passwords, cloud keys, ssh and git settings.
 KEPT = ("PATH", "LANG", "LC_", "TERM", "TMPDIR", "TZ", "USER", "LOGNAME", "PYTEST_", "PYTHON", "COVERAGE", "CI")

@@ -47,7 +47,7 @@ def settings(tmp_path_factory):
 def test_every_playbook_sees_the_same_settings(settings):
     at_the_top, below = settings.values()
     assert at_the_top == below
-    assert at_the_top["app_name"] and at_the_top["ufw_blocked"] == []
+    assert at_the_top["app_domains"] == ["YOUR_DOMAIN"]
 
 
 def test_a_stage_outranks_what_holds_everywhere(settings):

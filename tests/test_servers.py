@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import PROJECT, foreign_listeners, plugin
+from conftest import PROJECT, READ_APP, foreign_listeners, plugin
 
 SERVERS = ["gunicorn", "uwsgi", "waitress", "granian", "uvicorn", "mod_wsgi"]
 MODULE = 'shop.web:create_app("the shop")'
@@ -54,7 +54,7 @@ def contracts(tmp_path_factory):
         "__release_make_shared": "",
         "python_venv_packages": ["python3"],
         "python_venv_extra_packages": [],
-        "installed": provision["vars"]["preinstalled_packages"],
+        "installed": provision["vars"]["needed_packages"],
     }
     contract = {
         "server": "{{ release_server }}",
@@ -64,6 +64,7 @@ def contracts(tmp_path_factory):
         "'flaskhost_app.py': lookup('ansible.builtin.template', templates ~ 'flaskhost_app.py.j2')}) }}",
     }
     tasks = [
+        READ_APP,
         {"ansible.builtin.set_fact": {"ansible_facts": {"processor_vcpus": 2, "memtotal_mb": "{{ memory }}"}}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.{{ server }}"}},
         {

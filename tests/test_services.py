@@ -12,7 +12,7 @@ import time
 
 import pytest
 import yaml
-from conftest import PROJECT
+from conftest import PROJECT, READ_APP
 
 SETTINGS = {
     "app_name": "shop",
@@ -83,6 +83,7 @@ def told(tmp_path_factory):
         task = {"ansible.builtin.set_fact": {"written": "{{ written | default({}) | combine(content) }}"}, "vars": {"content": content}}
         (probe / "tasks/main.yml").write_text(yaml.safe_dump([task]))
     tasks = [
+        READ_APP,
         {"ansible.builtin.set_fact": {"ansible_facts": {"processor_vcpus": 2, "memtotal_mb": "{{ memory | int }}"}}},
         ask,
         {"ansible.builtin.include_role": {"name": "probe_{{ item }}"}, "loop": "{{ app_services | default([]) }}"},
@@ -274,12 +275,12 @@ def test_systemd_understands_the_backup_s_units(told, tmp_path):
 def preflight(tmp_path, **variables):
     facts = {"distribution": "Debian", "distribution_version": "13", "distribution_major_version": "13"}
     tasks = [
+        READ_APP,
         {"ansible.builtin.set_fact": {"ansible_facts": facts}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight", "tasks_from": "host"}},
     ]
     (tmp_path / "book.yml").write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
-    settings = {"app_env": {}, "app_secrets": {}, **variables}
-    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", str(tmp_path / "book.yml"), "--extra-vars", json.dumps(settings)]
+    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", str(tmp_path / "book.yml"), "--extra-vars", json.dumps(variables)]
     done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
     return done.returncode, " ".join(done.stdout.replace("''", "'").split())
 
