@@ -1,0 +1,92 @@
+"""A setting of the inventory wins over group_vars/all/ of a clone and over the roles' defaults, in whichever form the inventory has it."""
+
+import json
+import os
+import subprocess
+
+import pytest
+import yaml
+from conftest import COLLECTIONS, PROJECT, READ_APP
+
+HOST = {"ansible_connection": "local"}
+SETTINGS = {"app_name": "shop", "ufw_blocked": ["198.51.100.0/24"]}
+
+
+def hosts_yml(folder):
+    """vars: of the group"""
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": HOST}, "vars": SETTINGS}}))
+
+
+def all_vars(folder):
+    """vars: of all"""
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": SETTINGS}, "app_servers": {"hosts": {"h": HOST}}}))
+
+
+def ini(folder):
+    lines = [f"{name}={json.dumps(value) if isinstance(value, list) else value}" for name, value in SETTINGS.items()]
+    (folder / "hosts.ini").write_text("[app_servers]\nh ansible_connection=local\n[app_servers:vars]\n" + "\n".join(lines) + "\n")
+
+
+def group_vars_all(folder):
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": HOST}}}))
+    (folder / "group_vars").mkdir()
+    (folder / "group_vars/all.yml").write_text(yaml.safe_dump(SETTINGS))
+
+
+def host_vars(folder):
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": HOST}}}))
+    (folder / "host_vars").mkdir()
+    (folder / "host_vars/h.yml").write_text(yaml.safe_dump(SETTINGS))
+
+
+def script(folder):
+    """As AWX and cloud inventories hand it over: a program that prints JSON."""
+    told = {"app_servers": {"hosts": ["h"], "vars": SETTINGS}, "_meta": {"hostvars": {"h": HOST}}}
+    (folder / "hosts.sh").write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(told)}\nEND\n")
+    (folder / "hosts.sh").chmod(0o755)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A clone whose owner has set the same in group_vars/all/."""
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    for path in PROJECT.iterdir():
+        if path.name not in ("group_vars", "inventories") and not path.name.startswith("."):
+            (clone / path.name).symlink_to(path)
+    (clone / "group_vars/all").mkdir(parents=True)
+    (clone / "group_vars/all/app.yml").write_text(yaml.safe_dump({"app_name": "elsewhere", "ufw_blocked": [], "app_server": "uwsgi"}))
+    return clone
+
+
+def seen(folder, inventory, *options, **environment):
+    names = [*SETTINGS, "app_server"]
+    content = "{{ {" + ", ".join(f"'{name}': {name}" for name in names) + "} | to_json }}"
+    tasks = [READ_APP, {"ansible.builtin.copy": {"dest": f"{inventory}/seen", "mode": "0600", "content": content}}]
+    book = [{"hosts": "app_servers", "gather_facts": False, "tasks": tasks}]
+    (folder / "book.yml").write_text(yaml.safe_dump(book))
+    values = {**os.environ, "ANSIBLE_NOCOLOR": "1", **environment}
+    done = subprocess.run(["ansible-playbook", "-i", inventory, "book.yml", *options], cwd=folder, env=values, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((inventory / "seen").read_text())
+
+
+@pytest.mark.parametrize("form", [hosts_yml, all_vars, ini, group_vars_all, host_vars, script])
+def test_the_inventory_wins_over_the_clone(tmp_path, clone, form):
+    (tmp_path / "inventory").mkdir()
+    form(tmp_path / "inventory")
+    assert seen(clone, tmp_path / "inventory") == {**SETTINGS, "app_server": "uwsgi"}
+
+
+def test_the_command_line_wins_over_the_inventory(tmp_path, clone):
+    (tmp_path / "inventory").mkdir()
+    group_vars_all(tmp_path / "inventory")
+    assert seen(clone, tmp_path / "inventory", "--extra-vars", "app_name=blog")["app_name"] == "blog"
+
+
+@pytest.mark.parametrize("form", [hosts_yml, all_vars, ini, group_vars_all, host_vars, script])
+def test_the_inventory_wins_over_the_defaults_of_an_installed_collection(tmp_path, form):
+    (tmp_path / "inventory").mkdir()
+    form(tmp_path / "inventory")
+    found = seen(tmp_path, tmp_path / "inventory", ANSIBLE_COLLECTIONS_PATH=str(COLLECTIONS), ANSIBLE_CONFIG=str(tmp_path / "none.cfg"))
+    assert found == {**SETTINGS, "app_server": "gunicorn"}
