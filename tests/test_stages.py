@@ -192,6 +192,7 @@ def test_the_app_starts_on_a_laptop_with_its_stage_s_environment(tmp_path):
     for name in "uv", "flask":
         (tmp_path / name).chmod(0o755)
     variables = {
+        "app_name": "sample",
         "app_source": str(source),
         "app_module": 'shop:create_app("x")',
         "app_release_command": "flask db upgrade",
@@ -211,3 +212,13 @@ def test_the_app_starts_on_a_laptop_with_its_stage_s_environment(tmp_path):
     assert said[3] == f'flask --app shop:create_app("x") run --debug {rest}'
     said = subprocess.run([script], text=True, capture_output=True, check=True, env={**environment, "CMD": "flask routes"}).stdout
     assert said.splitlines()[1] == f"flask routes {rest}"
+
+
+def test_in_a_fresh_clone_nothing_is_developed_and_what_is_missing_is_named(tmp_path):
+    command = ["ansible-playbook", "-i", "inventories/development", "playbooks/develop.yml"]
+    environment = {**os.environ, "HOME": str(tmp_path), "ANSIBLE_NOCOLOR": "1"}
+    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, env=environment)
+    assert done.returncode != 0 and "settings need your attention. No host was touched." in done.stdout, done.stdout
+    for name in "app_name", "app_source", "app_module":
+        assert f"- {name} is not set: " in done.stdout
+    assert not (tmp_path / ".cache/flaskhost/develop").exists()
