@@ -163,7 +163,7 @@ def check(role, options, defaults):
         elif problem := mistyped(name, options[name], defaults.values[name]):
             yield f"{where}: {problem}"
     for name, option in options.items():
-        if name not in defaults.values and not option.get("required") and name != "release_server":
+        if name not in defaults.values and not option.get("required"):
             yield f"{where}: {name} has a spec and no default"
 
 

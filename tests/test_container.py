@@ -188,7 +188,7 @@ def pulled(tmp_path):
         (tmp_path / "podman").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "podman").chmod(0o755)
         variables = {"container_app": "shop", "container_app_root": "/srv/shop", "container_image": "registry.example/shop:1"}
-        variables |= {"__container_wanted": {"environment": [], "shared": [], "folders": []}, "__container_pull_seconds": 2}
+        variables |= {"container_wanted": {"environment": [], "shared": [], "directories": []}, "__container_pull_seconds": 2}
         task = {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.container", "tasks_from": "identify"}}
         book = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
         (tmp_path / "book.yml").write_text(json.dumps(book))

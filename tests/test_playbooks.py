@@ -188,3 +188,22 @@ def test_the_site_answers_to_its_names_and_serves_its_static_files(rendered):
     assert site.count("server_name shop.example www.shop.example;") == 2
     assert "location ^~ /assets/ {" in site
     assert "server unix:/srv/shop/live/wsgi.sock max_fails=0;" in site
+
+
+def names_in(role):
+    """The names in a role's files that begin with __."""
+    for path in (PROJECT / "roles" / role).rglob("*"):
+        if path.is_file() and path.suffix in (".yml", ".j2", ".py", ".md"):
+            yield from ((path, name) for name in re.findall(r"\b__([a-z][a-z0-9_]*)\b", path.read_text()))
+
+
+def test_no_role_uses_a_private_variable_of_another():
+    roles = [path.name for path in (PROJECT / "roles").iterdir()]
+    wrong = {
+        f"{path.relative_to(PROJECT)}: __{name}"
+        for role in roles
+        for path, name in names_in(role)
+        for other in roles
+        if other != role and name.startswith(f"{other}_") and not name.startswith(f"{role}_")
+    }
+    assert not wrong

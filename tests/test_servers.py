@@ -55,6 +55,8 @@ def contracts(tmp_path_factory):
         "python_venv_packages": ["python3"],
         "python_venv_extra_packages": [],
         "installed": provision["vars"]["needed_packages"],
+        "release_server_role": "{{ server }}",
+        "release_server": yaml.safe_load((PROJECT / "roles/release/defaults/main.yml").read_text())["release_server"],
     }
     contract = {
         "server": "{{ release_server }}",

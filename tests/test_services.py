@@ -29,7 +29,7 @@ SETTINGS = {
     "python_venv_extra_packages": [],
     "memory": 2000,
     # what the role systemd says of it
-    "release_sandbox": [],
+    "systemd_sandbox": [],
 }
 HOSTS = {
     "none": {},
@@ -96,7 +96,7 @@ def told(tmp_path_factory):
         },
     ]
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": HOSTS, "vars": SETTINGS}}))
-    play = {"hosts": "all", "gather_facts": False, "vars": provision["vars"] | {"release_server": {}}, "tasks": tasks}
+    play = {"hosts": "all", "gather_facts": False, "vars": provision["vars"] | {"gunicorn_server": {}}, "tasks": tasks}
     (folder / "book.yml").write_text(yaml.safe_dump([play]))
     command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(folder / "book.yml"), "--forks", "4"]
     environment = {**os.environ, "ANSIBLE_ROLES_PATH": f"{PROJECT}/roles:{folder}/roles"}

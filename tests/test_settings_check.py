@@ -33,7 +33,7 @@ SOURCE = {"files": ["mysite/__init__.py", "mysite/static/style.css", "uv.lock"],
 def problems(source=SOURCE, without=(), **changes):
     settings = {name: value for name, value in {**GOOD, **changes}.items() if name not in without}
     sources = check.Sources({"inventory_dir": str(PROJECT / "inventories/production")})
-    return [problem.text(sources) for problem in check.check(settings, ROLES, {"__preflight_source": source})]
+    return [problem.text(sources) for problem in check.check(settings, ROLES, {"preflight_source": source})]
 
 
 def test_good_settings_pass():

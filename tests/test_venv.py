@@ -23,7 +23,7 @@ def script(name, dependency_file, source, tmp):
     environment.filters["quote"] = shlex.quote
     text = (PROJECT / f"roles/python_venv/templates/{name}.sh.j2").read_text().replace("/tmp/", f"{tmp}/")
     wanted = {**WANTED, "source": str(source), "dependency_file": dependency_file}
-    return environment.from_string(text).render(__python_venv_wanted=wanted)
+    return environment.from_string(text).render(python_venv_wanted=wanted)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes owners, as on a host")
@@ -104,7 +104,7 @@ def test_what_may_be_a_credential_is_not_shown(controller, monkeypatch, index, e
         "hosts": "all",
         "gather_facts": False,
         "tasks": [role],
-        "vars": {"python_venv_index_url": index, "__python_venv_wanted": wanted},
+        "vars": {"python_venv_index_url": index, "python_venv_wanted": wanted},
     }
     (controller / "book.yml").write_text(json.dumps([book]))
     code, output = play(controller, controller / "book.yml", {"h": {"ansible_connection": "local"}})

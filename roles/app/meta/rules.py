@@ -128,7 +128,7 @@ def app_services(value, settings):
 
 def combined(settings):
     """Problems of several settings together, and of the source, as app_source found it."""
-    source = settings["__preflight_source"]
+    source = settings["preflight_source"]
     if "app_module" not in settings and (problem := app_module("", settings)):
         yield "app_module", None, problem
     # that it failed is not in there: preflight goes on, to report everything that is wrong
