@@ -143,6 +143,10 @@ test-containers: linux .venv/ready ## the same with the app in a container, and 
 	@$(LAB) setup $(NEWER) python
 	@FLASKHOST_RUNTIME=container FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 
+test-collection: linux .venv/ready ## the installed collection on bare hosts: each role alone, and a site from a repository of its owner's (about half an hour)
+	@$(LAB) setup $(OLDER) $(NEWER)
+	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test collection
+
 test-servers: linux .venv/ready ## every server on both hosts, and the way from one to another (about 20 minutes)
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers

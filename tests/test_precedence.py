@@ -66,7 +66,9 @@ def seen(folder, inventory, *options, **environment):
     book = [{"hosts": "app_servers", "gather_facts": False, "tasks": tasks}]
     (folder / "book.yml").write_text(yaml.safe_dump(book))
     values = {**os.environ, "ANSIBLE_NOCOLOR": "1", **environment}
-    done = subprocess.run(["ansible-playbook", "-i", inventory, "book.yml", *options], cwd=folder, env=values, text=True, capture_output=True)
+    done = subprocess.run(
+        ["ansible-playbook", "-i", inventory, "book.yml", *options], cwd=folder, env=values, text=True, capture_output=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((inventory / "seen").read_text())
 

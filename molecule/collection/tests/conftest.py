@@ -1,0 +1,102 @@
+"""The installed collection, and the people who use it: root on the newer host, a user with sudo on the older one."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import testinfra
+import yaml
+from sites import PROJECT
+
+HOSTS = {"older": (22102, 44402, "ubuntu"), "newer": (22103, 44403, "root")}
+
+
+class Place:
+    """A directory without anything of the clone, and a host that is reached from it."""
+
+    def __init__(self, age, directory, collections):
+        self.age, self.directory = age, directory
+        self.port, self.https, self.user = HOSTS[age]
+        self.host = testinfra.get_host(f"podman://flaskhost-collection-{age}")
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
+            "ANSIBLE_COLLECTIONS_PATH": str(collections),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_FORCE_COLOR": "0",
+            "COLUMNS": "1000",
+        }
+
+    def connection(self):
+        key = Path(os.environ.get("FLASKHOST_LAB", Path.home() / ".cache/flaskhost-lab")) / "id_ed25519"
+        return {
+            "ansible_host": "127.0.0.1",
+            "ansible_port": self.port,
+            "ansible_user": self.user,
+            "ansible_ssh_private_key_file": str(key),
+            "ansible_ssh_common_args": "-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o LogLevel=ERROR",
+        }
+
+    def play(self, *words, good=True):
+        """The output of ansible-playbook, and how much it changed."""
+        done = subprocess.run(
+            ["ansible-playbook", *words],
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        assert (done.returncode == 0) is good, done.stdout
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def collections(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("collections")
+    quiet = {"check": True, "capture_output": True, "cwd": directory}
+    subprocess.run(["ansible-galaxy", "collection", "build", PROJECT, "--output-path", directory], **quiet)
+    (tarball,) = directory.glob("flaskhost-flaskhost-*.tar.gz")
+    subprocess.run(["ansible-galaxy", "collection", "install", "--no-deps", tarball, "--collections-path", directory], **quiet)
+    return directory
+
+
+@pytest.fixture(params=[pytest.param("older"), pytest.param("newer", marks=pytest.mark.sample)], scope="module")
+def place(request, collections, tmp_path_factory):
+    return Place(request.param, tmp_path_factory.mktemp("place"), collections)
+
+
+@pytest.fixture(scope="module")
+def repository(place):
+    """What flaskhost.flaskhost.new writes, with an owner's values in the place of its placeholders."""
+    directory = place.directory / "mysite"
+    place.play("flaskhost.flaskhost.new", "-e", "new_directory=mysite")
+    shutil.copytree(PROJECT / "sample_app", directory / "app", ignore=shutil.ignore_patterns("__pycache__", "instance"))
+    values = {
+        "YOUR_APP_NAME": "mysite",
+        "YOUR_SOURCE": "app",
+        "YOUR_MODULE": "sample_app:create_app()",
+        "YOUR_DOMAIN": "mysite.test",
+        "YOUR_SERVER_ADDRESS": "127.0.0.1",
+        "YOUR_SECRET_KEY": "marker-of-a-secret-5f3c9a",
+    }
+    for path in [*directory.glob("settings/*.yml"), *directory.glob("inventories/production/**/*.yml")]:
+        text = path.read_text()
+        for before, after in values.items():
+            text = text.replace(before, after)
+        path.write_text(text)
+    hosts = directory / "inventories/production/hosts.yml"
+    inventory = yaml.safe_load(hosts.read_text())
+    inventory["app_servers"]["hosts"]["production"] = place.connection()
+    hosts.write_text(yaml.safe_dump(inventory))
+    own = {"app_health_path": "/healthz", "app_release_command": "flask --app sample_app db upgrade", "release_after_stage": ""}
+    (directory / "inventories/production/group_vars/app_servers").mkdir()
+    (directory / "inventories/production/group_vars/app_servers.yml").rename(
+        directory / "inventories/production/group_vars/app_servers/stage.yml"
+    )
+    (directory / "inventories/production/group_vars/app_servers/own.yml").write_text(yaml.safe_dump(own))
+    place.directory = directory
+    return place
