@@ -122,8 +122,8 @@ molecule: linux .venv/ready ## the roles on bare hosts in containers; samples of
 	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
-	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
-	@PYTEST_ADDOPTS='-m sample' FLASKHOST_HOSTILE=hostile-sample FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test hostile
+	@PYTEST_ADDOPTS='-m sample' FLASKHOST_SAMPLE=-sample FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
+	@PYTEST_ADDOPTS='-m sample' FLASKHOST_SAMPLE=-sample FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test hostile
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
 	@PYTEST_ADDOPTS='-m sample -k "production or picture"' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
 

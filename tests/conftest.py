@@ -63,7 +63,7 @@ def load(file):
     return module
 
 
-def run_module(name, check_mode=False, environment=None, **arguments):
+def run_module(name, /, check_mode=False, environment=None, **arguments):
     """A module's result, run as Ansible runs it: arguments as JSON on the standard input."""
     arguments |= {"_ansible_check_mode": check_mode, "_ansible_remote_tmp": "/tmp"}
     done = subprocess.run(

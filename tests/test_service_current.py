@@ -1,9 +1,10 @@
 """A service is behind if what it took up may be older than what is on disk; whatever the clock was."""
 
+import os
 import time
 
 import pytest
-from conftest import plugin
+from conftest import plugin, run_module
 
 service_current = plugin("modules/service_current")
 DAY = 86_400_000_000
@@ -90,3 +91,20 @@ def test_a_reload_that_failed_is_tried_again_by_the_next_run(config):
         service_current.carry_out(module, "nginx", ["reload"])
     # to systemd, what failed was a change of state like any other
     assert service_current.is_behind(module.failed_at, [config])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes the host's lock, as root does")
+@pytest.mark.parametrize(("settings", "did"), [([], "restart"), (["/nowhere"], "listen")])
+def test_where_the_clock_was_wrong_only_a_socket_with_settings_is_opened_anew(config, tmp_path, settings, did):
+    """Service and socket are up since tomorrow. To stop the socket of a journal fails, since what is logged starts it again."""
+    tomorrow = time.strftime("%a %Y-%m-%d %H:%M:%S.000000 UTC", time.gmtime(time.time() + 86_400))
+    shown = "LoadState=loaded\nUnitFileState=static\nActiveState=active\n"
+    shown += f"ActiveEnterTimestamp={tomorrow}\nStateChangeTimestamp={tomorrow}\nUnitsLoadTimestamp=\n"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/systemctl").write_text(f"#!/bin/sh\n[ $1 != show ] || printf '%s' '{shown}'\n")
+    (tmp_path / "bin/systemctl").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    result = run_module(
+        "service_current", environment=environment, name="journal", config=[str(config)], socket_config=settings, by="restart"
+    )
+    assert result["did"][-1] == did, result

@@ -97,7 +97,7 @@ def main():
     if not socket.is_up:
         steps += ["enable"] if service.is_disabled else []
         steps += [] if service.is_up else ["start"]
-    elif is_behind(socket.up_since, module.params["socket_config"]):
+    elif module.params["socket_config"] and is_behind(socket.up_since, module.params["socket_config"]):
         steps.append("listen")
     current_since = service.changed if module.params["by"] == "reload" else service.up_since
     # one that is stopped for its socket reads its configuration when it starts again
