@@ -52,6 +52,7 @@ def test_a_change_of_what_a_link_points_to_counts(config, tmp_path_factory):
 
 def test_a_path_that_is_not_there_tells_nothing(config):
     assert not service_current.is_behind(now(), [config / "nowhere"])
+    assert not service_current.is_behind(now() + DAY, [config / "nowhere"])
 
 
 def test_a_start_that_is_still_to_come_tells_nothing(config):
@@ -94,7 +95,7 @@ def test_a_reload_that_failed_is_tried_again_by_the_next_run(config):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes the host's lock, as root does")
-@pytest.mark.parametrize(("settings", "did"), [([], "restart"), (["/nowhere"], "listen")])
+@pytest.mark.parametrize(("settings", "did"), [([], "restart"), (["/nowhere"], "restart"), (["/etc/passwd"], "listen")])
 def test_where_the_clock_was_wrong_only_a_socket_with_settings_is_opened_anew(config, tmp_path, settings, did):
     """Service and socket are up since tomorrow. To stop the socket of a journal fails, since what is logged starts it again."""
     tomorrow = time.strftime("%a %Y-%m-%d %H:%M:%S.000000 UTC", time.gmtime(time.time() + 86_400))
@@ -107,4 +108,4 @@ def test_where_the_clock_was_wrong_only_a_socket_with_settings_is_opened_anew(co
     result = run_module(
         "service_current", environment=environment, name="journal", config=[str(config)], socket_config=settings, by="restart"
     )
-    assert result["did"][-1] == did, result
+    assert result["did"] == [did], result

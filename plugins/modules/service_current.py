@@ -97,7 +97,7 @@ def main():
     if not socket.is_up:
         steps += ["enable"] if service.is_disabled else []
         steps += [] if service.is_up else ["start"]
-    elif module.params["socket_config"] and is_behind(socket.up_since, module.params["socket_config"]):
+    elif is_behind(socket.up_since, module.params["socket_config"]):
         steps.append("listen")
     current_since = service.changed if module.params["by"] == "reload" else service.up_since
     # one that is stopped for its socket reads its configuration when it starts again
@@ -143,9 +143,10 @@ def microseconds(text):
 
 
 def is_behind(since, paths):
-    """Whether what the service took up at this time may be older than what is on disk."""
+    """Whether what the service took up at this time may be older than what is on disk. Where nothing is, nothing is to be taken up."""
     now = time.time_ns() // 1000
-    return since > now or max(map(changed_at, entries(paths)), default=0) > since
+    newest = max(map(changed_at, entries(paths)), default=0)
+    return newest > 0 and (since > now or newest > since)
 
 
 def entries(paths):
