@@ -43,7 +43,7 @@ class ActionModule(ActionBase):
 def check(settings, roles, facts):
     """Yield all problems of one host's settings."""
     specs = {name: spec for role in roles for name, spec in role.options.items()}
-    names = [name for name in settings if isinstance(name, str)]
+    names = [name for name in settings if isinstance(name, str) and name not in facts]
     settings, unreadable = read(settings, [*OF_ANSIBLE, *specs])
     yield from unreadable
     yield from placeholders(settings)
