@@ -38,6 +38,8 @@ for app in ("hostile", "victim"):
     SITES[f"{app}-newer"] = ("hostile", "hostile-newer", "10.207.9.13", 44393)
 # not for a person's eyes, and the same for all runs
 PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
+# as in molecule's own runs
+PLAIN["MOLECULE_PROJECT_DIRECTORY"] = str(PROJECT)
 
 
 def copy_of_sample_app(copy):
