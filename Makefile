@@ -29,7 +29,7 @@ PLAY := $(WITH_VAULT)$(BIN)/ansible-playbook -i inventories/$(STAGE)
 # an installed uv is as good as our own
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 LAB := molecule/lab/lab
-LAB_FOLDER := $(or $(FLASKHOST_LAB),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flaskhost-lab)
+LAB_FOLDER := $(or $(FLASKHOST_LAB),$(HOME)/.cache/flaskhost-lab)
 
 .DEFAULT_GOAL := help
 .PHONY: linux new sanity changelog help demo develop deploy release rollback certificate run backup restore bucket status doctor secrets test lint unit molecule test-faults test-containers test-collection test-servers test-hostile test-acme test-app test-recipes test-kills audit bench docs clean
@@ -41,8 +41,7 @@ help: ## list these commands
 	@echo "  inventories/; it is $(STAGE) if not given. ARGS='...' goes to ansible-playbook: make deploy ARGS='--check --diff'."
 
 demo: linux .venv/ready ## a host of your own in a container, with the sample app deployed to it over ssh
-	@$(LAB) setup debian13
-	@$(LAB) up demo flaskhost-demo
+	@$(LAB) up flaskhost-demo debian13 10.207.1.10 2222:22 8080:80 8443:443
 	@$(BIN)/ansible-playbook -i inventories/demo deploy.yml
 	@curl --silent --show-error --fail --insecure --output /dev/null https://localhost:8443/
 	@echo
@@ -119,7 +118,6 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
 molecule: linux .venv/ready ## the roles on bare hosts in containers; samples of faults, attacks, servers, certificates, an app with all that it can have
-	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_SAMPLE=-sample FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
@@ -128,39 +126,30 @@ molecule: linux .venv/ready ## the roles on bare hosts in containers; samples of
 	@PYTEST_ADDOPTS='-m sample -k "production or picture"' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
 
 test-app: linux .venv/ready ## an app with all that it can have: database, queue, workers, schedule, backups, two stages (about half an hour)
-	@$(LAB) setup $(OLDER) $(NEWER) python
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
 
 test-recipes: linux .venv/ready ## the public apps of docs/recipes.md, from GitHub (about a quarter of an hour)
-	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test recipes
 
 test-faults: linux .venv/ready ## all that can go wrong, under load (about half an hour)
-	@$(LAB) setup $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 
 test-containers: linux .venv/ready ## the same with the app in a container, and what only a container can do (about an hour)
-	@$(LAB) setup $(NEWER) python
 	@FLASKHOST_RUNTIME=container FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 
 test-collection: linux .venv/ready ## the installed collection on bare hosts: each role alone, and a site from a repository of its owner's (about half an hour)
-	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test collection
 
 test-servers: linux .venv/ready ## every server on both hosts, and the way from one to another (about 20 minutes)
-	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
 
 test-hostile: linux .venv/ready ## attacks by an app that was taken over, by builds, repositories and visitors (about an hour)
-	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test hostile
 
 test-acme: linux .venv/ready ## certificates from a CA of the lab's own: issued, renewed, refused, replaced; TLS judged by sslyze
-	@$(LAB) setup $(OLDER) $(NEWER)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
 
 test-kills: linux .venv/ready ## kill a run after every one of its tasks in turn (about two hours)
-	@$(LAB) setup $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule converge -s faults
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule/lab/kill_at_every_task.py release
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule/lab/kill_at_every_task.py first-deploy
@@ -169,13 +158,11 @@ test-kills: linux .venv/ready ## kill a run after every one of its tasks in turn
 # e.g. make bench BENCH='--deploys 0 --only gunicorn granian'; tests/bench/run.py --help has all
 bench: linux .venv/ready ## our stack beside the usual tutorial's: docs/benchmarks.md (about an hour)
 	@$(UV) sync --quiet --frozen --inexact --group bench
-	@$(LAB) setup $(NEWER)
-	@FLASKHOST_NEWER=$(NEWER) $(LAB) up bench flaskhost-bench
+	@$(LAB) up flaskhost-bench $(NEWER) 10.207.3.20 22030:22
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run tests/bench/run.py $(BENCH)
-	@$(LAB) run molecule destroy -s bench
+	@$(LAB) down flaskhost-bench
 
 audit: linux .venv/ready ## others' tools judge a host that was just deployed; what they say goes to docs/security.md (about half an hour)
-	@$(LAB) setup debian13 $(NEWER)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) test audit
 	@cp $(LAB_FOLDER)/audit/report.json docs/audit.json
 	@$(BIN)/python docs/generate.py

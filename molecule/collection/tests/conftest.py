@@ -29,7 +29,7 @@ class Place:
         }
 
     def connection(self):
-        key = Path(os.environ.get("FLASKHOST_LAB", Path.home() / ".cache/flaskhost-lab")) / "id_ed25519"
+        key = Path(os.environ["FLASKHOST_LAB"]) / "id_ed25519"
         return {
             "ansible_host": "127.0.0.1",
             "ansible_port": self.port,

@@ -7,7 +7,7 @@ import time
 import pytest
 from conftest import STATE
 
-KEY = os.path.join(os.environ.get("FLASKHOST_LAB", ""), "id_ed25519")
+KEY = os.path.join(os.environ["FLASKHOST_LAB"], "id_ed25519")
 USERS = ("hostile", "hostile-build", "hostile-tls")
 # A user manager would start it: not in the sandbox.
 UNIT = (
