@@ -92,7 +92,8 @@ def rendered(tmp_path_factory):
     }
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": settings}}))
     roles = PROJECT / "roles"
-    paths = [
+    paths = ["app/vars/main.yml"]
+    paths += [
         f"{role}/{kind}/main.yml" for role in ("tls", "nginx", "ufw") for kind in ("defaults", "vars") if (roles / role / kind).is_dir()
     ]
     tasks = [

@@ -309,7 +309,10 @@ def test_an_unsupported_distribution_is_refused(tmp_path):
     code, output = play(str(book), "localhost,")
     output = " ".join(output.split())
     assert code != 0
-    assert "localhost runs Fedora 43, which Flaskhost does not know. Supported are Ubuntu 22.04, 24.04, 26.04; Debian 12, 13." in output
+    assert (
+        "localhost runs Fedora 43, which Flaskhost does not know. Supported are Debian 12, Debian 13, Ubuntu 22.04, Ubuntu 24.04, Ubuntu 26.04."
+        in output
+    )
     assert "Nothing was changed." in output
 
 
