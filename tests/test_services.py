@@ -33,7 +33,7 @@ SETTINGS = {
 }
 HOSTS = {
     "none": {},
-    "everything": {"app_services": ["postgresql", "redis", "backup"], "app_secrets": {"KEY": "x"}},
+    "everything": {"app_services": ["postgresql", "redis", "memcached", "backup"], "app_secrets": {"KEY": "x"}},
     "small": {
         "app_services": ["postgresql", "redis"],
         "memory": 460,
@@ -60,6 +60,7 @@ HOSTS = {
 }
 WRITTEN = {
     "redis": ["redis.conf", "unit.conf"],
+    "memcached": ["unit.service"],
     "postgresql": ["postgresql.conf", "pg_hba.conf"],
     "backup": ["backup.service", "backup.timer"],
 }
@@ -108,7 +109,7 @@ def told(tmp_path_factory):
 def test_what_they_need_is_installed_by_one_call_of_apt(told):
     plain = ["ufw", "nginx", "python3"]
     assert told["none"]["packages"] == plain
-    assert {*told["everything"]["packages"]} == {*plain, "postgresql", "python3-psycopg2", "redis-server", "restic"}
+    assert {*told["everything"]["packages"]} == {*plain, "postgresql", "python3-psycopg2", "redis-server", "memcached", "restic"}
     # to dump a database that is elsewhere, its client
     assert told["elsewhere"]["packages"] == [*plain, "restic", "postgresql-client"]
     assert told["sqlite"]["packages"] == [*plain, "restic"]
@@ -246,6 +247,16 @@ def test_redis_understands_its_settings(told, host, tmp_path):
                     assert answer and not answer.startswith(b"-"), (command, answer)
         finally:
             process.terminate()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
+def test_systemd_understands_memcached_s_unit(told, tmp_path):
+    unit = told["everything"]["written"]["unit.service"]
+    assert "--memory-limit=100 " in unit and "MemoryMax=228M" in unit
+    # the program itself isn't here
+    (tmp_path / "memcached-shop.service").write_text(unit.replace("/usr/bin/memcached", "/bin/true"))
+    said = subprocess.run(["systemd-analyze", "verify", "--man=no", *tmp_path.iterdir()], text=True, capture_output=True).stderr
+    assert not [line for line in said.splitlines() if "memcached-shop" in line], said
 
 
 def test_a_backup_goes_where_it_should_with_the_keys_it_needs(told):

@@ -94,7 +94,7 @@ def test_good_settings_pass():
         ({"app_static": {"/static/": "."}}, ["app_static is {", "'.' must be a folder within the source"]),
         ({"app_static": {"/../etc/": "mysite/static"}}, ["'/../etc/' is no URL of a folder"]),
         ({"app_static": {"/a//b/": "mysite/static"}}, ["'/a//b/' is no URL of a folder"]),
-        ({"app_services": ["mysql"]}, ["app_services", "postgresql, redis, backup"]),
+        ({"app_services": ["mysql"]}, ["app_services", "mysql is no role of a service; there are backup, memcached, postgresql, redis."]),
         ({"app_services": ["postgresql"], "app_env": {"DATABASE_URL": "sqlite:///x.db"}}, ["postgresql gives the app DATABASE_URL"]),
         ({"app_services": ["redis"], "app_secrets": {"REDIS_URL": "redis://x"}}, ["redis gives the app REDIS_URL"]),
         (

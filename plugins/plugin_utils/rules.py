@@ -19,7 +19,8 @@ Three names in `meta/rules.py` have a meaning of their own:
 `combined(settings)` yields (setting, value, what is allowed) for problems that only several settings, or the source, show. One of a
 setting that is wrong by itself is not reported.
 
-`CHOSEN_BY = "app_server"` says that this setting may name the role.
+`CHOSEN_BY = "app_server"` says that this setting may name the role. `CHOSEN_BY = "app_services"` is for a service, whose `tasks/spec.yml` says
+what it gives to the app.
 
 `RESERVED_PREFIX = "app_"` says that nobody else's variables begin like this, so that each unknown one is reported. Other unknown
 names are reported only if they resemble a setting.
@@ -65,6 +66,13 @@ def read_role(name):
         options = yaml_load(handle)["argument_specs"]["main"].get("options", {})
     has_rules = os.path.exists(os.path.join(ROLES, name, "meta/rules.py"))
     return Role(name, options, importlib.import_module(f"{COLLECTION}.roles.{name}.meta.rules") if has_rules else None)
+
+
+def service_environment(name):
+    """The names of the environment variables that a service gives to the app."""
+    with open(os.path.join(ROLES, name, "tasks/spec.yml")) as handle:
+        facts = yaml_load(handle)[0]["ansible.builtin.set_fact"]
+    return list(facts[f"{name}_service"]["environment"])
 
 
 def roles_chosen_by(setting):

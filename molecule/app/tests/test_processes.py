@@ -18,6 +18,13 @@ from redis import Redis
 from rq.job import Job
 print(Job.fetch("slow", connection=Redis.from_url(os.environ["REDIS_URL"])).get_status().value)
 """
+CACHE = """
+import os, socket
+with socket.socket(socket.AF_UNIX) as cache:
+    cache.connect(os.environ["MEMCACHED_SOCKET"])
+    cache.sendall(b"set color 0 60 3\\r\\nred\\r\\nget color\\r\\nquit\\r\\n")
+    print(cache.makefile().read().split())
+"""
 MIGRATION = """revision = "c1"
 down_revision = "2c1e5d7a9b40"
 
@@ -81,6 +88,18 @@ def test_database_and_queue_are_the_app_s_alone(site):
         assert site.host.check_output(f"runuser -u sample -- psql -Atc 'select current_user' '{url}'") == "sample"
         for user, what in ("nobody", url), ("www-data", f"{url}&user=sample"), ("sample", url.replace("/sample", "/postgres")):
             assert site.host.run(f"runuser -u {user} -- psql -c 'select 1' '{what}'").rc != 0, (user, what)
+
+
+def test_the_cache_is_the_app_s_alone(site):
+    assert python(site, CACHE).strip() == "['STORED', 'VALUE', 'color', '0', '3', 'red', 'END']"
+    assert "11211" not in site.host.check_output("ss -Hltun")
+    for user in "nobody", "www-data":
+        ask = f"MEMCACHED_SOCKET=/run/memcached-sample/memcached.sock runuser -u {user} -- python3 -c '{CACHE}'"
+        assert "PermissionError" in site.host.run(ask).stderr
+    # it comes back by itself, empty, and the app finds it again
+    site.host.check_output("systemctl kill --signal=KILL memcached-sample")
+    wait_until(lambda: site.host.service("memcached-sample").is_running, 20)
+    assert "'red'" in python(site, CACHE)
 
 
 @pytest.mark.sample

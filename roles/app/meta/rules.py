@@ -15,7 +15,24 @@ IMAGE = re.compile(r"(?!-)[\w.-]+(:\d+)?(/[\w.-]+)+(:[\w.-]+|@sha256:[0-9a-f]{64
 # users and units of the distributions, which an app of that name would take over
 TAKEN = {
     *("root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "backup", "list", "irc", "nobody"),
-    *("user", "getty", "ssh", "sshd", "sudo", "systemd", "dbus", "nginx", "postgres", "postgresql", "redis", "valkey", "ubuntu", "debian"),
+    *(
+        "user",
+        "getty",
+        "ssh",
+        "sshd",
+        "sudo",
+        "systemd",
+        "dbus",
+        "nginx",
+        "postgres",
+        "postgresql",
+        "redis",
+        "valkey",
+        "memcache",
+        "memcached",
+        "ubuntu",
+        "debian",
+    ),
 }
 SINGLE = {
     "web": "app_server runs it, with as many workers as that role's own settings say.",
@@ -114,16 +131,15 @@ def app_schedule(value, _settings):
 
 
 def app_services(value, settings):
+    known = rules.roles_chosen_by("app_services")
+    unknown = [name for name in value if name not in known]
+    if unknown:
+        return f"{unknown[0]} is no role of a service; there are {', '.join(known)}."
     given = {}
     for name in "app_env", "app_secrets":
         given |= settings[name] if isinstance(settings.get(name), dict) else {}
-    for service, name in ("postgresql", "DATABASE_URL"), ("redis", "REDIS_URL"):
-        if service in value and name in given:
-            return f"{service} gives the app {name}, which app_env or app_secrets sets too. Take one of the two out."
-    kind = str(given.get("DATABASE_URL", "")).partition(":")[0].partition("+")[0]
-    if "backup" in value and kind not in ("", "postgres", "postgresql", "sqlite") and settings.get("backup_database_url") != "":
-        return f"backup knows PostgreSQL and SQLite, and no {kind}: set backup_database_url to '', and see to that database otherwise."
-    return None
+    twice = [(service, name) for service in value for name in rules.service_environment(service) if name in given]
+    return "{} gives the app {}, which app_env or app_secrets sets too. Take one of the two out.".format(*twice[0]) if twice else None
 
 
 def combined(settings):

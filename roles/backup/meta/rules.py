@@ -2,6 +2,9 @@
 
 import re
 
+# a service: this setting may name the role
+CHOSEN_BY = "app_services"
+
 
 def backup_folder(value, settings):
     return None if value or settings.get("backup_s3_url") else "backups need a place: this one, or backup_s3_url."
@@ -19,3 +22,14 @@ def backup_s3_url(value, settings):
         why = ", for one that was made on the host would be lost with the host" if missing[0] == "backup_password" else ""
         return f"it needs {missing[0]} too{why}."
     return None
+
+
+def combined(settings):
+    if "backup" not in (settings.get("app_services") or []) or settings.get("backup_database_url") == "":
+        return
+    given = [settings[name] for name in ("app_env", "app_secrets") if isinstance(settings.get(name), dict)]
+    url = next((str(values["DATABASE_URL"]) for values in reversed(given) if "DATABASE_URL" in values), "")
+    kind = url.partition(":")[0].partition("+")[0]
+    if kind not in ("", "postgres", "postgresql", "sqlite"):
+        text = f"backup knows PostgreSQL and SQLite, and no {kind}: set backup_database_url to '', and see to that database otherwise."
+        yield "app_services", settings["app_services"], text

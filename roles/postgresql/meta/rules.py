@@ -2,6 +2,9 @@
 
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks
 
+# a service: this setting may name the role
+CHOSEN_BY = "app_services"
+
 postgresql_clients = checks.networks
 
 
