@@ -11,6 +11,8 @@ import yaml
 from sites import PROJECT
 
 HOSTS = {"older": (22102, 44402, "ubuntu"), "newer": (22103, 44403, "root")}
+# without molecule's own settings
+PLAIN = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
 
 
 class Place:
@@ -21,7 +23,7 @@ class Place:
         self.port, self.https, self.user = HOSTS[age]
         self.host = testinfra.get_host(f"podman://flaskhost-collection-{age}")
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
+            **PLAIN,
             "ANSIBLE_COLLECTIONS_PATH": str(collections),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_FORCE_COLOR": "0",
@@ -57,7 +59,7 @@ class Place:
 @pytest.fixture(scope="session")
 def collections(tmp_path_factory):
     directory = tmp_path_factory.mktemp("collections")
-    quiet = {"check": True, "capture_output": True, "cwd": directory}
+    quiet = {"check": True, "capture_output": True, "cwd": directory, "env": PLAIN}
     subprocess.run(["ansible-galaxy", "collection", "build", PROJECT, "--output-path", directory], **quiet)
     (tarball,) = directory.glob("flaskhost-flaskhost-*.tar.gz")
     subprocess.run(["ansible-galaxy", "collection", "install", "--no-deps", tarball, "--collections-path", directory], **quiet)
