@@ -1,6 +1,7 @@
 """The layout of an app's releases on a host: the one place for the paths and unit names of a release, and for reading what is there.
 
 ROOT, such as /srv/APP         root's; no app can write here
+  releases/.building/ID/       the source of a release that is being built; only root can enter the directory above it
   releases/ID/                 a release, immutable once its manifest is written
     manifest.json              written last, by rename: a release without it is unfinished
     .venv                      link to venvs/KEY
@@ -58,6 +59,9 @@ class Layout:
 
     def release(self, release_id, *names):
         return self.path("releases", release_id, *names)
+
+    def building(self, release_id):
+        return self.path("releases", ".building", release_id)
 
     def venv(self, key, *names):
         return self.path("venvs", key, *names)

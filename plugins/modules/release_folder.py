@@ -123,11 +123,11 @@ import shutil
 import stat
 import subprocess
 import tarfile
-import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.archives import UnsafeArchive
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.builder import LayoutError, as_builder
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.layout import Layout, now
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.source_tree import finish_source, unpack_source
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable
@@ -176,16 +176,12 @@ def main():
 class Release:
     def __init__(self, params):
         self.params = params
-        self.root = params["root"]
-        self.id = params["id"]
-        self.folder = os.path.join(self.root, "releases", self.id)
-        self.code = os.path.join(self.folder, "app")
-        # in a directory that only root can enter
-        self.building = os.path.join(self.root, "releases", ".building", self.id)
-        self.bad_note = os.path.join(self.root, "bad", self.id)
+        self.layout, self.id = Layout(params["root"], params["app"]), params["id"]
+        self.folder, self.code = self.layout.release(self.id), self.layout.release(self.id, "app")
+        self.building, self.bad_marker = self.layout.building(self.id), self.layout.bad_marker(self.id)
 
     def lay_out(self):
-        venv = os.path.join(self.root, "venvs", self.params["venv"])
+        venv = self.layout.venv(self.params["venv"])
         if self.params["phase"] == "unpacked":
             self.unpack(venv)
         venv_complete = os.path.exists(os.path.join(venv, "complete"))
@@ -196,7 +192,7 @@ class Release:
 
     def unpack(self, venv):
         params = self.params
-        if os.path.exists(self.bad_note):
+        if os.path.exists(self.bad_marker):
             self.distrust(venv)
         self.remove()
         # whoever may not read a finished release must not read one in the making
@@ -220,7 +216,7 @@ class Release:
         params = self.params
         static = [os.path.normpath(folder) for folder in params["static"].values()]
         shared = [os.path.normpath(folder) for folder in params["shared"]]
-        self.as_builder(lambda: finish_source(static, shared, params["state"], self.code, os.path.join(self.root, "live", "app")))
+        self.as_builder(lambda: finish_source(static, shared, params["state"], self.code, self.layout.path("live", "app")))
         # without compiled code, the app only starts more slowly
         with contextlib.suppress(LayoutError):
             self.as_builder(lambda: compileall.compile_dir(".", quiet=2, ddir=None), COMPILE_SECONDS)
@@ -235,8 +231,8 @@ class Release:
             os.symlink(os.path.relpath(os.path.join(self.code, folder), os.path.dirname(link)), link)
         manifest = dict(params["manifest"], id=self.id, built=now())
         self.replace(os.path.join(self.folder, "manifest.json"), json.dumps(manifest, indent=2) + "\n", 0o640, params["group"])
-        if os.path.exists(self.bad_note):
-            os.unlink(self.bad_note)
+        if os.path.exists(self.bad_marker):
+            os.unlink(self.bad_marker)
 
     def builder(self):
         try:
@@ -266,8 +262,8 @@ class Release:
         # an image is known by what is in it
         if os.path.exists(os.path.join(venv, "image")):
             return
-        for name in os.listdir(os.path.join(self.root, "releases")):
-            link = os.path.join(self.root, "releases", name, ".venv")
+        for name in os.listdir(self.layout.path("releases")):
+            link = self.layout.release(name, ".venv")
             if name != self.id and os.path.islink(link) and os.readlink(link) == venv:
                 return
         if os.path.exists(os.path.join(venv, "complete")):
@@ -302,10 +298,6 @@ def run(*command):
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise OSError(f"`{command[0]}` failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
-
-
-def now():
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 if __name__ == "__main__":
