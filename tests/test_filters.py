@@ -25,6 +25,7 @@ def test_apps_share_a_machine_if_they_have_its_address_and_port():
 def test_a_distribution_is_named_as_the_roles_know_it():
     ubuntu = {"distribution": "Ubuntu", "distribution_version": "24.04", "distribution_major_version": "24"}
     debian = {"distribution": "Debian", "distribution_version": "12.5", "distribution_major_version": "12"}
+    assert facts.distribution({}) == ""
     assert facts.distribution(ubuntu) == "Ubuntu 24.04" and facts.distribution(debian) == "Debian 12"
 
 
@@ -34,6 +35,7 @@ def test_a_distribution_is_named_as_the_roles_know_it():
 def test_a_server_has_a_process_for_each_core_as_far_as_memory_goes(cores, memory, minimum, workers):
     host = {"processor_vcpus": cores, "memtotal_mb": memory}
     assert facts.worker_count(host, minimum=minimum) == workers
+    assert facts.worker_count({}) == 1
 
 
 def test_a_script_and_a_module_wait_for_each_other(tmp_path, monkeypatch):

@@ -99,13 +99,23 @@ def test_a_reload_that_failed_is_tried_again_by_the_next_run(config):
 def test_where_the_clock_was_wrong_only_a_socket_with_settings_is_opened_anew(config, tmp_path, settings, did):
     """Service and socket are up since tomorrow. To stop the socket of a journal fails, since what is logged starts it again."""
     tomorrow = time.strftime("%a %Y-%m-%d %H:%M:%S.000000 UTC", time.gmtime(time.time() + 86_400))
-    shown = "LoadState=loaded\nUnitFileState=static\nActiveState=active\n"
-    shown += f"ActiveEnterTimestamp={tomorrow}\nStateChangeTimestamp={tomorrow}\nUnitsLoadTimestamp=\n"
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/systemctl").write_text(f"#!/bin/sh\n[ $1 != show ] || printf '%s' '{shown}'\n")
-    (tmp_path / "bin/systemctl").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
-    result = run_module(
-        "service_current", environment=environment, name="journal", config=[str(config)], socket_config=settings, by="restart"
-    )
+    shown = f"ActiveState=active\nActiveEnterTimestamp={tomorrow}\nStateChangeTimestamp={tomorrow}\nUnitsLoadTimestamp=\n"
+    result = run_with(tmp_path, shown, name="journal", config=[str(config)], socket_config=settings, by="restart")
     assert result["did"] == [did], result
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes the host's lock, as root does")
+@pytest.mark.parametrize(("start", "did"), [(True, ["start"]), (False, [])])
+def test_a_service_that_others_start_when_they_need_it_is_left_to_them(config, tmp_path, start, did):
+    shown = "ActiveState=inactive\nActiveEnterTimestamp=\nStateChangeTimestamp=\nUnitsLoadTimestamp=\n"
+    assert run_with(tmp_path, shown, name="journal", config=[str(config)], by="restart", start=start)["did"] == did
+
+
+def run_with(directory, shown, **arguments):
+    """The module, with a systemctl that says this of every unit."""
+    (directory / "bin").mkdir()
+    program = f"#!/bin/sh\n[ $1 != show ] || printf '%s' 'LoadState=loaded\nUnitFileState=static\n{shown}'\n"
+    (directory / "bin/systemctl").write_text(program)
+    (directory / "bin/systemctl").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{directory}/bin:{os.environ['PATH']}"}
+    return run_module("service_current", environment=environment, **arguments)

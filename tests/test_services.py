@@ -109,7 +109,7 @@ def told(tmp_path_factory):
 def test_what_they_need_is_installed_by_one_call_of_apt(told):
     plain = ["ufw", "nginx", "python3"]
     assert told["none"]["packages"] == plain
-    assert {*told["everything"]["packages"]} == {*plain, "postgresql", "python3-psycopg2", "redis-server", "memcached", "restic"}
+    assert {*told["everything"]["packages"]} == {*plain, "postgresql", "python3-psycopg2", "acl", "redis-server", "memcached", "restic"}
     # to dump a database that is elsewhere, its client
     assert told["elsewhere"]["packages"] == [*plain, "restic", "postgresql-client"]
     assert told["sqlite"]["packages"] == [*plain, "restic"]

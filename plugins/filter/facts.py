@@ -1,4 +1,7 @@
-"""What follows from a host's facts: the filters `distribution` and `worker_count`."""
+"""What follows from a host's facts: the filters `distribution` and `worker_count`.
+
+Ansible checks a role's settings before its first task, which gathers the facts that are missing. So each has an answer without them.
+"""
 
 
 class FilterModule:
@@ -8,10 +11,11 @@ class FilterModule:
 
 def distribution(facts):
     """Debian is known by its major version, Ubuntu by both numbers of it."""
-    version = "distribution_version" if facts["distribution"] == "Ubuntu" else "distribution_major_version"
-    return f"{facts['distribution']} {facts[version]}"
+    name = facts.get("distribution", "")
+    version = facts.get("distribution_version" if name == "Ubuntu" else "distribution_major_version", "")
+    return f"{name} {version}".strip()
 
 
 def worker_count(facts, mb=150, minimum=1):
     """As many as there are cores, but at least `minimum`; fewer if memory is short."""
-    return min(max(int(facts["processor_vcpus"]), minimum), max(int(facts["memtotal_mb"]) // mb, 1))
+    return min(max(int(facts.get("processor_vcpus", 1)), minimum), max(int(facts.get("memtotal_mb", 0)) // mb, 1))

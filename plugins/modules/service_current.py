@@ -40,6 +40,12 @@ options:
     type: str
     choices: [reload, restart]
     default: reload
+  start:
+    description:
+      - Enable and start the service where it isn't running.
+      - V(false) is for one that other units start when they need it. It reads its configuration then.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -79,6 +85,7 @@ def main():
             "socket_config": {"type": "list", "elements": "path", "default": []},
             "check": {"type": "list", "elements": "str", "default": []},
             "by": {"type": "str", "choices": ["reload", "restart"], "default": "reload"},
+            "start": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
@@ -95,8 +102,8 @@ def main():
         module.fail_json(msg=f"{name} is not installed on this host")
     steps = ["daemon-reload"] if is_behind(units_read(module), [f"{UNITS}/{name}.service", f"{UNITS}/{name}.service.d"]) else []
     if not socket.is_up:
-        steps += ["enable"] if service.is_disabled else []
-        steps += [] if service.is_up else ["start"]
+        steps += ["enable"] if module.params["start"] and service.is_disabled else []
+        steps += ["start"] if module.params["start"] and not service.is_up else []
     elif is_behind(socket.up_since, module.params["socket_config"]):
         steps.append("listen")
     current_since = service.changed if module.params["by"] == "reload" else service.up_since

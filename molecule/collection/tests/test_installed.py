@@ -25,6 +25,7 @@ ROLES = {
     "python_venv": {},
     "postgresql": {"postgresql_app": "alone", "postgresql_url": "postgresql://alone@/alone?host=/run/postgresql"},
     "redis": {"redis_app": "alone"},
+    "memcached": {"memcached_app": "alone"},
     "backup": {
         "backup_app": "alone",
         "backup_folder": "/var/backups/alone",
