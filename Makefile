@@ -32,7 +32,7 @@ LAB := molecule/lab/lab
 LAB_FOLDER := $(or $(FLASKHOST_LAB),$(HOME)/.cache/flaskhost-lab)
 
 .DEFAULT_GOAL := help
-.PHONY: linux new sanity changelog help demo develop deploy release rollback certificate run backup restore bucket status doctor secrets test lint unit molecule test-faults test-containers test-collection test-servers test-hostile test-acme test-app test-recipes test-kills audit bench docs clean
+.PHONY: linux new sanity changelog help demo develop deploy release rollback certificate run backup restore bucket status doctor secrets test check check-host lint unit molecule test-faults test-containers test-collection test-servers test-hostile test-acme test-app test-recipes test-kills audit bench docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,12 @@ doctor: .venv/ready ## what is wrong with a host, or soon will be, and what to d
 
 test: linux lint unit molecule ## all tests (about an hour)
 
+check: linux .venv/ready ## what to run while you work: lint, unit tests, and a bare host that is deployed to (about 5 minutes)
+	@$(MAKE) --no-print-directory --jobs --output-sync=target lint unit check-host
+
+check-host:
+	@FLASKHOST_NEWER=$(NEWER) $(LAB) test check
+
 lint: .venv/ready ## ansible-lint, yamllint, ruff, and whether the generated docs are up to date
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/ruff check --quiet
@@ -117,12 +123,13 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 	@$(BIN)/pytest -q --numprocesses auto tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
-molecule: linux .venv/ready ## the roles on bare hosts in containers; samples of faults, attacks, servers, certificates, an app with all that it can have
+molecule: linux .venv/ready ## the roles on bare hosts in containers; samples of faults, attacks, servers, certificates, the installed collection, an app with all that it can have
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_SAMPLE=-sample FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_SAMPLE=-sample FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test hostile
 	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
+	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test collection
 	@PYTEST_ADDOPTS='-m sample -k "production or picture"' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
 
 test-app: linux .venv/ready ## an app with all that it can have: database, queue, workers, schedule, backups, two stages (about half an hour)

@@ -20,6 +20,7 @@ BUILD = "Have the image on the host" if IN_CONTAINERS else "Build the venv"
 SITES = {
     "older": ("default", "older", "10.207.0.12", 44312),
     "newer": ("default", "newer", "10.207.0.13", 44313),
+    "checked": ("check", "checked", "10.207.11.13", 44311),
     "target": ("faults", "target", "10.207.2.20", 44320),
     "acme-older": ("acme", "acme-older", "10.207.5.12", 44352),
     "acme-newer": ("acme", "acme-newer", "10.207.5.13", 44353),
@@ -38,7 +39,6 @@ for app in ("hostile", "victim"):
     SITES[f"{app}-newer"] = ("hostile", "hostile-newer", "10.207.9.13", 44393)
 # not for a person's eyes, and the same for all runs
 PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
-# as in molecule's own runs
 PLAIN["MOLECULE_PROJECT_DIRECTORY"] = str(PROJECT)
 
 
