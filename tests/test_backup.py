@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, load
+from conftest import PROJECT, load, run_playbook
 
 PROGRAMS = PROJECT / "roles/backup/files"
 sys.path.insert(0, str(PROGRAMS))
@@ -899,11 +899,5 @@ def test_what_a_host_lists_does_nothing_to_a_terminal(tmp_path):
         "ansible.builtin.include_role": {"name": "flaskhost.flaskhost.backup", "tasks_from": "restore"},
         "vars": {"__backup_program": str(tmp_path / "program")},
     }
-    book = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
-    (tmp_path / "book.yml").write_text(json.dumps(book))
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
-    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": {"localhost": variables}}}))
-    command = ["ansible-playbook", "-i", tmp_path / "hosts.json", tmp_path / "book.yml"]
-    done = subprocess.run(command, cwd=PROGRAMS.parents[2], env=environment, capture_output=True, text=True)
-    printed = done.stdout + done.stderr
+    printed = run_playbook(tmp_path, [task], {"here": variables}, good=None).output
     assert "1a2b  2026-01-30T00:00:00Z  s3  evil\ufffd" in printed and not {"\x1b", "\x07", "\u202e"} & {*printed}, printed
