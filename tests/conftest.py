@@ -14,6 +14,7 @@ import tempfile
 import typing
 from pathlib import Path
 
+import pytest
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -57,6 +58,12 @@ def forget_the_operator():
 forget_the_operator()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each worker tests that are next to each other, since they share fixtures that run ansible-playbook."""
+    return importlib.import_module("xdist.scheduler").WorkStealingScheduling(config, log)
+
+
 def plugin(path):
     """A plugin as a Python module, e.g. plugin("modules/ufw_rules")."""
     return importlib.import_module(f"ansible_collections.flaskhost.flaskhost.plugins.{path.replace('/', '.')}")
@@ -83,8 +90,8 @@ def run_module(name, /, check_mode=False, environment=None, **arguments):
     return json.loads(done.stdout)
 
 
-class Played(typing.NamedTuple):
-    """A run of ansible-playbook. `text` is its output on one line, and `failures` has the part of it that reports the failure of a host."""
+class PlaybookRun(typing.NamedTuple):
+    """How ansible-playbook ended. `text` is its output on one line, and `failures` has by host the part that reports the host's failure."""
 
     returncode: int
     stdout: str
@@ -100,8 +107,14 @@ class Played(typing.NamedTuple):
         return {host: " ".join("".join(text for name, text in found if name == host).split()) for host, _text in found}
 
 
-def run_playbook(directory, playbook, hosts, *words, settings=LOCAL, variables=None, good=True, cwd=PROJECT, environment=None, **options):
-    """Run a playbook, or tasks with variables of their play, on hosts with settings, or on an inventory. By default the run must succeed."""
+def run_playbook(
+    directory, playbook, hosts, *arguments, settings=LOCAL, variables=None, good=True, cwd=PROJECT, environment=None, **options
+):
+    """Run ansible-playbook. It must succeed; with good=False it must fail, with good=None it may.
+
+    The playbook is a path or a list of tasks, which get `variables` from their play. The hosts are the path of an inventory, or the variables of
+    each host; all of these hosts get `settings`. What is no path is written to the directory.
+    """
     if isinstance(playbook, list):
         play = {"hosts": "all", "gather_facts": False, "vars": variables or {}, "tasks": playbook}
         playbook = directory / "book.yml"
@@ -111,19 +124,19 @@ def run_playbook(directory, playbook, hosts, *words, settings=LOCAL, variables=N
         hosts = directory / "hosts.json"
         hosts.write_text(json.dumps(inventory))
     environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **(environment or {})}
-    command = ["ansible-playbook", "-i", hosts, playbook, *words]
+    command = ["ansible-playbook", "-i", hosts, playbook, *arguments]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, **options)
-    played = Played(done.returncode, done.stdout, done.stdout + done.stderr)
-    assert good is None or (done.returncode == 0) is good, played.output
-    return played
+    run = PlaybookRun(done.returncode, done.stdout, done.stdout + done.stderr)
+    assert good is None or (done.returncode == 0) is good, run.output
+    return run
 
 
-def evaluate(directory, tasks, expression, hosts, *words, environment=None, **options):
+def evaluate(directory, tasks, expression, hosts, *arguments, environment=None, **options):
     """The value that an expression has on each host after these tasks."""
     show = {"name": "Show the value", "ansible.builtin.debug": {"msg": expression}}
     environment = {**(environment or {}), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
-    played = run_playbook(directory, [*tasks, show], hosts, *words, environment=environment, **options)
-    shown = played.stdout.partition("TASK [Show the value]")[2]
+    run = run_playbook(directory, [*tasks, show], hosts, *arguments, environment=environment, **options)
+    shown = run.stdout.partition("TASK [Show the value]")[2]
     starts, decoder = re.finditer(r"^ok: \[(\S+)\] => ", shown, re.MULTILINE), json.JSONDecoder()
     return {start[1]: decoder.raw_decode(shown, start.end())[0]["msg"] for start in starts}
 
