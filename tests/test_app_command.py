@@ -86,8 +86,8 @@ def results(tmp_path_factory):
         {"flaskhost.flaskhost.app_command": {"argv": ["/nowhere"]}, "register": "missing", "ignore_errors": True},
         {"ansible.builtin.copy": {"dest": f"{folder}/results", "mode": "0600", "content": "{{ [a, b, bad, missing] | to_json }}"}},
     ]
-    played = run_playbook(folder, tasks, {"here": {}})
-    assert "\x1b" not in played.stdout, played.output
+    run = run_playbook(folder, tasks, {"here": {}})
+    assert "\x1b" not in run.stdout, run.output
     return json.loads((folder / "results").read_text())
 
 

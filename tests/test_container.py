@@ -202,11 +202,11 @@ def test_a_registry_that_never_answers_is_not_waited_for(pulled):
 
 
 def test_what_a_registry_says_is_shown_for_a_terminal(pulled):
-    played = pulled(
+    run = pulled(
         r"{ printf 'no\033]0;title\007\033[2J https://ann:hunter2@registry.example\342\200\256 '; yes | head -c 9000 | tr -d '\n'; } >&2; exit 1"
     )
-    said = played.output
-    assert "can't pull registry.example/shop:1: no https://…@registry.example" in played.text
+    said = run.output
+    assert "can't pull registry.example/shop:1: no https://…@registry.example" in run.text
     assert "\x1b" not in said and "\u202e" not in said and "hunter2" not in said and "y" * 500 not in said
 
 

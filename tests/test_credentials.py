@@ -122,14 +122,14 @@ def test_preflight_shows_no_credential(controller, repository):
         ),
         "index": settings(app_source=str(PROJECT / "sample_app"), python_venv_index_url="https://ann:tok3n@YOUR_INDEX/simple"),
     }
-    played = play(controller, "playbooks/preflight.yml", hosts, good=False)
-    text = played.text
-    assert "No host was touched" in text, played.output
+    run = play(controller, "playbooks/preflight.yml", hosts, good=False)
+    text = run.text
+    assert "No host was touched" in text, run.output
     assert f"app_version is 'v9': it is no branch, tag or commit of http://{server.place}/x.git" in text
     assert "has no folder 'nowhere'" in text and "the source has no folder 'none'" in text
     for name in hosts:
         assert f"(host {name})" in text or f", {name})" in text or f"host {name}," in text, name
-    assert_no_credential(controller, played.output)
+    assert_no_credential(controller, run.output)
     used = {base64.b64decode(given.removeprefix("Basic ")).decode() for given in server.asked if given}
     assert used == {f"ann:{TOKEN}", f"{TOKEN}:"}
     assert b"clone" in (controller / "arguments").read_bytes()
@@ -179,9 +179,9 @@ def test_a_host_gets_no_credential(controller, repository, monkeypatch):
     result = {"lock_taken_over": {}, "edited": [], "live": ""}
     stub = f"#!/bin/sh\ncat $1 >>{controller}/given\necho '{json.dumps(result)}'\n"
     monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(with_modules(controller, release_info=stub, release_folder=stub)))
-    played = play(controller, tasks, {"h": LOCAL}, good=False, variables=variables)
-    assert "to develop it here, name a folder" in played.text, played.output
+    run = play(controller, tasks, {"h": LOCAL}, good=False, variables=variables)
+    assert "to develop it here, name a folder" in run.text, run.output
     given = (controller / "given").read_text()
     assert f"releasing http://…@{server.place}/x.git" in given.encode().decode("unicode_escape", errors="replace") or "manifest" in given
     (controller / "book.yml").unlink()
-    assert_no_credential(controller, played.output)
+    assert_no_credential(controller, run.output)

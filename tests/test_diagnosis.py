@@ -150,9 +150,9 @@ def failed(tmp_path_factory):
     tasks = [{"ansible.builtin.set_fact": {"ansible_facts": {"python": {"version": {"major": 3, "minor": 13}}}}}, report]
     hosts = {f"h{number}": {"ansible_failed_result": result} for number, (result, _words, _remedy) in enumerate(RESULTS)}
     started = time.monotonic()
-    played = run_playbook(tmp_path_factory.mktemp("failed"), tasks, hosts, variables=settings, good=False)
+    run = run_playbook(tmp_path_factory.mktemp("failed"), tasks, hosts, variables=settings, good=False)
     assert time.monotonic() - started < 15
-    return played
+    return run
 
 
 @pytest.mark.parametrize("number", range(len(RESULTS)))

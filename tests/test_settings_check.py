@@ -327,8 +327,8 @@ def preflight(folder, good=True, **settings):
     settings = {**GOOD, "app_source": str(PROJECT / "sample_app"), "app_module": "sample_app:create_app()", "app_static": {}, **settings}
     task = {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight"}}
     environment = {"HOME": str(folder), "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections")}
-    played = run_playbook(folder, [task], {"h": settings}, settings={}, good=good, cwd=folder, environment=environment)
-    return played.output.replace("\\n", "\n")
+    run = run_playbook(folder, [task], {"h": settings}, settings={}, good=good, cwd=folder, environment=environment)
+    return run.output.replace("\\n", "\n")
 
 
 def test_a_new_server_is_one_new_directory(tmp_path, collection):

@@ -198,8 +198,8 @@ def test_the_app_starts_on_a_laptop_with_its_stage_s_environment(tmp_path):
     }
     environment = {**os.environ, "HOME": str(tmp_path), "BIN": str(tmp_path), "UV": str(tmp_path / "uv"), "CMD": ""}
     words = ["--extra-vars", json.dumps(variables)]
-    played = run_playbook(PROJECT, "playbooks/develop.yml", "inventories/development", *words, environment=environment)
-    assert "it's $5" not in played.stdout, played.output
+    run = run_playbook(PROJECT, "playbooks/develop.yml", "inventories/development", *words, environment=environment)
+    assert "it's $5" not in run.stdout, run.output
     script = tmp_path / ".cache/flaskhost/develop"
     assert script.stat().st_mode & 0o777 == 0o700
     said = subprocess.run([script], text=True, capture_output=True, check=True, env=environment).stdout.splitlines()

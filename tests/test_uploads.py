@@ -77,8 +77,8 @@ def play(stage, amazon, owner):
     def play(*options, good=True, **variables):
         environment = {**owner, "AWS_ENDPOINT_URL": amazon, "ANSIBLE_VAULT_PASSWORD_FILE": str(stage / "password")}
         words = ["--extra-vars", json.dumps(variables), *options]
-        played = run_playbook(PROJECT, "playbooks/s3_bucket.yml", stage, *words, good=good, environment=environment)
-        return " ".join(played.stdout.replace("''", "'").split())
+        run = run_playbook(PROJECT, "playbooks/s3_bucket.yml", stage, *words, good=good, environment=environment)
+        return " ".join(run.stdout.replace("''", "'").split())
 
     return play
 
@@ -183,7 +183,7 @@ def test_a_bucket_that_can_be_used_is_accepted(check):
     ],
 )
 def test_a_bucket_that_can_not_be_used_is_told_before_anything_is_changed(check, owner, other, words):
-    played = check(good=False, **other)
-    said = played.text.replace("''", "'")
+    run = check(good=False, **other)
+    said = run.text.replace("''", "'")
     assert words in said and "Nothing was changed." in said, said
-    assert owner["AWS_SECRET_ACCESS_KEY"] not in played.output
+    assert owner["AWS_SECRET_ACCESS_KEY"] not in run.output

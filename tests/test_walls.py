@@ -262,11 +262,11 @@ def test_no_list_shuts_out_the_session_that_applies_it(tmp_path, facts, environm
     # what set_fact says of facts would hide those of a module
     tasks = [{"ansible.builtin.set_fact": {"ansible_facts": facts}}] if facts else []
     tasks += [{"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.ufw", "tasks_from": "guard"}}]
-    played = run_playbook(
+    run = run_playbook(
         tmp_path, tasks, {name: settings for name, (settings, _told) in SESSIONS.items()}, good=False, environment=environment
     )
-    said = played.failures
-    assert set(said) == {name for name, (_settings, told) in SESSIONS.items() if told}, played.output
+    said = run.failures
+    assert set(said) == {name for name, (_settings, told) in SESSIONS.items() if told}, run.output
     for name, words in said.items():
         assert "You come from 198.51.100.9" in words and SESSIONS[name][1] in words
         assert f"you would lock yourself out of {name}. Nothing was changed." in words
