@@ -6,16 +6,23 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import typing
 from pathlib import Path
+
+import pytest
+import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
 COLLECTIONS = PROJECT / "collections"
 # the task by which every playbook gets the defaults of app_*
 READ_APP = {"ansible.builtin.import_role": {"name": "flaskhost.flaskhost.app", "rolespec_validate": False}}
+# a host that is this machine
+LOCAL = {"ansible_connection": "local"}
 sys.path.insert(0, str(COLLECTIONS))
 # What tests may see of the environment that they are started in. Everything else is the operator's: vault passwords, cloud keys, ssh and git settings.
 KEPT = ("PATH", "LANG", "LC_", "TERM", "TMPDIR", "TZ", "USER", "LOGNAME", "PYTEST_", "PYTHON", "COVERAGE", "CI")
@@ -51,6 +58,12 @@ def forget_the_operator():
 forget_the_operator()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each worker tests that are next to each other, since they share fixtures that run ansible-playbook."""
+    return importlib.import_module("xdist.scheduler").WorkStealingScheduling(config, log)
+
+
 def plugin(path):
     """A plugin as a Python module, e.g. plugin("modules/ufw_rules")."""
     return importlib.import_module(f"ansible_collections.flaskhost.flaskhost.plugins.{path.replace('/', '.')}")
@@ -75,6 +88,63 @@ def run_module(name, /, check_mode=False, environment=None, **arguments):
     )
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
+
+
+class PlaybookRun(typing.NamedTuple):
+    """How ansible-playbook ended. `text` is its output on one line, and `failures` has by host the part that reports the host's failure."""
+
+    returncode: int
+    stdout: str
+    output: str
+
+    @property
+    def text(self):
+        return " ".join(self.output.split())
+
+    @property
+    def failures(self):
+        found = re.findall(r"^(?:fatal|failed): \[([^\]\s]+)[^\]]*\](.*?)(?=^\S|\Z)", self.stdout, re.DOTALL | re.MULTILINE)
+        return {host: " ".join("".join(text for name, text in found if name == host).split()) for host, _text in found}
+
+
+def run_playbook(
+    directory, playbook, hosts, *arguments, settings=LOCAL, variables=None, good=True, cwd=PROJECT, environment=None, **options
+):
+    """Run ansible-playbook. It must succeed; with good=False it must fail, with good=None it may.
+
+    The playbook is a path or a list of tasks, which get `variables` from their play. The hosts are the path of an inventory, or the variables of
+    each host; all of these hosts get `settings`. What is no path is written to the directory.
+    """
+    if isinstance(playbook, list):
+        play = {"hosts": "all", "gather_facts": False, "vars": variables or {}, "tasks": playbook}
+        playbook = directory / "book.yml"
+        playbook.write_text(json.dumps([play]))
+    if isinstance(hosts, dict):
+        inventory = {"app_servers": {"hosts": hosts, "vars": settings}}
+        hosts = directory / "hosts.json"
+        hosts.write_text(json.dumps(inventory))
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **(environment or {})}
+    command = ["ansible-playbook", "-i", hosts, playbook, *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, **options)
+    run = PlaybookRun(done.returncode, done.stdout, done.stdout + done.stderr)
+    assert good is None or (done.returncode == 0) is good, run.output
+    return run
+
+
+def evaluate(directory, tasks, expression, hosts, *arguments, environment=None, **options):
+    """The value that an expression has on each host after these tasks."""
+    show = {"name": "Show the value", "ansible.builtin.debug": {"msg": expression}}
+    environment = {**(environment or {}), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+    run = run_playbook(directory, [*tasks, show], hosts, *arguments, environment=environment, **options)
+    shown = run.stdout.partition("TASK [Show the value]")[2]
+    starts, decoder = re.finditer(r"^ok: \[(\S+)\] => ", shown, re.MULTILINE), json.JSONDecoder()
+    return {start[1]: decoder.raw_decode(shown, start.end())[0]["msg"] for start in starts}
+
+
+def settings_of(*roles):
+    """The roles' defaults, and what their vars/ make of them."""
+    paths = [PROJECT / f"roles/{role}/{folder}/main.yml" for role in roles for folder in ("defaults", "vars")]
+    return {name: value for path in paths if path.exists() for name, value in yaml.safe_load(path.read_text()).items()}
 
 
 def with_modules(directory, **modules):

@@ -1,12 +1,11 @@
 """A command whose output is an app's: its exit code counts, whatever it prints."""
 
 import json
-import os
 import subprocess
 import time
 
 import pytest
-from conftest import PROJECT, plugin
+from conftest import plugin, run_playbook
 
 command = plugin("module_utils/command")
 
@@ -87,11 +86,8 @@ def results(tmp_path_factory):
         {"flaskhost.flaskhost.app_command": {"argv": ["/nowhere"]}, "register": "missing", "ignore_errors": True},
         {"ansible.builtin.copy": {"dest": f"{folder}/results", "mode": "0600", "content": "{{ [a, b, bad, missing] | to_json }}"}},
     ]
-    book = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]
-    (folder / "book.yml").write_text(json.dumps(book))
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
-    done = subprocess.run(["ansible-playbook", "-i", "localhost,", folder / "book.yml"], cwd=PROJECT, env=environment, capture_output=True)
-    assert done.returncode == 0 and b"\x1b" not in done.stdout, done.stdout + done.stderr
+    run = run_playbook(folder, tasks, {"here": {}})
+    assert "\x1b" not in run.stdout, run.output
     return json.loads((folder / "results").read_text())
 
 

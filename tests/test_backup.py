@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, load
+from conftest import PROJECT, load, run_playbook
 
 PROGRAMS = PROJECT / "roles/backup/files"
 sys.path.insert(0, str(PROGRAMS))
@@ -92,6 +92,17 @@ REAL = pytest.mark.parametrize("host", ["stand-in", "restic"], indirect=True)
 
 
 @pytest.fixture
+def hurried(monkeypatch):
+    """Make the ten seconds that backup_repository gives to restic one, for a restic that does not end before its input does."""
+
+    class Hurried(subprocess.Popen):
+        def wait(self, timeout=None):
+            return super().wait(1 if timeout == 10 else timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Hurried)
+
+
+@pytest.fixture
 def host(request, monkeypatch):
     """A host with an app's files, whose backups go to two places. As root, the app is another user."""
     with tempfile.TemporaryDirectory(prefix="flaskhost-backup-", ignore_cleanup_errors=True) as made:
@@ -100,7 +111,7 @@ def host(request, monkeypatch):
         for name in "bin", "etc", "work", "cache", "lib", "state":
             (folder / name).mkdir()
         path = f"{folder / 'bin'}:{backup_sandbox.PATH}"
-        stand_ins = {"systemd-run.py": SYSTEMD_RUN, "systemctl": ""}
+        stand_ins = {"systemd-run.py": SYSTEMD_RUN}
         if getattr(request, "param", "stand-in") == "stand-in":
             stand_ins["restic"] = RESTIC
         elif not shutil.which("restic", path=path):
@@ -108,6 +119,7 @@ def host(request, monkeypatch):
         for name, text in stand_ins.items():
             (folder / "bin" / name).write_text(f"#!{sys.executable}\n{text}")
             (folder / "bin" / name).chmod(0o755)
+        (folder / "bin/systemctl").symlink_to("/bin/true")
         # Python takes no directory for a standard stream
         (folder / "bin/systemd-run").write_text(f'#!/bin/sh\nexec {folder}/bin/systemd-run.py "$@" 5<&0 6>&1 </dev/null >&2\n')
         (folder / "bin/systemd-run").chmod(0o755)
@@ -434,7 +446,7 @@ def test_a_backup_that_is_not_whole_is_refused(host):
     assert not host.fetched.exists()
 
 
-def test_what_can_not_be_read_whole_is_no_backup(host):
+def test_what_can_not_be_read_whole_is_no_backup(host, hurried):
     """Whoever restored it would not know."""
     host.set(database="postgresql://ann@127.0.0.1:1/shop")
     with pytest.raises(backup.Trouble, match="could not be read"):
@@ -548,7 +560,7 @@ def test_a_database_of_another_kind_is_not_passed_over_in_silence(host):
         host.do("now")
 
 
-def test_the_database_s_password_is_in_no_command_line(host):
+def test_the_database_s_password_is_in_no_command_line(host, hurried):
     host.set(database="postgresql://ann:hunter2@127.0.0.1:1/shop")
     (host.folder / "bin/pg_dump").write_text(
         f"#!/bin/sh\n( stat -c %a $PGSERVICEFILE; cat $PGSERVICEFILE /proc/*/cmdline ) 2>/dev/null >{host.state}/seen; exit 1\n"
@@ -613,6 +625,12 @@ def test_a_database_that_is_locked_for_ever_is_saved_as_it_is(host, app):
     holder = sqlite3.connect(host.state / "locked", isolation_level=None)
     holder.execute("pragma locking_mode = exclusive")
     holder.execute("create table t (a)")
+    program = host.folder / "lib/appdata_sqlite.py"
+    program.write_text(
+        program.read_text().replace(
+            "LOCKED_SECONDS, BASE_SECONDS, BYTES_A_SECOND = 5,", "LOCKED_SECONDS, BASE_SECONDS, BYTES_A_SECOND = 1,"
+        )
+    )
     host.do("now")
     assert host.warnings()["count"] == 1 and "database is locked" in host.warnings()["first"][0]
     host.restore()
@@ -829,7 +847,7 @@ def test_who_waits_says_for_whom_and_not_for_ever(hung, monkeypatch, capsys, ver
         assert "Waiting for its end, at most 1 seconds" in capsys.readouterr().err
 
 
-def test_a_helper_that_hangs_is_ended(host, monkeypatch):
+def test_a_helper_that_hangs_is_ended(host, monkeypatch, hurried):
     monkeypatch.setattr(backup_sandbox, "HOURS_6", -59)
     (host.folder / "bin/systemd-run").write_text("#!/bin/sh\nexec sleep 100\n")
     with pytest.raises(backup.Trouble, match=r"shop-backup-save\.service did not end"):
@@ -899,11 +917,5 @@ def test_what_a_host_lists_does_nothing_to_a_terminal(tmp_path):
         "ansible.builtin.include_role": {"name": "flaskhost.flaskhost.backup", "tasks_from": "restore"},
         "vars": {"__backup_program": str(tmp_path / "program")},
     }
-    book = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
-    (tmp_path / "book.yml").write_text(json.dumps(book))
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
-    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": {"localhost": variables}}}))
-    command = ["ansible-playbook", "-i", tmp_path / "hosts.json", tmp_path / "book.yml"]
-    done = subprocess.run(command, cwd=PROGRAMS.parents[2], env=environment, capture_output=True, text=True)
-    printed = done.stdout + done.stderr
+    printed = run_playbook(tmp_path, [task], {"here": variables}, good=None).output
     assert "1a2b  2026-01-30T00:00:00Z  s3  evil\ufffd" in printed and not {"\x1b", "\x07", "\u202e"} & {*printed}, printed

@@ -15,7 +15,7 @@ import time
 from unittest.mock import MagicMock
 
 import pytest
-from conftest import PROJECT, foreign_listeners, load, plugin
+from conftest import PROJECT, foreign_listeners, load, plugin, run_playbook
 
 container_image = plugin("action/container_image")
 quadlet_units = plugin("modules/quadlet_units")
@@ -190,27 +190,23 @@ def pulled(tmp_path):
         variables = {"container_app": "shop", "container_app_root": "/srv/shop", "container_image": "registry.example/shop:1"}
         variables |= {"container_wanted": {"environment": [], "shared": [], "directories": []}, "__container_pull_seconds": 2}
         task = {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.container", "tasks_from": "identify"}}
-        book = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
-        (tmp_path / "book.yml").write_text(json.dumps(book))
-        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
-        command = ["ansible-playbook", "-i", "localhost,", tmp_path / "book.yml", "--extra-vars", json.dumps(variables)]
-        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, timeout=60)
-        assert done.returncode != 0
-        return (done.stdout + done.stderr).decode()
+        words, environment = ["--extra-vars", json.dumps(variables)], {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        return run_playbook(tmp_path, [task], {"here": {}}, *words, good=False, environment=environment, timeout=60)
 
     return run
 
 
 def test_a_registry_that_never_answers_is_not_waited_for(pulled):
-    said = pulled("exec sleep 50")
-    assert "can't pull registry.example/shop:1: the registry has not delivered it within 2 seconds." in " ".join(said.split())
+    said = pulled("exec sleep 50").text
+    assert "can't pull registry.example/shop:1: the registry has not delivered it within 2 seconds." in said
 
 
 def test_what_a_registry_says_is_shown_for_a_terminal(pulled):
-    said = pulled(
+    run = pulled(
         r"{ printf 'no\033]0;title\007\033[2J https://ann:hunter2@registry.example\342\200\256 '; yes | head -c 9000 | tr -d '\n'; } >&2; exit 1"
     )
-    assert "can't pull registry.example/shop:1: no https://…@registry.example" in " ".join(said.split())
+    said = run.output
+    assert "can't pull registry.example/shop:1: no https://…@registry.example" in run.text
     assert "\x1b" not in said and "\u202e" not in said and "hunter2" not in said and "y" * 500 not in said
 
 

@@ -11,7 +11,7 @@ import threading
 from urllib.parse import quote
 
 import pytest
-from conftest import PROJECT, with_modules
+from conftest import LOCAL, PROJECT, run_playbook, with_modules
 
 # as it is in the URL: percent-encoded
 TOKEN, ENCODED = "tok3n/of@the:owner", quote("tok3n/of@the:owner", safe="")
@@ -58,7 +58,7 @@ def controller(tmp_path, monkeypatch):
     )
     (tmp_path / "bin/git").chmod(0o755)
     (tmp_path / "home").mkdir()
-    values = {"HOME": tmp_path / "home", "GIT_CONFIG_NOSYSTEM": 1, "ANSIBLE_NOCOLOR": 1, "ANSIBLE_FORCE_COLOR": 0}
+    values = {"HOME": tmp_path / "home", "GIT_CONFIG_NOSYSTEM": 1}
     values |= {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "ANSIBLE_LOG_PATH": tmp_path / "ansible.log"}
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
@@ -81,11 +81,8 @@ def repository(controller):
     return folder.parent
 
 
-def play(controller, book, hosts):
-    (controller / "hosts.json").write_text(json.dumps({"app_servers": {"hosts": hosts}}))
-    command = ["ansible-playbook", "-vvv", "--diff", "-i", controller / "hosts.json", book]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stdout + done.stderr
+def play(controller, book, hosts, good=None, **options):
+    return run_playbook(controller, book, hosts, "-vvv", "--diff", settings={}, good=good, timeout=300, **options)
 
 
 def settings(**changes):
@@ -125,14 +122,14 @@ def test_preflight_shows_no_credential(controller, repository):
         ),
         "index": settings(app_source=str(PROJECT / "sample_app"), python_venv_index_url="https://ann:tok3n@YOUR_INDEX/simple"),
     }
-    code, output = play(controller, "playbooks/preflight.yml", hosts)
-    text = " ".join(output.split())
-    assert code != 0 and "No host was touched" in text, output
+    run = play(controller, "playbooks/preflight.yml", hosts, good=False)
+    text = run.text
+    assert "No host was touched" in text, run.output
     assert f"app_version is 'v9': it is no branch, tag or commit of http://{server.place}/x.git" in text
     assert "has no folder 'nowhere'" in text and "the source has no folder 'none'" in text
     for name in hosts:
         assert f"(host {name})" in text or f", {name})" in text or f"host {name}," in text, name
-    assert_no_credential(controller, output)
+    assert_no_credential(controller, run.output)
     used = {base64.b64decode(given.removeprefix("Basic ")).decode() for given in server.asked if given}
     assert used == {f"ann:{TOKEN}", f"{TOKEN}:"}
     assert b"clone" in (controller / "arguments").read_bytes()
@@ -182,10 +179,9 @@ def test_a_host_gets_no_credential(controller, repository, monkeypatch):
     result = {"lock_taken_over": {}, "edited": [], "live": ""}
     stub = f"#!/bin/sh\ncat $1 >>{controller}/given\necho '{json.dumps(result)}'\n"
     monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(with_modules(controller, release_info=stub, release_folder=stub)))
-    (controller / "book.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "vars": variables, "tasks": tasks}]))
-    code, output = play(controller, controller / "book.yml", {"h": {"ansible_connection": "local"}})
-    assert code != 0 and "to develop it here, name a folder" in " ".join(output.split()), output
+    run = play(controller, tasks, {"h": LOCAL}, good=False, variables=variables)
+    assert "to develop it here, name a folder" in run.text, run.output
     given = (controller / "given").read_text()
     assert f"releasing http://…@{server.place}/x.git" in given.encode().decode("unicode_escape", errors="replace") or "manifest" in given
     (controller / "book.yml").unlink()
-    assert_no_credential(controller, output)
+    assert_no_credential(controller, run.output)

@@ -1,13 +1,10 @@
 """What is advised when a release fails: by real messages, in little time whatever the app logs."""
 
-import json
-import os
-import subprocess
 import time
 
 import pytest
 import yaml
-from conftest import PROJECT, plugin
+from conftest import PROJECT, plugin, run_playbook
 
 diagnosis = plugin("filter/diagnosis")
 WRITABLE = "app_shared"
@@ -114,24 +111,24 @@ def test_lines_that_the_app_repeats_do_not_hide_the_end():
     assert "app_shared" in remedy(EXITED, "noise\n" * 100_000 + "OSError: [Errno 30] Read-only file system: 'logs'\n")
 
 
-@pytest.mark.parametrize(
-    ("result", "words", "remedy"),
-    [
-        (
-            {"reason": "/healthz could not be asked (\x1b[2J\x07)", "log": "\x1b]0;t\x07" + "A" * 400_000},
-            "could not be asked (\ufffd)",
-            "Fix the app",
-        ),
-        (
-            {"msg": "non-zero", "stdout": "\x9b31m" + "connection to server " * 20_000, "stderr": "FATAL: " * 9000},
-            "[… ",
-            "Fix the app",
-        ),
-        ({"msg": "it failed", "stderr": "OSError: [Errno 97] Address family not supported by protocol"}, "Errno 97", "AF_NETLINK"),
-    ],
-)
-def test_the_message_of_a_failed_release(tmp_path, result, words, remedy):
-    """As the role says it: its variables and its task, rendered by Ansible."""
+RESULTS = [
+    (
+        {"reason": "/healthz could not be asked (\x1b[2J\x07)", "log": "\x1b]0;t\x07" + "A" * 400_000},
+        "could not be asked (\ufffd)",
+        "Fix the app",
+    ),
+    (
+        {"msg": "non-zero", "stdout": "\x9b31m" + "connection to server " * 20_000, "stderr": "FATAL: " * 9000},
+        "[… ",
+        "Fix the app",
+    ),
+    ({"msg": "it failed", "stderr": "OSError: [Errno 97] Address family not supported by protocol"}, "Errno 97", "AF_NETLINK"),
+]
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory):
+    """The role's task that reports a failure, with the role's variables, on a host for each result."""
     settings = yaml.safe_load((PROJECT / "roles/release/vars/main.yml").read_text())
     report = next(
         task for task in yaml.safe_load((PROJECT / "roles/release/tasks/abandon.yml").read_text()) if "ansible.builtin.fail" in task
@@ -145,22 +142,21 @@ def test_the_message_of_a_failed_release(tmp_path, result, words, remedy):
         "release_app": "shop",
         "release_id": "r2",
         "release_host": {"live": "r1"},
-        "release_stopped": {"log": result.get("log", "")},
+        "release_stopped": {"log": "{{ ansible_failed_result.log | default('') }}"},
         "release_server": {"packages": []},
         "release_server_role": "gunicorn",
-        "ansible_failed_result": result,
         "ansible_failed_task": {"name": "Start"},
     }
     tasks = [{"ansible.builtin.set_fact": {"ansible_facts": {"python": {"version": {"major": 3, "minor": 13}}}}}, report]
-    (tmp_path / "book.json").write_text(
-        json.dumps([{"hosts": "all", "connection": "local", "gather_facts": False, "vars": settings, "tasks": tasks}])
-    )
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+    hosts = {f"h{number}": {"ansible_failed_result": result} for number, (result, _words, _remedy) in enumerate(RESULTS)}
     started = time.monotonic()
-    command = ["ansible-playbook", "-i", "localhost,", tmp_path / "book.json"]
-    said = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True).stdout
+    run = run_playbook(tmp_path_factory.mktemp("failed"), tasks, hosts, variables=settings, good=False)
     assert time.monotonic() - started < 15
-    assert "Release r2 was not activated." in said and words in said and remedy in said and "Release r1 goes on serving." in said, said[
-        -3000:
-    ]
-    assert not set(said) & {"\x1b", "\x07", "\x9b"} and max(map(len, said.split("\n"))) < 2300
+    return run
+
+
+@pytest.mark.parametrize("number", range(len(RESULTS)))
+def test_the_message_of_a_failed_release(failed, number):
+    said, (_result, words, remedy) = failed.failures[f"h{number}"], RESULTS[number]
+    assert "Release r2 was not activated." in said and words in said and remedy in said and "Release r1 goes on serving." in said
+    assert not set(failed.stdout) & {"\x1b", "\x07", "\x9b"} and max(map(len, failed.stdout.split("\n"))) < 2300

@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, plugin
+from conftest import PROJECT, plugin, run_playbook
 
 app_source, run_git = plugin("action/app_source"), plugin("plugin_utils/git")
 source_folder, source_git = plugin("plugin_utils/source_folder"), plugin("plugin_utils/source_git")
@@ -21,7 +21,7 @@ TOKEN = "tok3n-of-the-owner"
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """The controller's home: clones and archives of these tests only, and a git that knows who commits."""
-    for key, value in {"HOME": tmp_path / "home", "GIT_CONFIG_NOSYSTEM": 1, "ANSIBLE_NOCOLOR": 1, "ANSIBLE_FORCE_COLOR": 0}.items():
+    for key, value in {"HOME": tmp_path / "home", "GIT_CONFIG_NOSYSTEM": 1}.items():
         monkeypatch.setenv(key, str(value))
     for kind in "AUTHOR", "COMMITTER":
         monkeypatch.setenv(f"GIT_{kind}_NAME", "ann")
@@ -77,7 +77,13 @@ def crafted(folder, *entries):
     return url
 
 
-def preflight(tmp_path, cases):
+def limit():
+    """What is endless must not take this machine's disk or memory if it is read after all."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
+    resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
+
+
+def preflight(tmp_path, cases, good=False):
     """What preflight.yml says of hosts, each with settings of its own; none can be reached: one that it connects to says so."""
     common = {
         "ansible_host": "127.0.0.1",
@@ -88,30 +94,18 @@ def preflight(tmp_path, cases):
         "app_static": {},
         "app_secrets": {"SECRET_KEY": "5f3c9a"},
     }
-    return run_playbook(tmp_path, "playbooks/preflight.yml", {name: common | settings for name, settings in cases.items()})
-
-
-def limit():
-    """What is endless must not take this machine's disk or memory if it is read after all."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
-    resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
-
-
-def run_playbook(tmp_path, playbook, hosts, *words):
-    (tmp_path / "inventory").mkdir(exist_ok=True)
-    # JSON is YAML too, whatever the text
-    (tmp_path / "inventory/hosts.yml").write_text(json.dumps({"app_servers": {"hosts": hosts}}))
-    command = ["ansible-playbook", "-i", tmp_path / "inventory", playbook, *words]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=300, preexec_fn=limit)
-    return done.returncode, (done.stdout + done.stderr).decode()
+    folder = tmp_path / "inventory"
+    folder.mkdir(exist_ok=True)
+    hosts = {name: common | settings for name, settings in cases.items()}
+    return run_playbook(folder, "playbooks/preflight.yml", hosts, settings={}, good=good, timeout=300, preexec_fn=limit)
 
 
 def rejected(tmp_path, *cases):
     """Each case, (settings, words), is a host that is reported with these words; no host is touched. One more is good, so that each has its name."""
-    code, output = preflight(tmp_path, {f"h{number}": settings for number, (settings, _words) in enumerate([*cases, GOOD])})
-    text = " ".join(output.split())
-    assert code != 0 and "No host was touched." in text and "Traceback" not in output, output
-    assert "unreachable=0" in output and "Check the host" not in output, "a host was touched"
+    run = preflight(tmp_path, {f"h{number}": settings for number, (settings, _words) in enumerate([*cases, GOOD])})
+    text = run.text
+    assert "No host was touched." in text and "Traceback" not in text, run.output
+    assert "unreachable=0" in text and "Check the host" not in text, "a host was touched"
     reports = {}
     for report in text.split("PLAY RECAP")[0].split(" - "):
         for name in re.sub(r".*\(host (.*?)\).*", r"\1", report).split(", "):
@@ -125,9 +119,10 @@ GOOD = ({"app_source": str(PROJECT / "sample_app"), "app_module": "sample_app:cr
 
 
 def accepted(tmp_path, *settings):
-    code, output = preflight(tmp_path, {f"h{number}": values for number, values in enumerate(settings)})
-    assert code != 0 and output.count("unreachable=1") == len(settings) and "No host was touched" not in output, output
-    return " ".join(output.split())
+    run = preflight(tmp_path, {f"h{number}": values for number, values in enumerate(settings)})
+    text = run.text
+    assert text.count("unreachable=1") == len(settings) and "No host was touched" not in text, run.output
+    return text
 
 
 # -- what an archive holds (S3) -----------------------------------------------------------------------------------
@@ -325,7 +320,7 @@ def test_an_object_that_is_missing_is_not_fetched(tmp_path, source, trap):
     git(source, "config", "extensions.partialClone", "origin")
     for key, value in {"url": str(source), "uploadpack": str(trap), "promisor": "true"}.items():
         git(source, "config", f"remote.origin.{key}", value)
-    preflight(tmp_path, {"h": {"app_source": str(source)}})
+    preflight(tmp_path, {"h": {"app_source": str(source)}}, good=None)
 
 
 def test_an_embedded_bare_repository_runs_nothing(tmp_path, source, trap):

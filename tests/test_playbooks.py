@@ -1,63 +1,45 @@
 """Whichever playbook is run, the owner's settings are the same; and the files that it would write fit the host."""
 
 import json
-import os
 import re
-import subprocess
 
 import pytest
-import yaml
-from conftest import PROJECT
+from conftest import LOCAL, PROJECT, evaluate, run_playbook, settings_of
 
-PLAYBOOKS = sorted(path.name for path in (PROJECT / "playbooks").glob("*.yml"))
 DISTRIBUTIONS = [("Ubuntu", "22.04"), ("Ubuntu", "24.04"), ("Ubuntu", "26.04"), ("Debian", "12"), ("Debian", "13")]
-
-
-def play(path, *options):
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
-    command = ["ansible-playbook", "-i", "inventories/staging", str(path), *options]
-    return subprocess.run(command, cwd=PROJECT, env=environment, text=True, check=True, capture_output=True).stdout
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     """What a play sees that stands where each playbook stands: at the top, and in playbooks/."""
     folder = tmp_path_factory.mktemp("settings")
-    seen = {}
+    shown = "{{ hostvars[inventory_hostname] | dict2items | selectattr('key', 'match', '(app|ufw|nginx|base|tls)_') | items2dict }}"
+    seen = []
     for place in (PROJECT, PROJECT / "playbooks"):
-        out = folder / f"{place.name}.json"
-        show = "{{ vars | dict2items | selectattr('key', 'match', '(app|ufw|nginx|base|tls)_') | items2dict }}"
-        task = {
-            "ansible.builtin.copy": {"content": show.replace("vars |", "hostvars[inventory_hostname] |"), "dest": str(out), "mode": "0600"}
-        }
+        task = {"ansible.builtin.copy": {"content": shown, "dest": f"{folder}/{place.name}", "mode": "0600"}}
         book = place / ".test-of-settings.yml"
-        book.write_text(
-            yaml.safe_dump(
-                [{"hosts": "all", "connection": "local", "gather_facts": False, "tasks": [dict(task, name="Write the settings down")]}]
-            )
-        )
+        book.write_text(json.dumps([{"hosts": "all", "connection": "local", "gather_facts": False, "tasks": [task]}]))
         try:
-            play(book)
+            run_playbook(PROJECT, book, "inventories/staging")
         finally:
             book.unlink()
-        seen[place.name] = json.loads(out.read_text())
+        seen.append(json.loads((folder / place.name).read_text()))
     return seen
 
 
 def test_every_playbook_sees_the_same_settings(settings):
-    at_the_top, below = settings.values()
+    at_the_top, below = settings
     assert at_the_top == below
     assert at_the_top["app_domains"] == ["YOUR_DOMAIN"]
 
 
 def test_a_stage_outranks_what_holds_everywhere(settings):
-    for seen in settings.values():
+    for seen in settings:
         assert seen["app_env"] == {"APP_STAGE": "staging"}
 
 
-@pytest.mark.parametrize("playbook", ["../deploy.yml", *PLAYBOOKS])
-def test_every_playbook_is_one_that_ansible_can_read(playbook):
-    play(f"playbooks/{playbook}", "--syntax-check")
+def test_every_playbook_is_one_that_ansible_can_read():
+    run_playbook(PROJECT, "deploy.yml", "inventories/staging", *sorted(PROJECT.glob("playbooks/*.yml")), "--syntax-check")
 
 
 @pytest.fixture(scope="module")
@@ -70,53 +52,31 @@ def rendered(tmp_path_factory):
     }
     hosts = {
         f"{name}{version}{variant}": {
-            "ansible_connection": "local",
-            "out": str(folder / f"{name}{version}{variant}"),
             "facts": {
                 "distribution": name,
                 "distribution_version": version,
                 "distribution_major_version": version.split(".")[0],
                 "dns": {"nameservers": ["127.0.0.53", "2001:db8::53", "fe80::1%eth0"]},
             },
-            "changed": changed,
+            **changed,
         }
         for name, version in DISTRIBUTIONS
         for variant, changed in variants.items()
     }
-    settings = {
+    settings = settings_of("app", "tls", "nginx", "ufw") | {
+        **LOCAL,
         "app_name": "shop",
         "app_domains": ["shop.example", "www.shop.example"],
         "app_root": "/srv/shop",
         "app_health_path": "/healthz",
         "app_static": {"/assets/": "shop/assets"},
     }
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": settings}}))
-    roles = PROJECT / "roles"
-    paths = ["app/vars/main.yml"]
-    paths += [
-        f"{role}/{kind}/main.yml" for role in ("tls", "nginx", "ufw") for kind in ("defaults", "vars") if (roles / role / kind).is_dir()
-    ]
-    tasks = [
-        {"ansible.builtin.set_fact": {"ansible_facts": "{{ facts }}"}},
-        {"ansible.builtin.include_vars": "{{ item }}", "loop": [str(roles / path) for path in paths]},
-        # they outrank an inventory, as a role's defaults don't
-        {"ansible.builtin.set_fact": {"{{ item.key }}": "{{ item.value }}"}, "loop": "{{ changed | dict2items }}"},
-        {
-            "ansible.builtin.copy": {
-                "dest": "{{ out }}-{{ item | basename }}",
-                "mode": "0600",
-                "content": "{{ lookup('ansible.builtin.template', path) }}",
-            },
-            "vars": {"path": str(roles) + "/{{ item }}.j2"},
-            "loop": [f"nginx/templates/{name}.conf" for name in ("nginx", "site")]
-            + [f"tls/templates/certificate.{name}" for name in ("service", "timer")],
-        },
-    ]
-    book = folder / "book.yml"
-    book.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    templates = ["nginx/templates/nginx.conf", "nginx/templates/site.conf"]
+    templates += ["tls/templates/certificate.service", "tls/templates/certificate.timer"]
+    texts = {path.rpartition("/")[2]: f"{{{{ lookup('ansible.builtin.template', '{PROJECT}/roles/{path}.j2') }}}}" for path in templates}
     (folder / "templates").symlink_to(PROJECT / "templates")
-    play(book, "-i", str(folder / "hosts.yml"), "--limit", ",".join(hosts))
-    return lambda host, name: (folder / f"{host}-{name}").read_text()
+    found = evaluate(folder, [{"ansible.builtin.set_fact": {"ansible_facts": "{{ facts }}"}}], texts, hosts, settings=settings)
+    return lambda host, name: found[host][name]
 
 
 @pytest.mark.parametrize("host", [f"{name}{version}" for name, version in DISTRIBUTIONS])

@@ -1,25 +1,22 @@
 """A setting of the inventory wins over group_vars/all/ of a clone and over the roles' defaults, in whichever form the inventory has it."""
 
 import json
-import os
-import subprocess
 
 import pytest
 import yaml
-from conftest import COLLECTIONS, PROJECT, READ_APP
+from conftest import COLLECTIONS, LOCAL, PROJECT, READ_APP, evaluate
 
-HOST = {"ansible_connection": "local"}
 SETTINGS = {"app_name": "shop", "ufw_blocked": ["198.51.100.0/24"]}
 
 
 def hosts_yml(folder):
     """vars: of the group"""
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": HOST}, "vars": SETTINGS}}))
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": LOCAL}, "vars": SETTINGS}}))
 
 
 def all_vars(folder):
     """vars: of all"""
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": SETTINGS}, "app_servers": {"hosts": {"h": HOST}}}))
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": SETTINGS}, "app_servers": {"hosts": {"h": LOCAL}}}))
 
 
 def ini(folder):
@@ -28,20 +25,20 @@ def ini(folder):
 
 
 def group_vars_all(folder):
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": HOST}}}))
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": LOCAL}}}))
     (folder / "group_vars").mkdir()
     (folder / "group_vars/all.yml").write_text(yaml.safe_dump(SETTINGS))
 
 
 def host_vars(folder):
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": HOST}}}))
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": LOCAL}}}))
     (folder / "host_vars").mkdir()
     (folder / "host_vars/h.yml").write_text(yaml.safe_dump(SETTINGS))
 
 
 def script(folder):
     """As AWX and cloud inventories hand it over: a program that prints JSON."""
-    told = {"app_servers": {"hosts": ["h"], "vars": SETTINGS}, "_meta": {"hostvars": {"h": HOST}}}
+    told = {"app_servers": {"hosts": ["h"], "vars": SETTINGS}, "_meta": {"hostvars": {"h": LOCAL}}}
     (folder / "hosts.sh").write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(told)}\nEND\n")
     (folder / "hosts.sh").chmod(0o755)
 
@@ -60,17 +57,8 @@ def clone(tmp_path):
 
 
 def seen(folder, inventory, *options, **environment):
-    names = [*SETTINGS, "app_server"]
-    content = "{{ {" + ", ".join(f"'{name}': {name}" for name in names) + "} | to_json }}"
-    tasks = [READ_APP, {"ansible.builtin.copy": {"dest": f"{inventory}/seen", "mode": "0600", "content": content}}]
-    book = [{"hosts": "app_servers", "gather_facts": False, "tasks": tasks}]
-    (folder / "book.yml").write_text(yaml.safe_dump(book))
-    values = {**os.environ, "ANSIBLE_NOCOLOR": "1", **environment}
-    done = subprocess.run(
-        ["ansible-playbook", "-i", inventory, "book.yml", *options], cwd=folder, env=values, text=True, capture_output=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((inventory / "seen").read_text())
+    shown = {name: f"{{{{ {name} }}}}" for name in (*SETTINGS, "app_server")}
+    return evaluate(folder, [READ_APP], shown, inventory, *options, cwd=folder, environment=environment)["h"]
 
 
 @pytest.mark.parametrize("form", [hosts_yml, all_vars, ini, group_vars_all, host_vars, script])

@@ -1,6 +1,5 @@
 """A release's further processes, its scheduled commands and its one-off commands: what files they become, and what these do."""
 
-import json
 import re
 import shutil
 import signal
@@ -9,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import PROJECT, plugin
+from conftest import LOCAL, PROJECT, READ_APP, evaluate, plugin
 
 procfile = plugin("plugin_utils/procfile")
 PROCFILE = """# what a platform would start
@@ -68,22 +67,11 @@ def identified(tmp_path_factory):
     tasks = [
         {"ansible.builtin.set_fact": {"release_host": nothing, "ansible_facts": FACTS}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.release", "tasks_from": "identify"}},
-        {
-            "ansible.builtin.copy": {
-                "dest": f"{folder}/{{{{ inventory_hostname }}}}.json",
-                "mode": "0600",
-                "content": "{{ {'id': release_id, 'files': __release_files, 'env': __release_secret_files.env} | to_json }}",
-            }
-        },
+        {"ansible.builtin.set_fact": {"seen": "{{ {'id': release_id, 'files': __release_files, 'env': __release_secret_files.env} }}"}},
     ]
     (probe / "tasks/main.yml").write_text(yaml.safe_dump(tasks))
-    settings = {**SETTINGS, "app_source": str(folder / "source"), "ansible_connection": "local"}
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": HOSTS, "vars": settings}}))
-    (folder / "book.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "roles": ["probe"]}]))
-    command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(folder / "book.yml"), "--forks", "4"]
-    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {host: json.loads((folder / f"{host}.json").read_text()) for host in HOSTS}
+    settings = {**SETTINGS, **LOCAL, "app_source": str(folder / "source")}
+    return evaluate(folder, [READ_APP, {"ansible.builtin.include_role": {"name": "probe"}}], "{{ seen }}", HOSTS, settings=settings)
 
 
 FACTS = {"processor_vcpus": 2, "memtotal_mb": 2000, "python": {"version": {"major": 3, "minor": 11}}}

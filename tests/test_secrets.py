@@ -4,8 +4,7 @@ import os
 import subprocess
 
 import pytest
-import yaml
-from conftest import PROJECT
+from conftest import PROJECT, READ_APP, run_playbook
 
 MARKER = "planted-secret-7d41f0b2"
 
@@ -31,18 +30,19 @@ def run(app, tmp_path_factory):
     root = folder / "srv"
     (root / "releases").mkdir(parents=True)
     settings = {
-        "ansible_connection": "local",
-        **yaml.safe_load((PROJECT / "group_vars/all/app.yml").read_text()),
+        "app_name": "sample",
+        "app_module": "sample_app:create_app()",
+        "app_static": {"/static/": "sample_app/static"},
         "app_domains": ["shop.example"],
         "app_root": str(root),
         "app_source": str(PROJECT / "sample_app"),
         "app_secrets": {"SECRET_KEY": MARKER, "API_TOKEN": f'"{MARKER}" $HOME'},
         "release_app": app,
     }
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"shop": settings}}}))
     nothing = {"built": [], "releases": {}, "running": [], "enabled": [], "live": ""}
     facts = {"processor_vcpus": 2, "memtotal_mb": 2000, "python": {"version": {"major": 3, "minor": 13}}}
     tasks = [
+        READ_APP,
         {"ansible.builtin.set_fact": {"release_host": nothing, "ansible_facts": facts, "release_plan": {}}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.release", "tasks_from": "identify"}},
         # the venv is another's concern
@@ -50,11 +50,8 @@ def run(app, tmp_path_factory):
         {"ansible.builtin.copy": {"dest": f"{root}/venvs/{{{{ release_venv }}}}/complete", "content": "", "mode": "0644"}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.release", "tasks_from": "build"}},
     ]
-    (folder / "book.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
-    command = ["ansible-playbook", "-vvv", "--diff", "-i", str(folder / "hosts.yml"), str(folder / "book.yml")]
     # as on a host whose logins are set up like that
-    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, umask=0o027)
-    return done.stdout + done.stderr, root
+    return run_playbook(folder, tasks, {"shop": settings}, "-vvv", "--diff", good=None, umask=0o027).output, root
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="sets owners, as on a host")

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import PROJECT, READ_APP, foreign_listeners, plugin
+from conftest import LOCAL, PROJECT, READ_APP, evaluate, foreign_listeners, plugin
 
 SERVERS = ["gunicorn", "uwsgi", "waitress", "granian", "uvicorn", "mod_wsgi"]
 MODULE = 'shop.web:create_app("the shop")'
@@ -45,7 +45,7 @@ def contracts(tmp_path_factory):
         **web,
     }
     settings = {
-        "ansible_connection": "local",
+        **LOCAL,
         "hardening_packages": ["libpam-pwquality"],
         "ufw_packages": ["ufw"],
         "tls_packages": [],
@@ -55,6 +55,8 @@ def contracts(tmp_path_factory):
         "python_venv_packages": ["python3"],
         "python_venv_extra_packages": [],
         "installed": provision["vars"]["needed_packages"],
+        "templates": f"{PROJECT}/roles/release/templates/",
+        "app_server": "{{ server }}",
         "release_server_role": "{{ server }}",
         "release_server": yaml.safe_load((PROJECT / "roles/release/defaults/main.yml").read_text())["release_server"],
     }
@@ -69,21 +71,8 @@ def contracts(tmp_path_factory):
         READ_APP,
         {"ansible.builtin.set_fact": {"ansible_facts": {"processor_vcpus": 2, "memtotal_mb": "{{ memory }}"}}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.{{ server }}"}},
-        {
-            "ansible.builtin.copy": {
-                "dest": f"{folder}/{{{{ inventory_hostname }}}}.json",
-                "mode": "0600",
-                "content": "{{ contract | to_json }}",
-            },
-            "vars": {"contract": contract, "templates": f"{PROJECT}/roles/release/templates/"},
-        },
     ]
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": settings}}))
-    (folder / "book.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
-    command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(folder / "book.yml"), "--forks", "4"]
-    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {host: json.loads((folder / f"{host}.json").read_text()) for host in hosts}
+    return evaluate(folder, tasks, contract, hosts, settings=settings)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What an app uses on its host: what each role installs, lets in, hands over and writes."""
 
-import json
 import os
 import pathlib
 import re
@@ -12,14 +11,14 @@ import time
 
 import pytest
 import yaml
-from conftest import PROJECT, READ_APP
+from conftest import LOCAL, PROJECT, READ_APP, evaluate, run_playbook
 
 SETTINGS = {
     "app_name": "shop",
     "app_root": "/srv/shop",
     "app_env": {},
     "app_secrets": {},
-    "ansible_connection": "local",
+    **LOCAL,
     "hardening_packages": [],
     "ufw_packages": ["ufw"],
     "systemd_packages": [],
@@ -88,22 +87,10 @@ def told(tmp_path_factory):
         {"ansible.builtin.set_fact": {"ansible_facts": {"processor_vcpus": 2, "memtotal_mb": "{{ memory | int }}"}}},
         ask,
         {"ansible.builtin.include_role": {"name": "probe_{{ item }}"}, "loop": "{{ app_services | default([]) }}"},
-        {
-            "ansible.builtin.copy": {
-                "dest": f"{folder}/{{{{ inventory_hostname }}}}.json",
-                "mode": "0600",
-                "content": "{{ {'packages': preinstalled_packages, 'firewall': ufw_rules_of_other_roles, 'written': written | default({})} | to_json }}",
-            }
-        },
     ]
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": HOSTS, "vars": SETTINGS}}))
-    play = {"hosts": "all", "gather_facts": False, "vars": provision["vars"] | {"gunicorn_server": {}}, "tasks": tasks}
-    (folder / "book.yml").write_text(yaml.safe_dump([play]))
-    command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(folder / "book.yml"), "--forks", "4"]
-    environment = {**os.environ, "ANSIBLE_ROLES_PATH": f"{PROJECT}/roles:{folder}/roles"}
-    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {host: json.loads((folder / f"{host}.json").read_text()) for host in HOSTS}
+    shown = "{{ {'packages': preinstalled_packages, 'firewall': ufw_rules_of_other_roles, 'written': written | default({})} }}"
+    variables, environment = provision["vars"] | {"gunicorn_server": {}}, {"ANSIBLE_ROLES_PATH": f"{PROJECT}/roles:{folder}/roles"}
+    return evaluate(folder, tasks, shown, HOSTS, settings=SETTINGS, variables=variables, environment=environment)
 
 
 def test_what_they_need_is_installed_by_one_call_of_apt(told):
@@ -283,37 +270,41 @@ def test_systemd_understands_the_backup_s_units(told, tmp_path):
 # -- preflight, on the host ---------------------------------------------------------------------------------------------
 
 
-def preflight(tmp_path, **variables):
+def preflight(folder, hosts, good=False):
+    """Check hosts that are this machine."""
     facts = {"distribution": "Debian", "distribution_version": "13", "distribution_major_version": "13"}
     tasks = [
         READ_APP,
         {"ansible.builtin.set_fact": {"ansible_facts": facts}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight", "tasks_from": "host"}},
     ]
-    (tmp_path / "book.yml").write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
-    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", str(tmp_path / "book.yml"), "--extra-vars", json.dumps(variables)]
-    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
-    return done.returncode, " ".join(done.stdout.replace("''", "'").split())
+    return run_playbook(folder, tasks, hosts, good=good)
 
 
-def test_a_database_that_can_not_be_reached_is_told_before_anything_is_changed(tmp_path):
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
     with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    code, said = preflight(tmp_path, app_secrets={"DATABASE_URL": f"postgresql://u:hunter2@127.0.0.1:{port}/d"})
-    assert code != 0 and "hunter2" not in said
-    assert f"DATABASE_URL: localhost can't reach the database at 127.0.0.1:{port}: connection refused. See that its name" in said
-    assert "Nothing was changed." in said
+        url = f"postgresql://u:hunter2@127.0.0.1:{closed.getsockname()[1]}/d"
+    good, bad = {"name": "good", "command": "true", "at": "Mon *-*-* 04:00"}, {"name": "tidy", "command": "true", "at": "every day"}
+    hosts = {"plain": {}, "database": {"app_secrets": {"DATABASE_URL": url}}, "good": {"app_schedule": [good]}}
+    return preflight(tmp_path_factory.mktemp("preflight"), {**hosts, "bad": {"app_schedule": [good, bad]}})
 
 
-def test_an_app_with_nothing_beside_its_server_is_asked_nothing_more(tmp_path):
-    code, said = preflight(tmp_path)
-    assert code == 0 and "Check what the app needs beside a server" in said and "world.yml" not in said, said
+def test_a_database_that_can_not_be_reached_is_told_before_anything_is_changed(checked):
+    assert "hunter2" not in checked.output
+    assert re.search(
+        r"DATABASE_URL: database can't reach the database at 127.0.0.1:\d+: connection refused. See that its name.*Nothing was changed.",
+        checked.failures["database"].replace("''", "'"),
+    )
+
+
+def test_an_app_with_nothing_beside_its_server_is_asked_nothing_more(checked):
+    (included,) = re.findall(r"^included: \S+/world.yml for (.*)$", checked.stdout, re.MULTILINE)
+    assert "Check what the app needs beside a server" in checked.text and "plain" not in {*included.split(", "), *checked.failures}
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
-def test_a_time_that_is_none_is_told_before_anything_is_changed(tmp_path):
-    good = {"name": "good", "command": "true", "at": "Mon *-*-* 04:00"}
-    assert preflight(tmp_path, app_schedule=[good])[0] == 0
-    code, said = preflight(tmp_path, app_schedule=[good, {"name": "tidy", "command": "true", "at": "every day"}])
-    assert code != 0
-    assert "app_schedule: 'tidy' is due at 'every day', which systemd on localhost doesn't understand. Write times such as" in said
+def test_a_time_that_is_none_is_told_before_anything_is_changed(checked):
+    assert "good" not in checked.failures
+    wanted = "app_schedule: 'tidy' is due at 'every day', which systemd on bad doesn't understand. Write times such as"
+    assert wanted in checked.failures["bad"].replace("''", "'")

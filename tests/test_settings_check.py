@@ -1,15 +1,11 @@
 """Bad input gets one clear message, before any host is reached."""
 
 import ast
-import json
-import os
 import shutil
-import subprocess
 
 import pytest
-import yaml
 from ansible.errors import AnsibleError
-from conftest import PROJECT, plugin, with_modules
+from conftest import PROJECT, plugin, run_playbook, with_modules
 
 check, rules = plugin("action/settings_check"), plugin("plugin_utils/rules")
 ROLES = rules.read_roles()
@@ -274,17 +270,9 @@ def test_a_source_without_dependencies_is_told():
     assert "Add a uv.lock, requirements.txt, pyproject.toml or setup.py" in found
 
 
-def play(playbook, inventory, **variables):
-    command = ["ansible-playbook", "-i", inventory, playbook, "--extra-vars", json.dumps(variables)]
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
-    done = subprocess.run(command, cwd=PROJECT, env=environment, text=True, capture_output=True)
-    return done.returncode, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize("stage", ["staging", "production"])
 def test_an_inventory_with_placeholders_is_refused_before_any_host_is_touched(stage):
-    code, output = play("deploy.yml", f"inventories/{stage}")
-    assert code != 0
+    output = run_playbook(PROJECT, "deploy.yml", f"inventories/{stage}", good=False).output
     for word in (
         "settings need your attention. No host was touched.",
         f"Set it in inventories/{stage}/hosts.yml",
@@ -304,16 +292,9 @@ def test_an_unsupported_distribution_is_refused(tmp_path):
         },
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight", "tasks_from": "host"}},
     ]
-    book = tmp_path / "book.yml"
-    book.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
-    code, output = play(str(book), "localhost,")
-    output = " ".join(output.split())
-    assert code != 0
-    assert (
-        "localhost runs Fedora 43, which Flaskhost does not know. Supported are Debian 12, Debian 13, Ubuntu 22.04, Ubuntu 24.04, Ubuntu 26.04."
-        in output
-    )
-    assert "Nothing was changed." in output
+    text = run_playbook(tmp_path, tasks, {"here": {}}, good=False).text
+    supported = "Debian 12, Debian 13, Ubuntu 22.04, Ubuntu 24.04, Ubuntu 26.04"
+    assert f"here runs Fedora 43, which Flaskhost does not know. Supported are {supported}. Nothing was changed." in text
 
 
 def test_an_image_can_only_be_built_where_there_is_podman(monkeypatch):
@@ -341,19 +322,13 @@ def collection(tmp_path):
     return roles
 
 
-def preflight(folder, **settings):
+def preflight(folder, good=True, **settings):
     """What preflight says of one host, in an empty directory that has no ansible.cfg."""
-    book = folder / "book.yml"
-    task = {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight"}}
-    book.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": [task]}]))
     settings = {**GOOD, "app_source": str(PROJECT / "sample_app"), "app_module": "sample_app:create_app()", "app_static": {}, **settings}
-    (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": {"h": settings}}}))
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "HOME": str(folder)}
-    environment |= {"ANSIBLE_COLLECTIONS_PATH": str(folder / "collections")}
-    environment.pop("ANSIBLE_CONFIG", None)
-    command = ["ansible-playbook", "-i", "hosts.json", "book.yml"]
-    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
-    return done.returncode, (done.stdout + done.stderr).replace("\\n", "\n")
+    task = {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight"}}
+    environment = {"HOME": str(folder), "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections")}
+    run = run_playbook(folder, [task], {"h": settings}, settings={}, good=good, cwd=folder, environment=environment)
+    return run.output.replace("\\n", "\n")
 
 
 def test_a_new_server_is_one_new_directory(tmp_path, collection):
@@ -363,10 +338,10 @@ def test_a_new_server_is_one_new_directory(tmp_path, collection):
         path.write_text(path.read_text().replace("gunicorn", "hypercorn"))
     with open(collection / "hypercorn/meta/rules.py", "a") as handle:
         handle.write("\ndef hypercorn_workers(value, _settings):\n    return None if value < 9 else 'eight workers are enough.'\n")
-    code, output = preflight(tmp_path, app_server="hypercorn", hypercorn_workers=8, hypercorn_threads=4)
-    assert code == 0, output
-    code, output = preflight(tmp_path, app_server="apache", hypercorn_workers=9, hypercorn_threads="many", hypercorn_timeout_secs=1)
-    assert code != 0 and "4 settings need your attention. No host was touched." in output
+    preflight(tmp_path, app_server="hypercorn", hypercorn_workers=8, hypercorn_threads=4)
+    wrong = {"app_server": "apache", "hypercorn_workers": 9, "hypercorn_threads": "many", "hypercorn_timeout_secs": 1}
+    output = preflight(tmp_path, good=False, **wrong)
+    assert "4 settings need your attention. No host was touched." in output
     for words in (
         "- app_server is 'apache': it must be the role of a WSGI server: granian, gunicorn, hypercorn, mod_wsgi",
         "- hypercorn_workers is 9: eight workers are enough.",
@@ -381,8 +356,8 @@ def test_a_rule_that_no_setting_would_call_is_an_error(tmp_path, collection):
     (collection / "ssh").unlink()
     shutil.copytree(PROJECT / "roles/ssh", collection / "ssh")
     (collection / "ssh/meta/rules.py").write_text("def ssh_prot(value, _settings):\n    return 'no'\n")
-    code, output = preflight(tmp_path)
-    assert code != 0 and "roles/ssh/meta/rules.py: ssh_prot is no setting of this role" in " ".join(output.split())
+    output = preflight(tmp_path, good=False)
+    assert "roles/ssh/meta/rules.py: ssh_prot is no setting of this role" in " ".join(output.split())
 
 
 def test_names_of_helpers_begin_with_an_underscore():

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
-from conftest import PROJECT, plugin
+from conftest import PROJECT, plugin, run_playbook
 
 dotenv, stage_before = plugin("lookup/dotenv"), plugin("action/stage_before")
 
@@ -175,10 +175,7 @@ def test_each_stage_tells_the_app_which_it_is(stage):
 
 
 def test_a_laptop_is_never_provisioned():
-    command = ["ansible-playbook", "-i", "inventories/development", "deploy.yml", "--list-hosts"]
-    said = subprocess.run(
-        command, cwd=PROJECT, text=True, capture_output=True, check=True, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}
-    ).stdout
+    said = run_playbook(PROJECT, "deploy.yml", "inventories/development", "--list-hosts").stdout
     assert "hosts (0)" in said and "hosts (1)" not in said
 
 
@@ -200,9 +197,9 @@ def test_the_app_starts_on_a_laptop_with_its_stage_s_environment(tmp_path):
         "app_secrets": {"KEY": "it's $5"},
     }
     environment = {**os.environ, "HOME": str(tmp_path), "BIN": str(tmp_path), "UV": str(tmp_path / "uv"), "CMD": ""}
-    command = ["ansible-playbook", "-i", "inventories/development", "playbooks/develop.yml", "--extra-vars", json.dumps(variables)]
-    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, env=environment)
-    assert done.returncode == 0 and "it's $5" not in done.stdout, done.stdout + done.stderr
+    words = ["--extra-vars", json.dumps(variables)]
+    run = run_playbook(PROJECT, "playbooks/develop.yml", "inventories/development", *words, environment=environment)
+    assert "it's $5" not in run.stdout, run.output
     script = tmp_path / ".cache/flaskhost/develop"
     assert script.stat().st_mode & 0o777 == 0o700
     said = subprocess.run([script], text=True, capture_output=True, check=True, env=environment).stdout.splitlines()
@@ -215,10 +212,9 @@ def test_the_app_starts_on_a_laptop_with_its_stage_s_environment(tmp_path):
 
 
 def test_in_a_fresh_clone_nothing_is_developed_and_what_is_missing_is_named(tmp_path):
-    command = ["ansible-playbook", "-i", "inventories/development", "playbooks/develop.yml"]
-    environment = {**os.environ, "HOME": str(tmp_path), "ANSIBLE_NOCOLOR": "1"}
-    done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, env=environment)
-    assert done.returncode != 0 and "settings need your attention. No host was touched." in done.stdout, done.stdout
+    environment = {"HOME": str(tmp_path)}
+    said = run_playbook(PROJECT, "playbooks/develop.yml", "inventories/development", good=False, environment=environment).stdout
+    assert "settings need your attention. No host was touched." in said, said
     for name in "app_name", "app_source", "app_module":
-        assert f"- {name} is not set: " in done.stdout
+        assert f"- {name} is not set: " in said
     assert not (tmp_path / ".cache/flaskhost/develop").exists()

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import boto3
 import pytest
 import yaml
 from botocore.exceptions import ClientError
-from conftest import PROJECT
+from conftest import PROJECT, run_playbook
 from test_services import preflight
 
 BUCKET = "shop-production-uploads"
@@ -75,21 +74,18 @@ def stage(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def play(stage, amazon, owner):
-    def play(*options, **variables):
-        environment = {**os.environ, **owner, "AWS_ENDPOINT_URL": amazon, "ANSIBLE_NOCOLOR": "1"}
-        environment["ANSIBLE_VAULT_PASSWORD_FILE"] = str(stage / "password")
-        command = ["ansible-playbook", "-i", str(stage), "playbooks/s3_bucket.yml", "--extra-vars", json.dumps(variables), *options]
-        done = subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, env=environment)
-        return done.returncode, " ".join(done.stdout.replace("''", "'").split())
+    def play(*options, good=True, **variables):
+        environment = {**owner, "AWS_ENDPOINT_URL": amazon, "ANSIBLE_VAULT_PASSWORD_FILE": str(stage / "password")}
+        words = ["--extra-vars", json.dumps(variables), *options]
+        run = run_playbook(PROJECT, "playbooks/s3_bucket.yml", stage, *words, good=good, environment=environment)
+        return " ".join(run.stdout.replace("''", "'").split())
 
     return play
 
 
 @pytest.fixture(scope="module")
 def made(play):
-    code, said = play()
-    assert code == 0, said
-    return said
+    return play()
 
 
 @pytest.fixture(scope="module")
@@ -133,15 +129,13 @@ def test_the_key_is_told_to_nobody(made, key, stage):
 
 def test_a_second_run_changes_nothing(key, play, stage):
     before = (stage / "group_vars/all/bucket_key.yml").read_text()
-    code, said = play()
-    assert code == 0 and "changed=0" in said, said
+    assert "changed=0" in play()
     assert (stage / "group_vars/all/bucket_key.yml").read_text() == before
 
 
 def test_a_key_that_is_lost_is_made_anew(key, play, stage, amazon, owner):
     (stage / "group_vars/all/bucket_key.yml").unlink()
-    code, said = play()
-    assert code == 0 and "changed=2" in said, said
+    assert "changed=2" in play()
     assert len(client("iam", amazon, owner).list_access_keys(UserName="shop-production")["AccessKeyMetadata"]) == 2
 
 
@@ -154,8 +148,7 @@ def test_a_key_that_is_lost_is_made_anew(key, play, stage, amazon, owner):
     ],
 )
 def test_what_is_wrong_is_named(play, variables, words):
-    code, said = play(**variables)
-    assert code != 0 and words in said, said
+    assert words in play(good=False, **variables)
 
 
 def test_without_a_password_no_key_is_made(play, monkeypatch, stage):
@@ -163,10 +156,23 @@ def test_without_a_password_no_key_is_made(play, monkeypatch, stage):
     (stage / "password").rename(stage / "hidden")
     try:
         (stage / "password").write_text("")
-        code, said = play()
+        play(good=False)
     finally:
         (stage / "hidden").replace(stage / "password")
-    assert code != 0, said
+
+
+@pytest.fixture
+def check(tmp_path, amazon, owner, made, monkeypatch):
+    # whoever deploys may have a key of their own
+    (tmp_path / "config").write_text("[profile mine]\naws_access_key_id = x\naws_secret_access_key = y\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    settings = {"S3_BUCKET": BUCKET, "AWS_ENDPOINT_URL_S3": amazon, "AWS_DEFAULT_REGION": "eu-central-1"}
+    return lambda good, **other: preflight(tmp_path, {"here": {"app_env": {**settings, **other}, "app_secrets": owner}}, good)
+
+
+def test_a_bucket_that_can_be_used_is_accepted(check):
+    check(good=True)
 
 
 @pytest.mark.parametrize(
@@ -176,14 +182,8 @@ def test_without_a_password_no_key_is_made(play, monkeypatch, stage):
         ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, "at http://127.0.0.1:9"),
     ],
 )
-def test_a_bucket_that_can_not_be_used_is_told_before_anything_is_changed(tmp_path, amazon, owner, made, other, words, monkeypatch):
-    # whoever deploys may have a key of their own
-    (tmp_path / "config").write_text("[profile mine]\naws_access_key_id = x\naws_secret_access_key = y\n")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_PROFILE", "mine")
-    settings = {"S3_BUCKET": BUCKET, "AWS_ENDPOINT_URL_S3": amazon, "AWS_DEFAULT_REGION": "eu-central-1"}
-    code, said = preflight(tmp_path, app_env=settings, app_secrets=owner)
-    assert code == 0, said
-    code, said = preflight(tmp_path, app_env={**settings, **other}, app_secrets=owner)
-    assert code != 0 and words in said and "Nothing was changed." in said, said
-    assert owner["AWS_SECRET_ACCESS_KEY"] not in said
+def test_a_bucket_that_can_not_be_used_is_told_before_anything_is_changed(check, owner, other, words):
+    run = check(good=False, **other)
+    said = run.text.replace("''", "'")
+    assert words in said and "Nothing was changed." in said, said
+    assert owner["AWS_SECRET_ACCESS_KEY"] not in run.output

@@ -1,13 +1,10 @@
 """What the walls' files say on every distribution, and that nobody locks himself out by them."""
 
-import json
-import os
 import re
-import subprocess
 
 import pytest
 import yaml
-from conftest import PROJECT
+from conftest import LOCAL, PROJECT, evaluate, run_playbook, settings_of
 
 DISTRIBUTIONS = [("Ubuntu", "22.04"), ("Ubuntu", "24.04"), ("Ubuntu", "26.04"), ("Debian", "12"), ("Debian", "13")]
 HOSTS = [f"{name}{version}" for name, version in DISTRIBUTIONS]
@@ -47,31 +44,12 @@ FILES = {
 }
 
 
-def play(folder, hosts, tasks, settings=None, check=True, **environment):
-    """Run tasks on this machine as if it were those hosts."""
-    (folder / "hosts.yml").write_text(
-        yaml.safe_dump({"all": {"hosts": hosts, "vars": {"ansible_connection": "local", **(settings or {})}}})
-    )
-    (folder / "book.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
-    command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(folder / "book.yml"), "--forks", "2"]
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **environment}
-    done = subprocess.run(command, cwd=PROJECT, env=environment, text=True, capture_output=True)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def settings_of(role):
-    """A role's defaults, and what it makes of them."""
-    paths = [PROJECT / f"roles/{role}/{folder}/main.yml" for folder in ("defaults", "vars")]
-    return {name: value for path in paths if path.exists() for name, value in yaml.safe_load(path.read_text()).items()}
-
-
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
     """Every file, for every distribution: of an owner without settings of his own, and of one with many."""
     folder = tmp_path_factory.mktemp("walls")
     (folder / "templates").symlink_to(PROJECT / "templates")
-    hosts, settings = {}, dict(APP)
+    hosts = {}
     for name, version in DISTRIBUTIONS:
         facts = {"distribution": name, "distribution_version": version, "distribution_major_version": version.split(".")[0]}
         facts["env"] = {"SSH_CONNECTION": "192.0.2.9 40000 10.0.0.5 22"}
@@ -79,27 +57,15 @@ def rendered(tmp_path_factory):
         hosts[f"{name}{version}-own"] = {"facts": facts, **OWN}
         hosts[f"{name}{version}-acme"] = {"facts": facts, "tls_source": "letsencrypt"}
     hosts["Debian13-balanced"] = {"facts": hosts["Debian13"]["facts"], "nginx_trusted_proxies": ["198.51.100.0/24"]}
-    for role in ("hardening", *FILES):
-        settings.update(settings_of(role))
+    settings = settings_of("app", "hardening", *FILES) | LOCAL | APP
     contents = {
         name: f"{{{{ lookup('ansible.builtin.template', '{PROJECT}/roles/{role}/templates/{name}.j2') }}}}"
         for role, names in FILES.items()
         for name in names
     }
-    contents["hardening"] = "{{ {'files': __hardening_files, 'sysctl': __hardening_sysctl} | to_json }}"
-    tasks = [
-        {"ansible.builtin.set_fact": {"ansible_facts": "{{ facts }}"}},
-        {
-            "ansible.builtin.copy": {
-                "dest": f"{folder}/{{{{ inventory_hostname }}}}",
-                "mode": "0600",
-                "content": "{{ contents | to_json }}",
-            },
-            "vars": {"contents": contents},
-        },
-    ]
-    play(folder, hosts, tasks, settings)
-    return lambda host, name: json.loads((folder / host).read_text())[name]
+    contents["hardening"] = "{{ {'files': __hardening_files, 'sysctl': __hardening_sysctl} }}"
+    found = evaluate(folder, [{"ansible.builtin.set_fact": {"ansible_facts": "{{ facts }}"}}], contents, hosts, settings=settings)
+    return lambda host, name: found[host][name]
 
 
 # -- nginx --------------------------------------------------------------------------------------------------------------
@@ -296,11 +262,12 @@ def test_no_list_shuts_out_the_session_that_applies_it(tmp_path, facts, environm
     # what set_fact says of facts would hide those of a module
     tasks = [{"ansible.builtin.set_fact": {"ansible_facts": facts}}] if facts else []
     tasks += [{"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.ufw", "tasks_from": "guard"}}]
-    done = play(tmp_path, {name: settings for name, (settings, _told) in SESSIONS.items()}, tasks, check=False, **environment)
-    said = dict(re.findall(r"fatal: \[(\S+)\]: (.*?)(?=\n(?:fatal|\S*: \[|PLAY|TASK|ok:|\[ERROR\]|$))", done.stdout, re.DOTALL))
-    assert set(said) == {name for name, (_settings, told) in SESSIONS.items() if told}, done.stdout
-    for name, text in said.items():
-        words = " ".join(text.split())
+    run = run_playbook(
+        tmp_path, tasks, {name: settings for name, (settings, _told) in SESSIONS.items()}, good=False, environment=environment
+    )
+    said = run.failures
+    assert set(said) == {name for name, (_settings, told) in SESSIONS.items() if told}, run.output
+    for name, words in said.items():
         assert "You come from 198.51.100.9" in words and SESSIONS[name][1] in words
         assert f"you would lock yourself out of {name}. Nothing was changed." in words
 
@@ -317,8 +284,7 @@ def test_a_session_that_is_not_found_changes_no_firewall_with_lists(tmp_path):
         "no-lists": {"ansible_connection": "ssh"},
         "no-ssh": {"ufw_blocked": ["192.0.2.0/24"], "ansible_connection": "local"},
     }
-    done = play(tmp_path, hosts, tasks, check=False)
-    said = " ".join(done.stdout.split())
+    said = run_playbook(tmp_path, tasks, hosts, good=False).text
     assert {name for name in hosts if f"The address from which you reach {name} can't be found" in said} == {"lists", "allowed-only"}, said
 
 
@@ -380,7 +346,7 @@ def test_every_measure_says_what_it_is_for_and_who_asks_for_it():
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_each_measure_can_be_left_out_and_takes_its_own_files_away(rendered, host):
-    plain, own = [json.loads(rendered(name, "hardening")) for name in (host, f"{host}-own")]
+    plain, own = [rendered(name, "hardening") for name in (host, f"{host}-own")]
     states = [{file["path"]: file.get("state", "file") for file in found["files"]} for found in (plain, own)]
     assert states[0]["/etc/sudoers.d/flaskhost"] == "file" and states[1]["/etc/sudoers.d/flaskhost"] == "absent"
     assert states[1]["/etc/cron.d"] == "existing"
