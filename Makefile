@@ -125,14 +125,14 @@ unit: .venv/ready ## tests that need no host: plugins, templates, the sample app
 	@$(BIN)/pytest -q --numprocesses auto tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
-molecule: linux .venv/ready ## the roles on bare hosts in containers; samples of faults, attacks, servers, certificates, the installed collection, an app with all that it can have
+molecule: linux .venv/ready ## the roles on bare hosts in containers; samples of faults, servers, attacks, certificates, the installed collection, an app with all that it can have
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
-	@PYTEST_ADDOPTS='-m sample' FLASKHOST_NEWER=$(NEWER) $(LAB) test faults
-	@PYTEST_ADDOPTS='-m sample' FLASKHOST_SAMPLE=-sample FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test servers
-	@PYTEST_ADDOPTS='-m sample' FLASKHOST_SAMPLE=-sample FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test hostile
-	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
-	@PYTEST_ADDOPTS='-m sample' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test collection
-	@PYTEST_ADDOPTS='-m sample -k "production or picture"' FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(addprefix sample-,faults servers hostile app acme collection)
+
+# each is one host and one run after another, which leaves half of two processors idle: two at a time
+sample-%:
+	@PYTEST_ADDOPTS='-m sample $(SAMPLE_OF_$*)' FLASKHOST_SAMPLE=-sample FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test $*
+SAMPLE_OF_app := -k "production or picture"
 
 test-app: linux .venv/ready ## an app with all that it can have: database, queue, workers, schedule, backups, two stages (about half an hour)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
