@@ -30,6 +30,8 @@ SITES = {
     "staging": ("app/staging/hosts", "app-staging", "10.207.7.12", 44372),
     "production": ("app/production/hosts", "app-production", "10.207.7.13", 44373),
 }
+# the shell in which Ansible starts a module, with pipelining
+MODULE = "[/]python3[.0-9]* && sleep 0"
 SERVERS = ("gunicorn", "uwsgi", "waitress", "granian", "mod_wsgi", "uvicorn")
 for server in SERVERS:
     SITES[f"{server}-older"] = ("servers", "servers-older", "10.207.4.12", 44342)
@@ -169,7 +171,8 @@ def during(site, words, act, playbook="playbooks/release.yml", **variables):
     for line in process.stdout:
         output += line
         if not done and line.startswith("TASK [") and words in line:
-            # announced is not yet begun: the connection is a moment later, and an image comes to the host once the controller has built it
+            # announced is not yet begun: the module comes to the host a moment later, and an image once the controller has built it
+            site.host.check_output(f"for i in $(seq 600); do pgrep --full '{MODULE}' && exit 0; sleep 0.05; done; exit 1")
             time.sleep(0.4)
             if IN_CONTAINERS and words == BUILD:
                 site.host.check_output("for i in $(seq 1200); do pgrep --full '[p]odman load' && exit 0; sleep 0.05; done; exit 1")
