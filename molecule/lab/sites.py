@@ -171,8 +171,9 @@ def during(site, words, act, playbook="playbooks/release.yml", **variables):
     for line in process.stdout:
         output += line
         if not done and line.startswith("TASK [") and words in line:
-            # announced is not yet begun: the module comes to the host a moment later, and an image once the controller has built it
-            site.host.check_output(f"for i in $(seq 600); do pgrep --full '{MODULE}' && exit 0; sleep 0.05; done; exit 1")
+            # announced is not yet begun: the module comes to the host a moment later, unless it has come and gone, and an image once the
+            # controller has built it
+            site.host.run(f"for i in $(seq 60); do pgrep --full '{MODULE}' && exit; sleep 0.05; done")
             time.sleep(0.4)
             if IN_CONTAINERS and words == BUILD:
                 site.host.check_output("for i in $(seq 1200); do pgrep --full '[p]odman load' && exit 0; sleep 0.05; done; exit 1")
