@@ -31,7 +31,7 @@ SITES = {
     "production": ("app/production/hosts", "app-production", "10.207.7.13", 44373),
 }
 # the shell in which Ansible starts a module, with pipelining
-MODULE = "[/]python3[.0-9]* && sleep 0"
+MODULE = "sh -c .*/python3[.0-9]*$"
 SERVERS = ("gunicorn", "uwsgi", "waitress", "granian", "mod_wsgi", "uvicorn")
 for server in SERVERS:
     SITES[f"{server}-older"] = ("servers", "servers-older", "10.207.4.12", 44342)
