@@ -70,7 +70,7 @@ def collections(tmp_path_factory):
 def pytest_collection_modifyitems(items):
     """The sample: as a user with sudo, some roles alone without facts, and the whole way of a site."""
     for item in items:
-        if re.search(r"\[older(-(ufw|nginx|postgresql)-no-facts)?\]$", item.nodeid):
+        if re.search(r"\[older(-(ufw|tls|nginx|postgresql)-no-facts)?\]$", item.nodeid):
             item.add_marker(pytest.mark.sample)
 
 
