@@ -103,7 +103,7 @@ test: linux lint unit molecule ## all tests (about an hour)
 check: linux .venv/ready ## what to run while you work: lint, unit tests, and a bare host that is deployed to (about 5 minutes)
 	@$(MAKE) --no-print-directory --jobs --output-sync=target lint unit check-host
 
-check-host:
+check-host: linux .venv/ready
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) test check
 
 lint: .venv/ready ## ansible-lint, yamllint, ruff, and whether the generated docs are up to date
@@ -131,7 +131,7 @@ molecule: linux .venv/ready ## the roles on bare hosts in containers; samples of
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(addprefix sample-,servers hostile app acme collection)
 
 # each is one run after another, which leaves half of two processors idle: two at a time, but for faults, which happen at a certain moment
-sample-%:
+sample-%: linux .venv/ready
 	@PYTEST_ADDOPTS='-m sample $(SAMPLE_OF_$*)' FLASKHOST_SAMPLE=-sample FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test $*
 SAMPLE_OF_app := -k "production or picture"
 

@@ -107,7 +107,8 @@ def test_what_may_be_a_credential_is_not_shown(controller, monkeypatch, index, e
         "vars": {"python_venv_index_url": index, "python_venv_wanted": wanted},
     }
     (controller / "book.yml").write_text(json.dumps([book]))
-    code, output = play(controller, controller / "book.yml", {"h": {"ansible_connection": "local"}})
+    run = play(controller, controller / "book.yml", {"h": {"ansible_connection": "local"}}, good=False)
+    code, output = run.returncode, run.output
     assert code != 0 and ("can not reach" in output) is not hidden, output
     (controller / "book.yml").unlink()
     assert_no_credential(controller, output)
