@@ -71,8 +71,9 @@ def read_role(name):
 def service_environment(name):
     """The names of the environment variables that a service gives to the app."""
     with open(os.path.join(ROLES, name, "tasks/spec.yml")) as handle:
-        facts = yaml_load(handle)[0]["ansible.builtin.set_fact"]
-    return list(facts[f"{name}_service"]["environment"])
+        facts = [task.get("ansible.builtin.set_fact", {}) for task in yaml_load(handle)]
+    spec = next(fact[f"{name}_service"] for fact in facts if f"{name}_service" in fact)
+    return list(spec["environment"])
 
 
 def roles_chosen_by(setting):
