@@ -26,6 +26,8 @@ VAULT_PASSWORD := $(or $(wildcard $(OWN_PASSWORD)),$(ANSIBLE_VAULT_PASSWORD_FILE
 # it is given to playbooks, and not to tests
 WITH_VAULT := $(if $(wildcard $(VAULT_PASSWORD)),ANSIBLE_VAULT_PASSWORD_FILE='$(VAULT_PASSWORD)' )
 PLAY := $(WITH_VAULT)$(BIN)/ansible-playbook -i inventories/$(STAGE)
+# What was typed after make, as it was typed: an environment may have a NAME or a CMD for another purpose.
+TYPED = $(if $(filter command,$(origin $1)),$(value $1))
 # an installed uv is as good as our own
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 LAB := molecule/lab/lab
@@ -50,6 +52,7 @@ demo: linux .venv/ready ## a host of your own in a container, with the sample ap
 	@echo "  Look around on the host:                  ssh -p 2222 -i ~/.cache/flaskhost-lab/id_ed25519 root@localhost"
 	@echo "  Remove all of it:                         make clean"
 
+develop run: export FLASKHOST_RUN = $(call TYPED,CMD)
 develop: .venv/ready ## the app on this machine, in the stage development; CMD=... for another process of it
 	@$(WITH_VAULT)$(BIN)/ansible-playbook -i inventories/development playbooks/develop.yml
 	@UV=$(abspath $(UV)) ~/.cache/flaskhost/develop
@@ -76,6 +79,7 @@ run: .venv/ready ## a command in the live release: make run CMD='flask --app mys
 backup: .venv/ready ## back up the app's database and files now
 	@$(PLAY) playbooks/backup.yml $(ARGS)
 
+restore: export FLASKHOST_RESTORE = $(call TYPED,NAME)
 restore: .venv/ready ## bring a backup back: make restore NAME=latest; without a name, tell which there are
 	@$(PLAY) playbooks/restore.yml $(ARGS)
 

@@ -39,7 +39,7 @@ def mac(tmp_path):
     for name in ("Makefile", "pyproject.toml", "uv.lock", ".python-version"):
         shutil.copy2(PROJECT / name, project / name)
     program(programs / "uname", "echo Darwin")
-    program(project / ".venv/bin/ansible-playbook", 'echo "$@"; echo "vault: ${ANSIBLE_VAULT_PASSWORD_FILE:-none}"')
+    program(project / ".venv/bin/ansible-playbook", 'echo "$@"; env; echo "vault: ${ANSIBLE_VAULT_PASSWORD_FILE:-none}"')
 
     def make(*words, good=True, **environment):
         environment = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(tmp_path)} | environment
@@ -59,6 +59,13 @@ def program(path, script):
 @pytest.mark.parametrize(("verb", "playbook"), DEPLOY.items())
 def test_a_mac_deploys(mac, verb, playbook):
     assert mac(verb, "STAGE=staging", "ARGS=--check").startswith(f"-i inventories/staging {playbook} --check\n")
+
+
+@pytest.mark.parametrize(("verb", "name", "asked"), [("run", "CMD", "FLASKHOST_RUN"), ("restore", "NAME", "FLASKHOST_RESTORE")])
+def test_only_what_is_typed_is_run_or_restored(mac, verb, name, asked):
+    """A shell may have a NAME or a CMD of its own, as WSL's has."""
+    assert f"{asked}=\n" in mac(verb, **{name: "of-this-machine"})
+    assert f"{asked}=echo $HOME \"it's\"\n" in mac(verb, f"{name}=echo $HOME \"it's\"")
 
 
 @pytest.mark.parametrize("verb", LAB)

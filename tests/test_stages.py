@@ -196,7 +196,7 @@ def test_the_app_starts_on_a_laptop_with_its_stage_s_environment(tmp_path):
         "app_extra_requirements": ["click<9"],
         "app_secrets": {"KEY": "it's $5"},
     }
-    environment = {**os.environ, "HOME": str(tmp_path), "BIN": str(tmp_path), "UV": str(tmp_path / "uv"), "CMD": ""}
+    environment = {**os.environ, "HOME": str(tmp_path), "BIN": str(tmp_path), "UV": str(tmp_path / "uv"), "FLASKHOST_RUN": ""}
     words = ["--extra-vars", json.dumps(variables)]
     run = run_playbook(PROJECT, "playbooks/develop.yml", "inventories/development", *words, environment=environment)
     assert "it's $5" not in run.stdout, run.output
@@ -207,7 +207,7 @@ def test_the_app_starts_on_a_laptop_with_its_stage_s_environment(tmp_path):
     assert said[0] == "with --no-project --with-requirements requirements.txt --with click<9 bash -c flask db upgrade"
     assert said[1] == f"flask db upgrade {rest}"
     assert said[3] == f'flask --app shop:create_app("x") run --debug {rest}'
-    said = subprocess.run([script], text=True, capture_output=True, check=True, env={**environment, "CMD": "flask routes"}).stdout
+    said = subprocess.run([script], text=True, capture_output=True, check=True, env={**environment, "FLASKHOST_RUN": "flask routes"}).stdout
     assert said.splitlines()[1] == f"flask routes {rest}"
 
 

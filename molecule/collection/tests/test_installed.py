@@ -23,7 +23,6 @@ ROLES = {
         "nginx_health_path": "/",
     },
     "python_venv": {},
-    "gunicorn": {"app_module": "wsgi:app"},
     "postgresql": {"postgresql_app": "alone", "postgresql_url": "postgresql://alone@/alone?host=/run/postgresql"},
     "redis": {"redis_app": "alone"},
     "memcached": {"memcached_app": "alone"},
