@@ -178,7 +178,7 @@ def test_a_host_gets_no_credential(controller, repository, monkeypatch):
     ]
     result = {"lock_taken_over": {}, "edited": [], "live": ""}
     stub = f"#!/bin/sh\ncat $1 >>{controller}/given\necho '{json.dumps(result)}'\n"
-    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(with_modules(controller, release_info=stub, release_folder=stub)))
+    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(with_modules(controller, release_lock=stub, release_folder=stub)))
     run = play(controller, tasks, {"h": LOCAL}, good=False, variables=variables)
     assert "to develop it here, name a folder" in run.text, run.output
     given = (controller / "given").read_text()

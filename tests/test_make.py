@@ -65,7 +65,7 @@ def test_a_mac_deploys(mac, verb, playbook):
 def test_only_what_is_typed_is_run_or_restored(mac, verb, name, asked):
     """A shell may have a NAME or a CMD of its own, as WSL's has."""
     assert f"{asked}=\n" in mac(verb, **{name: "of-this-machine"})
-    assert f"{asked}=echo $HOME \"it's\"\n" in mac(verb, f"{name}=echo $HOME \"it's\"")
+    assert f'{asked}=echo $HOME "it\'s"\n' in mac(verb, f'{name}=echo $HOME "it\'s"')
 
 
 @pytest.mark.parametrize("verb", LAB)

@@ -35,7 +35,6 @@ RESERVED = {
 }
 HEALTH = {"successes": 1, "timeout_seconds": 0.3, "answer_seconds": 1}
 SHORT = {
-    "info": {"holder": {"token": "t"}},
     "lock": {"holder": {"token": "t"}},
     "start": {**HEALTH, "settle_seconds": 0.05},
     "activate": {**HEALTH, "watch_seconds": 0.05, "by": "ann@laptop"},
@@ -230,7 +229,7 @@ def test_files_of_a_host_may_hold_anything(host, content):
     if found["lock_holder"]:
         found["lock_holder"]["dead"] = deploy_lock.is_dead(found["lock_holder"])
     assert list(findings.leftovers(found, []))
-    taken = host.do("info", lock_purpose="releasing")
+    taken = host.do("lock", lock_purpose="releasing")
     assert taken["lock_holder"]["token"] == "t" and taken["lock_holder"]["what"] == "releasing"
 
 
@@ -385,7 +384,7 @@ def test_check_mode_changes_nothing(host, verb):
     name, options = (None, {"lock_purpose": "releasing"}) if verb == "lock" else ("r2", {})
     assert host.do(verb, name, check_mode=True, **options)["changed"] == (verb != "lock")
     assert sorted(host.root.rglob("*")) == before and not host.systemd.said
-    assert host.do("info", check_mode=True, lock_purpose="releasing")["lock_holder"] == {}
+    assert host.do("lock", check_mode=True, lock_purpose="releasing")["lock_holder"] == {}
 
 
 # -- the deploy lock -------------------------------------------------------------------------------------------------------
@@ -394,10 +393,10 @@ OTHER = {"who": "bob@ci", "controller": "c", "pid": 7, "token": "c:7:1"}
 
 
 def test_the_deploy_lock_is_acquired_once_and_released_by_its_holder_only(host):
-    for verb in "lock", "info":
-        assert host.do(verb, lock_purpose="releasing v2")["lock_taken_over"] == {}, "a run acquires its own lock again"
+    for _again in range(2):
+        assert host.do("lock", lock_purpose="releasing v2")["lock_taken_over"] == {}, "a run acquires its own lock again"
         with pytest.raises(Failed) as error:
-            host.do(verb, lock_purpose="releasing v3", holder=OTHER)
+            host.do("lock", lock_purpose="releasing v3", holder=OTHER)
         assert error.value.result["lock_holder"]["what"] == "releasing v2"
     host.do("lock", state="absent", holder=OTHER)
     assert host.do("info")["lock_holder"]["token"] == "t"
@@ -407,7 +406,7 @@ def test_the_deploy_lock_is_acquired_once_and_released_by_its_holder_only(host):
 
 def test_pruning_releases_the_deploy_lock_if_it_is_asked_to(host):
     host.ship("r1")
-    host.do("info", lock_purpose="releasing")
+    host.do("lock", lock_purpose="releasing")
     assert not host.do("prune", "r1")["unlocked"]
     assert host.do("info")["lock_holder"]
     assert host.do("prune", "r1", unlock=True)["unlocked"]
@@ -417,7 +416,7 @@ def test_pruning_releases_the_deploy_lock_if_it_is_asked_to(host):
 @pytest.mark.parametrize("options", [{"dead_holder": "c:7:1"}, {"lock_expires_seconds": 0}])
 def test_the_lock_of_a_run_that_died_is_taken_over(host, options):
     host.do("lock", lock_purpose="releasing v1", holder=OTHER)
-    taken = host.do("info", lock_purpose="releasing v2", **options)
+    taken = host.do("lock", lock_purpose="releasing v2", **options)
     assert taken["lock_taken_over"]["who"] == "bob@ci" and taken["lock_taken_over"]["what"] == "releasing v1"
     assert taken["lock_holder"]["what"] == "releasing v2" and not list(host.root.glob("lock?*"))
 

@@ -1,7 +1,13 @@
-"""The controller's half of `release_info`: it names this run as a holder of the deploy lock, and says whether another holder has died."""
+"""The controller's half of `release_info`: it says whether the holder of the deploy lock has died."""
 
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.deploy_lock import LockAction
+from ansible.plugins.action import ActionBase
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.deploy_lock import is_dead
 
 
-class ActionModule(LockAction):
-    pass
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        result.update(self._execute_module(task_vars=task_vars))
+        if holder := result.get("lock_holder"):
+            holder["dead"] = is_dead(holder)
+        return result

@@ -1,7 +1,19 @@
-"""The controller's half of `release_lock`: it names this run as a holder of the deploy lock, and says whether another holder has died."""
+"""The controller's half of `release_lock`: it names this run as a holder of the deploy lock, and takes over the lock of one that has died."""
 
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.deploy_lock import LockAction
+from ansible.plugins.action import ActionBase
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.deploy_lock import held_message, holder, is_dead
 
 
-class ActionModule(LockAction):
-    pass
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        args = dict(self._task.args, holder=holder())
+        result.update(self._execute_module(module_args=args, task_vars=task_vars))
+        other = result.get("lock_holder") if result.get("failed") else None
+        if other and is_dead(other):
+            args["dead_holder"] = other["token"]
+            result = self._execute_module(module_args=args, task_vars=task_vars)
+            other = result.get("lock_holder") if result.get("failed") else None
+        if other:
+            result["msg"] = held_message(other, args)
+        return result

@@ -5,7 +5,7 @@ DOCUMENTATION = r"""
 module: release_info
 short_description: Read which releases a host has, which is live, and which run
 description:
-  - Changes nothing on the host, except that it acquires the deploy lock if O(lock_purpose) is set.
+  - Changes nothing on the host.
   - Returns all that a release's plan depends on - what has to be built, started, activated and pruned.
   - Sets the facts of the host on which a release depends, under the names that M(ansible.builtin.setup) gives them, so that
     a release needs no other facts - C(processor_vcpus), C(memtotal_mb), C(python.version), C(systemd.version).
@@ -15,31 +15,16 @@ options:
     description: Also request the site's health page through nginx, and measure the live release's memory.
     type: bool
     default: false
-  lock_purpose:
-    description:
-      - Acquire the deploy lock first, for this purpose, such as V(releasing v2), which other runs show while they wait for it.
-        Without it, no lock is acquired.
-      - M(flaskhost.flaskhost.release_lock) does the same. Here it costs no further remote call, and nothing changes between the two.
-      - In check mode no lock is acquired.
-    type: str
 author: The Flaskhost authors (@flaskhost)
 extends_documentation_fragment:
   - flaskhost.flaskhost.release
   - flaskhost.flaskhost.release.page
-  - flaskhost.flaskhost.release.lock
-  - flaskhost.flaskhost.release.holder
 seealso:
   - module: flaskhost.flaskhost.release_lock
+    description: Returns the same, and acquires the deploy lock first.
 """
 
 EXAMPLES = r"""
-- name: Acquire the deploy lock and read the releases
-  flaskhost.flaskhost.release_info:
-    app: shop
-    root: /srv/shop
-    lock_purpose: releasing v2
-  register: release_host
-
 - name: Read the releases and check the site's health
   flaskhost.flaskhost.release_info:
     app: shop
@@ -85,78 +70,38 @@ health: {description: "What is wrong with the health page; empty if it is health
 lock_holder:
   description: >-
     Who holds the deploy lock: C(who) (USER@CONTROLLER), C(what) (its purpose), C(since) (seconds since 1970), C(controller), C(pid),
-    C(token), and C(dead), whether its run is known to have died. Empty if nobody does. If the lock can't be acquired, the module
-    fails, and this is its holder.
+    C(token), and C(dead), whether its run is known to have died. Empty if nobody does.
   type: dict
-  returned: always
-lock_taken_over: {description: The dead holder whose lock was taken over; empty if there was none., type: dict, returned: success}
+  returned: success
 """
 
-import os
-import platform
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils import deploy_lock, memory
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import memory, releases
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.layout import Layout
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.release import APP_OPTIONS, PAGE_OPTIONS, errors_reported, site_page
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.systemd import Systemd
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable_values
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils.units import Units
 
 
 def main():
     module = AnsibleModule(
-        argument_spec={**APP_OPTIONS, **PAGE_OPTIONS, **deploy_lock.OPTIONS, "check_health": {"type": "bool", "default": False}},
+        argument_spec={**APP_OPTIONS, **PAGE_OPTIONS, "check_health": {"type": "bool", "default": False}},
         supports_check_mode=True,
     )
-    layout, systemd = Layout(module.params["root"], module.params["app"]), Systemd(module.run_command)
-    taken_over = {}
     with errors_reported(module):
-        if module.params["lock_purpose"] and not module.check_mode:
-            taken_over = deploy_lock.acquire(module, layout)
-        found = read(layout, Units(layout, systemd), module.run_command)
+        found = releases.read(module)
         if module.params["check_health"]:
-            found.update(health(layout, systemd, module.params))
-    found.update(ansible_facts=facts(systemd), lock_holder=deploy_lock.read_lock(layout.lock_file), lock_taken_over=taken_over)
+            found.update(health(module))
     module.exit_json(changed=False, **printable_values(found))
 
 
-def read(layout, units, run_command):
-    live, releases, history = layout.live(), layout.releases(), layout.history()
-    active, enabled = units.active(), layout.enabled_units()
-    return {
-        "live": live,
-        "previous": layout.previous(),
-        "activation": next((line for line in reversed(history) if line["id"] == live), {}),
-        "history": history[-20:],
-        "releases": releases,
-        "built": layout.built(),
-        "unfinished": [name for name, release in releases.items() if not release["manifest"]],
-        "running": layout.releases_of(active),
-        "enabled": layout.releases_of(enabled),
-        "missing": {name: units.missing(name, {*active} & {*enabled}) for name in releases},
-        "processes": [process for process in layout.units(live) if process != "web"],
-        "schedule": sorted({name.rpartition(".")[0].partition("-")[2] for name in layout.schedule(live)}),
-        "dangling": live != "" and live not in releases,
-        "edited": layout.edited(live, run_command),
-    }
-
-
-def health(layout, systemd, params):
+def health(module):
+    layout, systemd = Layout(module.params["root"], module.params["app"]), Systemd(module.run_command)
     units = systemd.show(layout.units(layout.live()).values())
     return {
         "memory_mb": memory.used_mb(unit["ControlGroup"] for unit in units),
         "restarts": sum(unit["NRestarts"] for unit in units),
-        "health": site_page(params, layout).ask(),
-    }
-
-
-def facts(systemd):
-    return {
-        "processor_vcpus": os.cpu_count(),
-        "memtotal_mb": memory.total_mb(),
-        "python": {"version": dict(zip(("major", "minor", "micro"), platform.python_version_tuple(), strict=True))},
-        "systemd": {"version": systemd.version()},
+        "health": site_page(module.params, layout).ask(),
     }
 
 

@@ -8,13 +8,14 @@ description:
   - The deploy lock, C(ROOT/lock), keeps other runs out while a run releases, rolls back or restores. It outlives the task, and ends
     when the run that holds it releases it.
   - The lock of a run that died is taken over; see O(lock_expires_seconds).
-  - A lock is no part of the host's state, so this module never reports a change.
-  - M(flaskhost.flaskhost.release_info) can acquire the lock, and M(flaskhost.flaskhost.release_prune) release it, without a remote
-    call of their own.
+  - A lock is no part of the host's state, so this module never reports a change. In check mode, it neither acquires nor releases it.
+  - M(flaskhost.flaskhost.release_prune) can release the lock without a further remote call.
 author: The Flaskhost authors (@flaskhost)
 options:
   state:
-    description: V(present) acquires the lock, V(absent) releases it if this run holds it.
+    description:
+      - V(present) acquires the lock, and returns what M(flaskhost.flaskhost.release_info) returns, read while nobody else can change it.
+      - V(absent) releases the lock if this run holds it.
     type: str
     choices: [present, absent]
     default: present
@@ -31,11 +32,12 @@ extends_documentation_fragment:
 """
 
 EXAMPLES = r"""
-- name: Acquire the deploy lock
+- name: Acquire the deploy lock and read the host's releases
   flaskhost.flaskhost.release_lock:
     app: shop
     root: /srv/shop
-    lock_purpose: restoring a backup
+    lock_purpose: releasing v2
+  register: release_host
 
 - name: Release the deploy lock
   flaskhost.flaskhost.release_lock:
@@ -51,14 +53,14 @@ lock_taken_over:
   returned: success and O(state=present)
 lock_holder:
   description: >-
-    The other run that holds the lock: C(who) (USER@CONTROLLER), C(what) (its purpose), C(since) (seconds since 1970), C(controller),
+    If the lock can't be acquired, the other run that holds it: C(who) (USER@CONTROLLER), C(what) (its purpose), C(since) (seconds since 1970), C(controller),
     C(pid), C(token).
   type: dict
   returned: failure
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils import deploy_lock
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import deploy_lock, releases
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.layout import Layout
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.release import APP_OPTIONS, errors_reported
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable_values
@@ -75,13 +77,14 @@ def main():
         supports_check_mode=True,
     )
     layout = Layout(module.params["root"], module.params["app"])
-    if module.check_mode:
-        module.exit_json(changed=False)
     with errors_reported(module):
-        if module.params["state"] == "present":
-            module.exit_json(changed=False, lock_taken_over=printable_values(deploy_lock.acquire(module, layout)))
-        deploy_lock.release(module, layout)
-    module.exit_json(changed=False)
+        if module.params["state"] == "absent":
+            if not module.check_mode:
+                deploy_lock.release(module, layout)
+            module.exit_json(changed=False)
+        taken_over = {} if module.check_mode else deploy_lock.acquire(module, layout)
+        found = releases.read(module)
+    module.exit_json(changed=False, **printable_values({**found, "lock_taken_over": taken_over}))
 
 
 if __name__ == "__main__":

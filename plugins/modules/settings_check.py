@@ -14,10 +14,13 @@ description:
   - It runs on the controller and connects to no host. Values of secrets are not shown.
 author: The Flaskhost authors (@flaskhost)
 options:
-  source:
-    description: The name of the variable that holds the return value of M(flaskhost.flaskhost.app_source) for each host.
-    type: str
-    required: true
+  facts:
+    description:
+      - Names of variables that are no settings, and that the rules read, such as what an earlier task has registered.
+      - The rule of V(app_source) reads C(preflight_source), the return value of M(flaskhost.flaskhost.app_source).
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -25,12 +28,12 @@ EXAMPLES = r"""
   flaskhost.flaskhost.app_source:
     source: "{{ app_source }}"
     cache: ~/.cache/flaskhost/source
-  register: found
+  register: preflight_source
   failed_when: false
 
 - name: Check the settings
   flaskhost.flaskhost.settings_check:
-    source: found
+    facts: [preflight_source]
   run_once: true
 """
 

@@ -8,27 +8,6 @@ import os
 import socket
 import time
 
-from ansible.plugins.action import ActionBase
-
-
-class LockAction(ActionBase):
-    """Runs the module of its name, with this run as `holder`. A dead holder's lock is taken over in a second call."""
-
-    def run(self, tmp=None, task_vars=None):
-        result = super().run(tmp, task_vars)
-        args = dict(self._task.args, holder=holder())
-        result.update(self._execute_module(module_args=args, task_vars=task_vars))
-        other = result.get("lock_holder")
-        if other and not result.get("failed"):
-            other["dead"] = is_dead(other)
-        elif other and is_dead(other):
-            args["dead_holder"] = other["token"]
-            result = self._execute_module(module_args=args, task_vars=task_vars)
-            other = result.get("lock_holder")
-        if result.get("failed") and other:
-            result["msg"] = held_message(other, args)
-        return result
-
 
 def held_message(other, args):
     since = time.strftime("%H:%M:%S UTC", time.gmtime(other["since"]))
