@@ -737,6 +737,71 @@ def test_a_report_reaches_no_terminal_as_it_is():
     assert len(found["first"]) == 20 and set(found["first"][0]) == {"?", "[", "3", "1", "m", "x"} and len(found["first"][0]) == 400
 
 
+@pytest.mark.parametrize("length", [250, 251, 254, 255])
+def test_a_database_with_a_long_name_has_no_files_beside_it(host, length):
+    (host.state / ("u" * length)).write_bytes(b"SQLite format 3\0" + b"junk" * 100)
+    (host.state / "valuable").write_text("x")
+    wanted = host.content()
+    host.do("now")
+    destroy(host)
+    host.restore()
+    assert host.content() == wanted
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENOMEM, errno.ETIMEDOUT])
+@pytest.mark.parametrize("function", ["lstat", "readlink", "open", "lseek", "pread"])
+def test_no_error_of_one_file_stops_the_backup(tmp_path, monkeypatch, function, error):
+    """A link that becomes a file while it is read gives EINVAL, and so on: whichever it is, the others are saved."""
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "link").symlink_to("valuable")
+    with (state / "holes").open("wb") as file:
+        file.truncate(3 * appdata_files.MB)
+        file.write(b"end")
+    (state / "valuable").write_text("x")
+    real = getattr(os, function)
+    failed = []
+
+    def fails_once(first, *words, **options):
+        if not failed and first != "valuable" and (function != "open" or "dir_fd" in options):
+            failed.append(first)
+            raise OSError(error, os.strerror(error))
+        return real(first, *words, **options)
+
+    warnings = appdata_files.Warnings()
+    with (tmp_path / "saved.tar").open("wb") as stream, appdata_files.Archive(os.dup(stream.fileno()), warnings) as archive:
+        root = os.open(state, appdata_files.DIRECTORY)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, fails_once)
+            archive.add_tree(root)
+    assert failed and warnings.count == 1, warnings.first
+    with tarfile.open(tmp_path / "saved.tar") as tar:
+        assert tar.extractfile("files/valuable").read() == b"x" and tar.getnames()[-1] == "end"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stream_that_nobody_reads_is_an_error_of_the_backup(tmp_path):
+    (tmp_path / "file").write_bytes(os.urandom(2 * appdata_files.MB))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(appdata_files.Failure, match="nobody reads it any more"):
+        with appdata_files.Archive(writer, appdata_files.Warnings()) as archive:
+            archive.add_tree(os.open(tmp_path, appdata_files.DIRECTORY))
+
+
+@pytest.mark.parametrize("time", ["inf", "nan", "1e300", str(2**63 - 1), str(-(2**63))])
+def test_the_time_of_a_file_may_be_any(host, time):
+    host.do("now")
+    member = tarfile.TarInfo("files/file")
+    member.pax_headers = {"mtime": time}
+    for path in host.folder.glob("*here/*/shop.tar"):
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+            tar.addfile(member)
+            tar.addfile(tarfile.TarInfo("end"))
+    host.restore()
+    assert (host.state / "file").exists()
+
+
 def test_a_name_that_leads_out_of_the_directory_is_refused(host):
     host.do("now")
     member = tarfile.TarInfo("files/../../evil")

@@ -46,12 +46,15 @@ def test_a_dotenv_file_that_is_not_there_is_named(tmp_path):
 # -- a version that staging never had --------------------------------------------------------------------------------------
 
 
+LOCAL = {"ansible_connection": "local", "ansible_become": False}
+
+
 @pytest.fixture
 def staging(tmp_path):
     """An inventory whose host is this machine, and had two versions."""
     folder = tmp_path / "inventories/staging"
     folder.mkdir(parents=True)
-    hosts = {"staging": {"ansible_connection": "local", "ansible_become": False, "app_root": str(tmp_path)}}
+    hosts = {"staging": {**LOCAL, "app_root": str(tmp_path)}}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": hosts}}))
     lines = [{"id": "3f2a91c0de-7b1d22aa", "by": "ann@laptop"}, {"id": "5e5e5e5e5e-00000000", "by": "ci"}]
     (tmp_path / "history").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -72,7 +75,17 @@ def test_a_word_is_said_of_one_that_it_never_had(staging):
     """The same settings of another version are another version; the start of its name is not its name."""
     for version in "7b1d22aa00", "3f2a91c0d":
         said = stage_before.say("staging", version, str(staging))
-        assert said == f"staging never had version {version}: it comes here untried. To try it there: make deploy STAGE=staging"
+        assert said == f"staging never had version {version}: nobody has tried it there. To try it first, deploy to staging."
+
+
+def test_the_history_is_asked_for_where_the_app_is(staging, tmp_path, monkeypatch):
+    """No inventory names app_root: its default is the role app's."""
+    (staging / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"staging": {**LOCAL, "app_name": "shop"}}}}))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/tail").write_text(f"#!/bin/sh\n[ $3 = /srv/shop/history ] && exec cat {tmp_path}/history\n")
+    (tmp_path / "bin/tail").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    assert stage_before.say("staging", "3f2a91c0de", str(staging)) == ""
 
 
 def test_a_stage_whose_secrets_have_a_password_of_their_own_is_asked(staging, tmp_path, monkeypatch):
@@ -148,9 +161,7 @@ def test_a_history_may_hold_anything(staging, tmp_path, known):
     lines = [*ANYTHING, b'{"id": "3f2a91c0de-7b1d22aa"}'] if known else ANYTHING
     (tmp_path / "history").write_bytes(b"\n".join(lines))
     said = stage_before.say("staging", "3f2a91c0de", str(staging))
-    assert said == (
-        "" if known else "staging never had version 3f2a91c0de: it comes here untried. To try it there: make deploy STAGE=staging"
-    )
+    assert said == ("" if known else "staging never had version 3f2a91c0de: nobody has tried it there. To try it first, deploy to staging.")
 
 
 @pytest.mark.parametrize("line", ANYTHING)

@@ -4,19 +4,8 @@ A git URL is identified by its commit, a directory by a digest of its content: t
 git working copy, files that git ignores are left out. Within one run of Ansible the same URL and version give the same commit on
 every host, even if the branch moves meanwhile.
 
-Options: `source` (a directory on the controller, or a git URL), `version` (branch, tag or commit of a URL; empty is the default branch),
-`folder` (the directory of the source that holds the app; empty for all of it), `cache` (directory for clones and archives), `needs`
-(settings that ask for types of process of the Procfile: `app_processes`, `app_server`, `app_release_command`; without it, the
-Procfile is not checked).
-
 The source is not trusted, and neither is git's configuration in a working copy: nothing of either runs here, and what
 archives.py rejects is an error. Messages show no credentials.
-
-Returns: `version` (short commit, or digest of the content; with `folder`, of that directory), `commit` (empty for a directory),
-`folder` (of a source that is a directory, where the app is), `archive` (a tar.gz on the controller), `files` (all paths in it),
-`links` (the target of each that is a link), `dependency_file` (the first of DEPENDENCY_FILES that the source has, else empty),
-`dependencies` (a digest: the same for two sources that need the same venv) and `procfile` (its text; None if there is none),
-of which `commands` are those by type (with `needs`).
 
 One job a file in plugin_utils: git.py runs git; source_git.py and source_folder.py pack the two kinds of source; source_archive.py
 checks and reads the archive; dependencies.py identifies the venv; procfile.py reads the Procfile.
@@ -29,6 +18,7 @@ import tarfile
 from ansible.plugins.action import ActionBase
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives, credentials, lock
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text as texts
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.arguments import checked
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.git import GIT_SECONDS
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.paths import directories
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError
@@ -45,8 +35,8 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        args = dict(self._task.args, base=directories(task_vars))
-        cache = os.path.expanduser(args["cache"])
+        args = dict(checked(self, "app_source"), base=directories(task_vars))
+        cache = args["cache"]
         os.makedirs(cache, mode=0o700, exist_ok=True)
         try:
             # hosts are handled in parallel; their common source is fetched and packed once

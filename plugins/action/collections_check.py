@@ -12,6 +12,7 @@ import yaml
 from ansible.plugins.action import ActionBase
 from ansible.utils.collection_loader._collection_finder import _get_collection_path
 from ansible.utils.version import LooseVersion
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.arguments import checked
 
 PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 REQUIREMENTS = os.path.join(PROJECT, "requirements.yml")
@@ -21,10 +22,10 @@ COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator
 class ActionModule(ActionBase):
     _requires_connection = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset()
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
+        checked(self, "collections_check")
         with open(REQUIREMENTS, encoding="utf-8") as handle:
             required = {entry["name"]: entry["version"] for entry in yaml.safe_load(handle)["collections"]}
         found = {name: installed_version(name) for name in required}

@@ -8,11 +8,6 @@ alone: root mounts nothing by a path that the app could have replaced by a link.
 
 `ROOT/venvs/KEY/` tells of the image as of a venv: `image.json` is its configuration, `image` its id, and `complete` says that it is whole.
 
-Options: `root` (the app's folder), `group` (who may read in there), `key`, `image` (the name it gets on the host), `pulled` (the id of an
-image that the host has pulled; empty to build one), `archive` (the packed source, on the controller), `file` (the Dockerfile),
-`build_args`, `build_options`, `cache` (folder for what is on its way), `shared` (directories of the image's WORKDIR), `state` (where they are
-on the host, and in the container).
-
 The Dockerfile is not trusted. It is built with an end and with no git, its steps don't get the controller's network, and no other app's image
 has a name on the controller that it could know. What remains possible is in docs/security.md.
 """
@@ -32,6 +27,7 @@ from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import command, credentials, lock, text
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.arguments import checked
 
 BUILD_SECONDS = 2700
 SAVE_SECONDS = 900
@@ -113,7 +109,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        args = self._task.args
+        args = checked(self, "container_image")
         words = {name: shlex.quote(args[name]) for name in ("root", "group", "image")}
         words["venv"] = shlex.quote(f"{args['root']}/venvs/{args['key']}")
         if self._task.check_mode:

@@ -1,13 +1,4 @@
-"""What a host has, and how it is seen from here: the controller's half of `host_report`.
-
-Options: those of the module, and `domains` (names that should lead to the host), `ports` (that should be open).
-
-Returns what the module returns, and
-`ahead` (by how many seconds the host's clock is ahead of this machine's),
-`host_addresses` and `domain_addresses` (what the DNS says of the host and of each name),
-`closed_ports` (why, by port).
-Of a host that can't be reached only `away`: {found, cure}.
-"""
+"""What a host has, and how it is seen from here: the controller's half of `host_report`."""
 
 import socket
 import time
@@ -24,12 +15,10 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        args = dict(self._task.args)
-        domains, ports = args.pop("domains"), args.pop("ports")
         host = task_vars.get("ansible_host") or task_vars["inventory_hostname"]
         asked = time.time()
         try:
-            report = self._execute_module(module_args=args, task_vars=task_vars)
+            report = self._execute_module(task_vars=task_vars)
         except AnsibleConnectionFailure as error:
             return dict(result, away=unreachable(host, int(task_vars.get("ansible_port") or 22), str(error)))
         if report.get("failed"):
@@ -41,8 +30,8 @@ class ActionModule(ActionBase):
             # the host's clock was read at about the middle of the question
             ahead=report["time"] - (asked + time.time()) / 2,
             host_addresses=addresses(host),
-            domain_addresses={name: addresses(name) for name in domains},
-            closed_ports={port: why for port in ports if (why := reach(host, int(port)))},
+            domain_addresses={name: addresses(name) for name in self._task.args.get("domains", [])},
+            closed_ports={port: why for port in self._task.args.get("ports", []) if (why := reach(host, int(port)))},
         )
 
 

@@ -3,8 +3,6 @@
 It knows no role and no setting by name. Types and choices are in each role's `meta/argument_specs.yml`, further rules in its
 `meta/rules.py` (plugin_utils/rules.py says how to write one). Each problem is one line of one message: the setting, its value, what is
 allowed, and the file to change.
-
-Options: `facts` (names of variables that the rules may read besides the settings, such as what an earlier task has registered).
 """
 
 import difflib
@@ -12,6 +10,7 @@ import re
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.arguments import checked
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.problems import UNREADABLE, Problem, Sources, UnknownName, is_secret
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.rules import read_roles
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.spec import describe, type_problem
@@ -26,11 +25,12 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
+        facts_of_tasks = checked(self, "settings_check")["facts"]
         roles, hosts, found = read_roles(), task_vars["ansible_play_hosts_all"], {}
         for host in hosts:
             settings = task_vars["hostvars"][host]
             sources = Sources(settings)
-            facts = {name: settings[name] for name in self._task.args.get("facts", [])}
+            facts = {name: settings[name] for name in facts_of_tasks}
             for problem in check(settings, roles, facts):
                 found.setdefault(problem.text(sources), []).append(host)
         if found:

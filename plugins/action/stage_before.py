@@ -1,11 +1,7 @@
-"""Say a word if the stage before this one never had a version: `stage_before`, an action on the controller.
+"""Warn about a version that the stage before never had: `stage_before`, an action on the controller.
 
 Its hosts are asked, for they are the only ones who know: a record on this controller would say nothing of what a colleague, or
 CI, has shipped. It never fails: whoever can't reach staging may still need to mend production.
-
-Options: `stage` (the inventory, a folder beside this one), `version` (as app_source names it).
-
-Returns: `word` (empty if there is nothing to say).
 """
 
 import json
@@ -18,8 +14,9 @@ from ansible import constants
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import command, credentials
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.arguments import checked
 
-PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
+PLAYBOOK = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", "..", "playbooks", "history.yml"))
 PLACEHOLDER = re.compile(r"\bYOUR_[A-Z_]+\b")
 SECONDS = 60
 # the last thousands of cut-overs, of each host
@@ -35,7 +32,8 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        stage, version = self._task.args["stage"], self._task.args["version"]
+        args = checked(self, "stage_before")
+        stage, version = args["stage"], args["version"]
         inventory = os.path.normpath(os.path.join(str(task_vars["inventory_dir"]), "..", stage))
         word = say(stage, version, inventory)
         if word:
@@ -60,7 +58,7 @@ def say(stage, version, inventory):
         why = words[1] if words else output + errors
         why = "".join(character if character.isprintable() else " " for character in credentials.without_credentials(why).strip()[:300])
         return f"Whether {stage} ever had version {version} can't be told: {why}"
-    return f"{stage} never had version {version}: it comes here untried. To try it there: make deploy STAGE={stage}"
+    return f"{stage} never had version {version}: nobody has tried it there. To try it first, deploy to {stage}."
 
 
 def is_untouched(inventory):
@@ -81,21 +79,12 @@ def password_of(stage):
 
 
 def ask(stage, inventory):
-    words = ["app_servers", "--inventory", inventory, "--playbook-dir", f"{PROJECT}/playbooks", "--become"]
-    ansible_adhoc = [
-        sys.executable,
-        "-m",
-        "ansible",
-        "adhoc",
-        *words,
-        "--module-name",
-        "ansible.builtin.raw",
-        "--args",
-        f"tail -c {HISTORY_BYTES} {{{{ app_root | quote }}}}/history || true",
-    ]
-    plain = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+    words = [PLAYBOOK, "--inventory", inventory, "--extra-vars", f"history_bytes={HISTORY_BYTES}"]
+    play = [sys.executable, "-m", "ansible", "playbook", *words]
+    # as `ansible` shows the answer of a command: as it is
+    plain = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal"}
     environment = {**plain, **password_of(stage), "ANSIBLE_CONFIG": constants.CONFIG_FILE or ""}
-    bounded = ["/bin/sh", "-c", f'ulimit -v {MEMORY_KB}; exec "$@"', "sh", *ansible_adhoc]
+    bounded = ["/bin/sh", "-c", f'ulimit -v {MEMORY_KB}; exec "$@"', "sh", *play]
     started = time.monotonic()
     answer = command.run(bounded, keep=HOSTS * HISTORY_BYTES, seconds=SECONDS, environment=environment)
     if time.monotonic() - started >= SECONDS:

@@ -30,6 +30,16 @@ options:
     description: The app whose backups to look at; empty for none.
     type: str
     default: ''
+  domains:
+    description: Names that should lead to the host. The action plugin asks the controller's DNS for them.
+    type: list
+    elements: str
+    default: []
+  ports:
+    description: Ports that should be open. The action plugin connects to them from the controller.
+    type: list
+    elements: int
+    default: []
 """
 
 EXAMPLES = r"""
@@ -40,7 +50,6 @@ EXAMPLES = r"""
     domain: shop.example.com
     services: [nginx, ssh]
     backup: shop
-    # read on the controller, by the action plugin of the same name
     domains: [shop.example.com, www.shop.example.com]
     ports: [80, 443]
   register: report
@@ -75,6 +84,18 @@ backup:
   type: dict
   returned: always
 addresses: {description: The host's own addresses., type: list, returned: always}
+away:
+  description: "Why the host can't be reached: C(found), C(cure). Nothing else is returned then. Empty if it can."
+  type: dict
+  returned: always
+ahead: {description: By how many seconds the host's clock is ahead of the controller's., type: float, returned: if the host can be reached}
+host_addresses:
+  description: What the controller's DNS says of the host.
+  type: list
+  elements: str
+  returned: if the host can be reached
+domain_addresses: {description: The same of each of O(domains)., type: dict, returned: if the host can be reached}
+closed_ports: {description: "Why a port can't be reached, by port.", type: dict, returned: if the host can be reached}
 """
 
 import fcntl
@@ -109,6 +130,9 @@ def main():
             "domain": {"type": "str", "required": True},
             "services": {"type": "list", "elements": "str", "required": True},
             "backup": {"type": "str", "default": ""},
+            # of the action plugin
+            "domains": {"type": "list", "elements": "str", "default": []},
+            "ports": {"type": "list", "elements": "int", "default": []},
         },
         supports_check_mode=True,
     )

@@ -30,7 +30,6 @@ options:
     description: Mark the release that was live before as bad, for this reason, so that no rollback activates it. Empty does not mark it.
     type: str
     default: ''
-author: The Flaskhost authors (@flaskhost)
 extends_documentation_fragment:
   - flaskhost.flaskhost.release
   - flaskhost.flaskhost.release.page

@@ -15,7 +15,6 @@ options:
     description: Also request the site's health page through nginx, and measure the live release's memory.
     type: bool
     default: false
-author: The Flaskhost authors (@flaskhost)
 extends_documentation_fragment:
   - flaskhost.flaskhost.release
   - flaskhost.flaskhost.release.page
@@ -39,6 +38,10 @@ live: {description: The live release; empty if there is none., type: str, return
 previous: {description: The release to which a rollback goes; empty if there is none., type: str, returned: success}
 activation:
   description: "The live release's line of the history: C(at), C(id), C(by), C(before). Empty if there is none."
+  type: dict
+  returned: success
+ansible_facts:
+  description: C(processor_vcpus), C(memtotal_mb), C(python.version), C(systemd.version).
   type: dict
   returned: success
 history: {description: "The last 20 activations, oldest first, each like RV(activation).", type: list, elements: dict, returned: success}

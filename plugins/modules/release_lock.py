@@ -24,7 +24,6 @@ options:
       What this run is about to do, such as V(releasing v2). Other runs show it while they can't acquire the lock. Required if
       O(state=present).
     type: str
-author: The Flaskhost authors (@flaskhost)
 extends_documentation_fragment:
   - flaskhost.flaskhost.release
   - flaskhost.flaskhost.release.lock

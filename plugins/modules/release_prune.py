@@ -30,7 +30,6 @@ options:
         further remote call, and this is the last step of a release.
     type: bool
     default: false
-author: The Flaskhost authors (@flaskhost)
 extends_documentation_fragment:
   - flaskhost.flaskhost.release
   - flaskhost.flaskhost.release.holder

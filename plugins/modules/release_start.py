@@ -25,7 +25,6 @@ options:
     description: For how many seconds workers have to stay up.
     type: float
     default: 3
-author: The Flaskhost authors (@flaskhost)
 extends_documentation_fragment:
   - flaskhost.flaskhost.release
   - flaskhost.flaskhost.release.page

@@ -18,7 +18,6 @@ options:
     description: Mark the release as bad, for this reason, so that no rollback activates it, and the next release builds it anew. Empty does not mark it.
     type: str
     default: ''
-author: The Flaskhost authors (@flaskhost)
 extends_documentation_fragment: [flaskhost.flaskhost.release]
 """
 

@@ -4,7 +4,9 @@ import os
 import re
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import networks as lists
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.paths import directories
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.paths import directories, find
+
+FILE = "it must be a file on this controller; a relative path is beside the inventory or in the working directory"
 
 
 def matches(pattern, allowed, or_empty=False):
@@ -22,9 +24,10 @@ def networks(value, settings):
     return None
 
 
-def file_on_controller(value, _settings):
-    return None if not value or is_file(value) else "it must be a file on this controller, or empty."
+def file_on_controller(value, settings):
+    return None if not value or is_file(value, settings) else f"{FILE}, or empty."
 
 
-def is_file(path):
-    return os.path.isfile(os.path.expanduser(str(path)))
+def is_file(path, settings):
+    """Whether there is such a file where the filter `find_file` looks for it."""
+    return os.path.isfile(find(str(path), directories(settings)))

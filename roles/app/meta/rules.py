@@ -143,10 +143,12 @@ def app_services(value, settings):
 
 
 def combined(settings):
-    """Problems of several settings together, and of the source, as app_source found it."""
-    source = settings["preflight_source"]
+    """Problems of several settings together, and of the source, if app_source was asked before."""
     if "app_module" not in settings and (problem := app_module("", settings)):
         yield "app_module", None, problem
+    source = settings.get("preflight_source")
+    if source is None:
+        return
     # that it failed is not in there: preflight goes on, to report everything that is wrong
     if "files" not in source:
         text = source.get("msg") or "it could not be read."

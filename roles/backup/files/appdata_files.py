@@ -19,6 +19,8 @@ NAMED = 20
 BESIDE = ("-wal", "-shm", "-journal")
 # deeper directories and files with more holes are left out
 DEPTH, HOLES = 500, 10_000
+# in seconds from 1970
+TIME = 2**33
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -202,7 +204,12 @@ class Archive:
     def add(self, member, content=None):
         if isinstance(content, bytes):
             member.size, content = len(content), Bytes(content)
-        self.tar.addfile(member, content)
+        try:
+            self.tar.addfile(member, content)
+        except OSError as error:
+            # reading a file's content fails in no way, so this is about the stream
+            reason = "nobody reads it any more" if isinstance(error, BrokenPipeError) else error.strerror
+            raise Failure(f"the backup can't be written: {reason}") from None
         # it would remember each
         self.tar.members = []
 
@@ -240,22 +247,19 @@ class Archive:
                     content.describe(member)
                     self.add(member, content)
                     if content.short:
-                        self.warnings.add(path, "not consistent: it became shorter while it was read")
+                        self.warnings.add(path, "not consistent: it could not be read to its end, or became shorter meanwhile")
         except NotRegular:
             self.warnings.add(path, "left out: a FIFO, a socket or a device", lost=False)
         except TooManyHoles:
             self.warnings.add(path, f"left out: it has more than {HOLES} holes")
         except FileNotFoundError:
             raise
-        except BrokenPipeError:
-            raise Failure("nobody reads the backup any more") from None
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                self.warnings.add(path, "left out: it was replaced meanwhile")
-            elif error.errno in (errno.EACCES, errno.EPERM, errno.EAGAIN, errno.EIO, errno.ESTALE, errno.ENXIO):
-                self.warnings.add(path, f"left out: {error.strerror}")
-            else:
-                raise
+            if error.errno == errno.ENAMETOOLONG:
+                # of a database's name and a suffix: there can be no such file
+                raise FileNotFoundError from None
+            replaced = error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EINVAL)
+            self.warnings.add(path, f"left out: {'it was replaced meanwhile' if replaced else error.strerror}")
         else:
             if is_database and copy is None:
                 for suffix in BESIDE:
@@ -265,8 +269,13 @@ class Archive:
 
 def described(path, found, kind):
     member = tarfile.TarInfo(f"files/{path}")
-    member.type, member.mode, member.mtime = kind, stat.S_IMODE(found.st_mode) & 0o777, int(found.st_mtime)
+    member.type, member.mode, member.mtime = kind, stat.S_IMODE(found.st_mode) & 0o777, bounded(int(found.st_mtime))
     return member
+
+
+def bounded(seconds):
+    """A time that every system can set; a file's may be any."""
+    return min(max(-TIME, seconds), TIME)
 
 
 class TooManyHoles(Exception):
@@ -283,7 +292,7 @@ class Bytes:
 
 
 class Content:
-    """What is in a file, without its holes. It gives as many bytes as were promised, also if the file becomes shorter meanwhile."""
+    """What is in a file, without its holes. It gives as many bytes as were promised, also if the file becomes shorter or can't be read."""
 
     def __init__(self, file):
         self.file, self.short = file, False
@@ -307,7 +316,10 @@ class Content:
         pieces, missing = [], size
         while missing and self.segments:
             start, length = self.segments[0]
-            piece = os.pread(self.file, min(missing, length), start)
+            try:
+                piece = os.pread(self.file, min(missing, length), start)
+            except OSError:
+                piece = b""
             if not piece and length:
                 self.short = True
                 piece = bytes(min(missing, length))
@@ -460,7 +472,7 @@ class Tree:
 def finish(descriptor, member):
     # no set-user-id: the app's sandbox refuses it
     os.fchmod(descriptor, member.mode & 0o777)
-    os.utime(descriptor, (member.mtime, member.mtime))
+    os.utime(descriptor, (bounded(member.mtime), bounded(member.mtime)))
 
 
 def write_all(descriptor, data):

@@ -3,6 +3,7 @@
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks
 
 nginx_trusted_proxies = nginx_unlimited = checks.networks
+nginx_site_template = nginx_error_page_template = nginx_server_template = checks.file_on_controller
 nginx_hsts = checks.matches(
     r"max-age=\d+(; includeSubDomains)?(; preload)?",
     "it must be the header's value, such as max-age=63072000; includeSubDomains, or empty.",
