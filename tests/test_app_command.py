@@ -28,6 +28,14 @@ def test_the_end_of_much_is_kept():
     assert code == 0 and out.endswith("\nthe end\n") and out.startswith("[… ") and len(out) < 1100
 
 
+@pytest.mark.parametrize("keep", range(20, 60))
+def test_where_the_output_was_cut_no_part_of_a_word_is_left(keep):
+    """The rest of a URL would be a credential that nobody knows as one."""
+    _code, out, _err = sh("echo 'xxxxxxxxxx https://deploy:S3CRET@git.example.com/shop.git not found'", keep=keep)
+    assert out.splitlines()[-1].split()[-1] == "found"
+    assert "https://deploy:S3CRET@" in out or not any(part in out for part in ("S3C", "CRE", "RET"))
+
+
 def test_one_that_does_not_end_is_killed():
     started = time.monotonic()
     assert sh("echo begun; exec sleep 60", seconds=0.5) == (-9, "begun\n", "")

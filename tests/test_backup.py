@@ -784,9 +784,9 @@ def test_a_stream_that_nobody_reads_is_an_error_of_the_backup(tmp_path):
     (tmp_path / "file").write_bytes(os.urandom(2 * appdata_files.MB))
     reader, writer = os.pipe()
     os.close(reader)
-    with pytest.raises(appdata_files.Failure, match="nobody reads it any more"):
-        with appdata_files.Archive(writer, appdata_files.Warnings()) as archive:
-            archive.add_tree(os.open(tmp_path, appdata_files.DIRECTORY))
+    archive = appdata_files.Archive(writer, appdata_files.Warnings())
+    with pytest.raises(appdata_files.Failure, match="nobody reads it any more"), archive:
+        archive.add_tree(os.open(tmp_path, appdata_files.DIRECTORY))
 
 
 @pytest.mark.parametrize("time", ["inf", "nan", "1e300", str(2**63 - 1), str(-(2**63))])

@@ -53,3 +53,10 @@ def test_long_lines_and_long_texts_are_cut_with_a_mark():
     assert len(short) < 70_000 and short.startswith("[… ") and short.endswith("\nlast")
     assert max(map(len, short.split("\n"))) < 2100
     assert text.one_line("a\nb\x1b[2J  c") == "a b c"
+
+
+@pytest.mark.parametrize("size", range(20, 45))
+def test_of_a_url_that_is_cut_no_credential_is_left(size):
+    url = "https://deploy:S3CRET@git.example.com/shop.git"
+    for short in text.shortened(url, line=size), text.shortened(f"{'x' * 90} {url}", size=size):
+        assert not any(part in short for part in ("S3C", "CRE", "RET")), short

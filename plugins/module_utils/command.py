@@ -107,5 +107,8 @@ class Tail:
 
     def text(self):
         self.trim()
-        mark = f"[… {self.dropped} bytes before]\n" if self.dropped else ""
-        return mark + printable(bytes(self.data))
+        if not self.dropped:
+            return printable(bytes(self.data))
+        # of the first word the beginning is gone, without which nobody could tell that it is a URL with credentials
+        words = self.data.split(maxsplit=1) if self.data[:1].strip() else [b"", self.data]
+        return f"[… {self.dropped} bytes before]\n" + printable(bytes(words[1] if len(words) > 1 else b""))

@@ -2,6 +2,8 @@
 
 import re
 
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.credentials import without_credentials
+
 LINE, TEXT = 2000, 65536
 # What a terminal obeys: colours, cursor movements, titles. Each ends at the next control character, so that the time is linear.
 SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\]|\x9d)[^\x00-\x1f\x7f-\x9f]*(?:\x07|\x1b\\|\x9c)|\x1b[ -/]*[0-~]")
@@ -41,7 +43,15 @@ def cut(line, size=LINE):
 
 
 def shortened(text, line=LINE, size=TEXT):
-    """The end of a text, where the reason is, with long lines cut."""
-    if len(text) > size:
-        text = f"[… {len(text) - size} characters before]\n{text[-size:]}"
+    """The end of a text, where the reason is, with long lines cut.
+
+    Without credentials: of what is left of a URL that was cut, nobody could tell any more which part is one.
+    """
+    length = len(text)
+    if length > 2 * size:
+        # the first word has lost its beginning
+        text = re.sub(r"\A\S+", "", text[-2 * size :])
+    text = without_credentials(text)[-size:]
+    if length > size:
+        text = f"[… {length - len(text)} characters before]\n{text}"
     return "\n".join(cut(one, line) for one in text.split("\n"))
