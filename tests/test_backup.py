@@ -727,7 +727,9 @@ def test_what_can_not_be_saved_is_told_and_the_rest_is_saved(host, capsys):
     host.do("now")
 
 
-@pytest.mark.parametrize("text", ["", "junk", "[]", '{"count": "x"}', "[" * 5000, '{"count": 1, "first": 7}', "\udcff"])
+@pytest.mark.parametrize(
+    "text", ["", "junk", "[]", '{"count": "x"}', '{"count": 1e999, "first": []}', "[" * 5000, '{"count": 1, "first": 7}', "\udcff"]
+)
 def test_a_report_is_taken_for_what_the_app_may_have_made_of_it(text):
     assert backup_sandbox.warnings(text) == {"count": 0, "first": []}
 

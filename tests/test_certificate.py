@@ -513,6 +513,9 @@ def web(program, tmp_path, monkeypatch):
 class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
+        if isinstance(server.answers, bytes):
+            self.wfile.write(server.answers)
+            return
         if server.answers == "redirect" and "moved" not in self.path:
             self.send_response(301)
             self.send_header("Location", f"http://127.0.0.1:{server.server_port}{self.path}?moved")
@@ -564,6 +567,22 @@ def test_names_that_do_not_lead_here_are_told(program, web, tmp_path, answers, n
     for word in words:
         assert word in problem.value.found
     assert "open port 80" in problem.value.cure and not problem.value.refused
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 \x1b[2J\x1b]0;owned\x07 200 x" + b"y" * 60_000 + b"\r\n\r\n",
+        *(b"HTTP/1.1 302 x\r\nLocation: " + url + b"\r\n\r\n" for url in (b"http://[", b"http://x:abc/", b"http://x:99999/", b"//\x1b[2J")),
+    ],
+)
+def test_whoever_a_name_leads_to_may_answer_anything(program, web, tmp_path, capsys, answer):
+    web.answers = answer
+    with pytest.raises(program.Problem) as problem:
+        probe(program, web, tmp_path)
+    assert problem.value.found.startswith("The CA was not asked: ") and len(problem.value.found) < 1000
+    program.say(problem.value.found)
+    assert capsys.readouterr().out.strip().isprintable()
 
 
 def test_a_host_without_ipv6_leaves_that_to_the_ca(program, web, tmp_path):

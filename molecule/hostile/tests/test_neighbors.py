@@ -248,6 +248,15 @@ def test_flood_the_journal(attacker, victim):
     assert f"{marker}-sshd" in attacker.host.run(f"journalctl --grep {marker}-sshd --no-pager --output=cat").stdout
 
 
+def test_flood_the_journal_through_redis(attacker):
+    """The app has its Redis log as many lines as it likes, which go to the host's journal: few get there."""
+    marker = f"flood-{time.time_ns()}"
+    attacker.python(ADMIN, commands=[["EVAL", f"for i = 1, 20000 do redis.log(redis.LOG_WARNING, '{marker}') end return 1", "0"]])
+    attacker.host.check_output("sleep 1; journalctl --sync; true")
+    lines = int(attacker.host.check_output(f"journalctl --grep {marker} --no-pager --output=cat | wc -l"))
+    assert 0 < lines < 1000, lines
+
+
 FORGE = """
 import socket
 journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -418,29 +427,60 @@ ASK_THE_NEIGHBOR = """
 import collections, http.client, socket, ssl
 context = ssl._create_unverified_context()
 told = collections.Counter()
-raw = context.wrap_socket(socket.create_connection(('127.0.0.1', 443)), server_hostname='victim.test')
-connection = http.client.HTTPConnection('victim.test')
-connection.sock = raw
-for _ in range(900):
-    connection.request('GET', path)
-    answer = connection.getresponse()
-    answer.read()
-    told[answer.status] += 1
+for source in range(sources):
+    raw = socket.create_connection(('127.0.0.1', 443), source_address=(f'127.0.2.{source + 1}', 21000 + source) if source else None)
+    connection = http.client.HTTPConnection('victim.test')
+    connection.sock = context.wrap_socket(raw, server_hostname='victim.test')
+    for _ in range(900 // sources):
+        connection.request('GET', path)
+        answer = connection.getresponse()
+        answer.read()
+        told[answer.status] += 1
+    connection.close()
 print(told[200], told[429])
 """
 
 
+@pytest.mark.parametrize("sources", [1, 9])
 @pytest.mark.parametrize("path", ["/", "/healthz"])
-def test_keep_the_neighbor_busy_over_the_loopback(attacker, victim, path):
-    """The app sends its neighbor any number of requests over the loopback: they are limited like a visitor's, and a release of the neighbor goes on
-    meanwhile."""
-    answered, limited = map(int, attacker.python(ASK_THE_NEIGHBOR, path=path).split())
+def test_keep_the_neighbor_busy_over_the_loopback(attacker, victim, path, sources):
+    """The app sends its neighbor any number of requests over the loopback, from one address or from many: they are limited like a visitor's, and a
+    release of the neighbor goes on meanwhile."""
+    answered, limited = map(int, attacker.python(ASK_THE_NEIGHBOR, path=path, sources=sources).split())
     assert answered + limited == 900 and limited > 100, (answered, limited)
     attacker.python(
-        f"while True:\n    try:\n        exec({ASK_THE_NEIGHBOR!r})\n    except OSError:\n        pass", background=True, path=path
+        f"while True:\n    try:\n        exec({ASK_THE_NEIGHBOR!r})\n    except OSError:\n        pass",
+        background=True,
+        path=path,
+        sources=sources,
     )
     run = victim.attempt(seconds=90)
     assert run.ok, run.output
+
+
+KNOCK = """
+import socket
+reached = []
+for number in range(70):
+    caller = socket.socket()
+    caller.bind((f'127.0.1.{number + 1}', 22000 + number))
+    caller.settimeout(5)
+    try:
+        caller.connect((address, 22))
+        reached.append(caller)
+    except OSError:
+        pass
+print(len(reached))
+"""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "own"])
+def test_shut_the_operator_out_of_ssh(attacker, address):
+    """The app connects to sshd from many addresses of the loopback, and never logs in, so that sshd has room for nobody else: it reaches no sshd."""
+    own = attacker.host.check_output("hostname -I").split()[0]
+    assert attacker.python(KNOCK, address=own if address == "own" else address) == "0"
+    # root and people still do
+    assert attacker.host.run("bash -c 'exec 3<>/dev/tcp/127.0.0.1/22 && head -c 4 <&3'").stdout == "SSH-"
 
 
 READ_SLOWLY = """

@@ -91,7 +91,7 @@ def warnings(text):
     try:
         found = json.loads(text.splitlines()[-1])
         return {"count": int(found["count"]), "first": [clean(line, 400) for line in found["first"][:NAMED]]}
-    except (ValueError, IndexError, KeyError, TypeError, RecursionError):
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError):
         return {"count": 0, "first": []}
 
 

@@ -448,10 +448,12 @@ def wrong_ways(name, path, answer):
                 status, body = fetch(name, address, path)
             if (status, body) != (200, answer.encode()):
                 lost.append(f"http://{name} leads to {address}, where another than this site's nginx answers ({status})")
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             # where IPv6 doesn't lead anywhere a CA takes IPv4, if there is one
             if ":" not in address or all(":" in other for other in addresses):
-                lost.append(f"http://{name} leads to {address}, where nobody answers ({getattr(error, 'strerror', '') or error})")
+                lost.append(
+                    f"http://{name} leads to {address}, where nobody answers ({getattr(error, 'strerror', '') or str(error)[:200]})"
+                )
     return lost
 
 
@@ -704,7 +706,8 @@ def moment(seconds):
 
 def say(text, stream=None):
     if text:
-        print(text, file=stream)
+        # some of it is what others have answered
+        print(printable(text), file=stream)
 
 
 if __name__ == "__main__":
