@@ -190,10 +190,19 @@ def test_every_action_has_a_module_that_documents_it():
 
 def test_ansible_doc_documents_every_role_and_entry_point(empty):
     roles = sorted(path.name for path in (PROJECT / "roles").iterdir())
+    services = [path.parts[-3] for path in PROJECT.glob("roles/*/tasks/spec.yml")]
+    used = {
+        (role, entry)
+        for book in (*PROJECT.glob("playbooks/*.yml"), *PROJECT.glob("roles/*/tasks/*.yml"))
+        for name, entry in re.findall(r"name: \"?flaskhost\.flaskhost\.([^\n\"]+)\"?\n\s+tasks_from: (\w+)", book.read_text())
+        for role in (services if "{{" in name else [name])
+    }
+    assert {("ufw", "guard"), ("release", "rollback"), ("postgresql", "spec")} <= used
     shown = json.loads(empty("ansible-doc", "-t", "role", "--json", *(f"flaskhost.flaskhost.{role}" for role in roles)))
     for role in roles:
         entries = shown[f"flaskhost.flaskhost.{role}"]["entry_points"]
-        assert "main" in entries and all(entry["short_description"] for entry in entries.values()), role
+        wanted = {"main"} | {entry for name, entry in used if name == role}
+        assert wanted <= {*entries} and all(entry["short_description"] for entry in entries.values()), (role, wanted - {*entries})
 
 
 def test_missing_collections_are_named_in_one_message_before_any_host_is_touched(empty, installed):
