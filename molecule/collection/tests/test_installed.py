@@ -2,38 +2,22 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
 
-# in the order in which a host would get them; with what each needs to know
-ROLES = {
-    "base": {},
-    "hardening": {},
-    "ufw": {"ufw_ssh_ports": [22], "ufw_blocked": ["198.51.100.0/24"]},
-    "ssh": {},
-    "systemd": {"systemd_app": "alone", "systemd_app_root": "/srv/alone"},
-    "tls": {"tls_site": "alone", "tls_domains": ["alone.test"], "tls_folder": "/etc/ssl/flaskhost/alone"},
-    "nginx": {
-        "nginx_site": "alone",
-        "nginx_server_names": ["alone.test"],
-        "nginx_site_root": "/srv/alone",
-        "nginx_certificate_folder": "/etc/ssl/flaskhost/alone",
-        "nginx_static_urls": [],
-        "nginx_health_path": "/",
-    },
-    "python_venv": {},
-    "postgresql": {"postgresql_app": "alone", "postgresql_url": "postgresql://alone@/alone?host=/run/postgresql"},
-    "redis": {"redis_app": "alone"},
-    "memcached": {"memcached_app": "alone"},
-    "backup": {
-        "backup_app": "alone",
-        "backup_folder": "/var/backups/alone",
-        "backup_state": "/var/lib/alone",
-        "backup_database_url": "",
-        "backup_of": "alone",
-    },
-}
+PROJECT = Path(__file__).resolve().parents[3]
+# in the order in which a host would get them
+ROLES = ["base", "hardening", "ufw", "ssh", "systemd", "tls", "nginx", "python_venv", "postgresql", "redis", "memcached", "backup"]
+OF_THE_TEST = {"ufw": {"ufw_ssh_ports": [22], "ufw_blocked": ["198.51.100.0/24"]}}
+
+
+def play_of(role, gather_facts):
+    """The playbook that the role's README shows for a role alone, or the shortest one."""
+    example = re.search(r"^## Alone\n.*?^```yaml\n(.*?)^```", (PROJECT / f"roles/{role}/README.md").read_text(), re.MULTILINE | re.DOTALL)
+    book = yaml.safe_load(example[1]) if example else [{"hosts": "all", "become": True, "roles": [f"flaskhost.flaskhost.{role}"]}]
+    return [{**book[0], "gather_facts": gather_facts}]
 
 
 def status_of(place, path):
@@ -50,9 +34,8 @@ def changed(output):
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_alone(place, role, gather_facts):
     """Twice: by the second time there is nothing to do. Facts that are gathered through sudo lack this ssh session."""
-    book = [{"hosts": "all", "become": True, "gather_facts": gather_facts, "roles": [f"flaskhost.flaskhost.{role}"]}]
-    (place.directory / "alone.yml").write_text(yaml.safe_dump(book))
-    hosts = {"all": {"hosts": {"alone": place.connection()}, "vars": ROLES[role]}}
+    (place.directory / "alone.yml").write_text(yaml.safe_dump(play_of(role, gather_facts)))
+    hosts = {"all": {"hosts": {"alone": place.connection()}, "vars": OF_THE_TEST.get(role, {})}}
     (place.directory / "alone-hosts.yml").write_text(yaml.safe_dump(hosts))
     place.play("-i", "alone-hosts.yml", "alone.yml")
     assert changed(place.play("-i", "alone-hosts.yml", "alone.yml")) == 0
