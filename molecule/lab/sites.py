@@ -15,7 +15,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 DOMAIN = "flaskhost.test"
 # what apps run from in this run of the tests, and the step of a release that makes it
 IN_CONTAINERS = os.environ.get("FLASKHOST_RUNTIME") == "container"
-BUILD = "Have the image on the host" if IN_CONTAINERS else "Build the venv"
+BUILD = "container/build/container_image" if IN_CONTAINERS else "python_venv/venv/venv"
 # for each site: its inventory, its host, that host's address on the lab's network and published port of https
 SITES = {
     "older": ("default", "older", "10.207.0.12", 44312),
@@ -164,8 +164,17 @@ def start(site, playbook, options=(), variables=None):
     )
 
 
-def during(site, words, act, playbook="playbooks/release.yml", **variables):
-    """Start a run, and act as soon as it has begun the task of this name; gives whether the run ended well, and its output."""
+def task(place):
+    """The name of a task by what stays when it gets a better one: ROLE/FILE/MODULE, such as release/migrate/release_job."""
+    role, file, module = place.split("/")
+    text = (PROJECT / f"roles/{role}/tasks/{file}.yml").read_text()
+    (name,) = re.findall(rf"- name: (.+)\n +\S+\.{module}:", text)
+    return f"{role} : {name}]"
+
+
+def during(site, place, act, playbook="playbooks/release.yml", **variables):
+    """Start a run, and act as soon as it has begun the task of this place (see `task`); gives whether the run ended well, and its output."""
+    words = task(place)
     process = start(site, playbook, variables=variables)
     output, done = "", False
     for line in process.stdout:
@@ -175,7 +184,7 @@ def during(site, words, act, playbook="playbooks/release.yml", **variables):
             # controller has built it
             site.host.run(f"for i in $(seq 60); do pgrep --full '{MODULE}' && exit; sleep 0.05; done")
             time.sleep(0.4)
-            if IN_CONTAINERS and words == BUILD:
+            if IN_CONTAINERS and place == BUILD:
                 site.host.check_output("for i in $(seq 1200); do pgrep --full '[p]odman load' && exit 0; sleep 0.05; done; exit 1")
             act(process)
             done = True

@@ -225,7 +225,7 @@ def test_one_that_nginx_does_not_serve(site, ca, mended_by):
 @pytest.mark.usefixtures("as_before")
 def test_a_run_that_is_killed_while_it_asks(site, ca):
     """A run is killed while it asks the CA: the next ends where an undisturbed run ends."""
-    during(site, "Have the certificate that is asked for", kill, "playbooks/certificate.yml", tls_acme_renew=True)
+    during(site, "tls/certify/command", kill, "playbooks/certificate.yml", tls_acme_renew=True)
     run = site.certify()
     assert run.ok, run.output
     got, disk = site.served()

@@ -47,7 +47,7 @@ def test_a_wrong_sshd_option_is_refused_and_logins_go_on(kept):
     assert kept.play("playbooks/status.yml").ok
 
 
-@pytest.mark.parametrize("point", ["Describe the site", "Run nginx with this configuration", "Activate the release and watch the site"])
+@pytest.mark.parametrize("point", ["nginx/main/managed_files", "nginx/main/service_current", "release/activate/release_activate"])
 def test_a_run_that_was_killed_is_finished_by_the_next(newer, source, point):
     """Ansible is killed in mid-run, also between a change of nginx's configuration and its reload: the site serves on, and the next
     run finishes what that one began. (`make test-kills` tries every task.)"""

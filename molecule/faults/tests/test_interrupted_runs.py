@@ -39,9 +39,9 @@ SLOW_START = "\nimport time\ntime.sleep(3)\n"
     ("step", "slowly"),
     [
         (BUILD, {}),
-        ("Run the release command", {"app_release_command": "sleep 3; flask --app sample_app db upgrade"}),
-        ("Start the release and wait", {}),
-        pytest.param("Activate the release and watch the site", {"release_watch_seconds": 4}, marks=pytest.mark.sample),
+        ("release/migrate/release_job", {"app_release_command": "sleep 3; flask --app sample_app db upgrade"}),
+        ("release/start/release_start", {}),
+        pytest.param("release/activate/release_activate", {"release_watch_seconds": 4}, marks=pytest.mark.sample),
     ],
 )
 def test_a_connection_that_breaks(fault, step, slowly):
@@ -65,7 +65,7 @@ def test_two_runs_at_once(fault):
     def release_too(_process):
         told.append(fault.release_good())
 
-    ok, output = during(fault.site, "Activate the release and watch the site", release_too, **fault.change(), release_watch_seconds=20)
+    ok, output = during(fault.site, "release/activate/release_activate", release_too, **fault.change(), release_watch_seconds=20)
     assert ok, output
     assert not told[0].ok and told[0].changed == 0
     assert told[0].tells("has been at work here since", "UTC: releasing", str(fault.source), "Nothing was touched"), told[0].output

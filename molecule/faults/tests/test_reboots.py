@@ -7,7 +7,7 @@ from sites import BUILD, DOMAIN, during, wait_until
 
 
 @pytest.mark.parametrize(
-    "step", [BUILD, "Run the release command", pytest.param("Activate the release and watch the site", marks=pytest.mark.sample)]
+    "step", [BUILD, "release/migrate/release_job", pytest.param("release/activate/release_activate", marks=pytest.mark.sample)]
 )
 def test_a_reboot(fault, step):
     """The host reboots during the build, the migration or the activation."""
@@ -26,7 +26,7 @@ def test_a_reboot_during_the_drain(fault):
     command = ["curl", "--silent", "--insecure", "--resolve", f"{DOMAIN}:{fault.site.port}:127.0.0.1", address]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as visitor:
         release = fault.change()
-        ok, output = during(fault.site, "Drain and prune old releases", lambda process: fault.site.reboot(), **release)
+        ok, output = during(fault.site, "release/prune/release_prune", lambda process: fault.site.reboot(), **release)
         visitor.kill()
     assert not ok, output
     is_back(fault, release)

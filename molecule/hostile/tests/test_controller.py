@@ -59,7 +59,7 @@ def test_read_a_token_on_the_host(attacker, remote):
             ).stdout
         )
 
-    ok, output = during(attacker, "Lay out the release", look, app_source=remote)
+    ok, output = during(attacker, "release/lay_out/release_folder", look, app_source=remote)
     assert ok, output
     assert TOKEN not in output
     assert TOKEN not in attacker.bash("cat /srv/hostile/live/manifest.json /srv/hostile/history; env")
