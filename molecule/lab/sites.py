@@ -63,7 +63,8 @@ class Site:
 
     def __init__(self, name, app="sample", domain=DOMAIN):
         self.name, self.app, self.domain = name, app, domain
-        self.inventory, self.machine, self.address, self.port = SITES[name]
+        scenario, self.machine, self.address, self.port = SITES[name]
+        self.inventory = PROJECT / f"molecule/inventory/{scenario}.yml"
         self.host = testinfra.get_host(f"podman://flaskhost-{self.machine}")
         self.root = f"/srv/{app}"
         self.environment = {}  # of ansible-playbook
@@ -148,8 +149,8 @@ class Run:
 
 
 def start(site, playbook, options=(), variables=None):
-    inventory = PROJECT / f"molecule/inventory/{site.inventory}.yml"
-    command = ["ansible-playbook", "-i", str(inventory), "--limit", site.name, *options, str(PROJECT / playbook)]
+    """Of a site, or of anything else with an inventory, a name and an environment."""
+    command = ["ansible-playbook", "-i", str(site.inventory), "--limit", site.name, *options, str(PROJECT / playbook)]
     command += ["--extra-vars", json.dumps(variables)] if variables else []
     return subprocess.Popen(
         command,

@@ -29,9 +29,10 @@ import report
 from sites import start
 
 HOST = "flaskhost-bench"
-SERVERS = yaml.safe_load((PROJECT / "molecule/inventory/bench.yml").read_text())
+INVENTORY = BENCH / "inventory/hosts.yml"
+SERVERS = yaml.safe_load(INVENTORY.read_text())
 SERVERS = SERVERS["app_servers"]["children"]["bench"]["children"]["bench_servers"]["hosts"]
-Group = namedtuple("Group", "scenario name environment")  # of hosts, as `start` wants it
+Group = namedtuple("Group", "inventory name environment")  # of hosts, as `start` wants it
 Contender = namedtuple("Contender", "name unit plain tls socket", defaults=[None])
 Workload = namedtuple("Workload", "name path clients idle waiting", defaults=[32, 0, 0])
 WORKLOADS = [
@@ -287,7 +288,7 @@ def play(hosts, playbook, source, forks=20, **variables):
     """Run it to its end: how long it took, in all and by task."""
     environment = {"PROFILE_TASKS_TASK_OUTPUT_LIMIT": "all", "PROFILE_TASKS_SORT_ORDER": "none", "ANSIBLE_FORKS": str(forks)}
     began = time.monotonic()
-    process = start(Group("bench", ",".join(hosts), environment), playbook, variables={"app_source": str(source), **variables})
+    process = start(Group(INVENTORY, ",".join(hosts), environment), playbook, variables={"app_source": str(source), **variables})
     output = process.communicate()[0]
     seconds = time.monotonic() - began
     if process.returncode:
