@@ -153,11 +153,9 @@ def test_with_them_replaced_the_settings_are_good(deploy):
 
 
 def test_staging_comes_first(from_tarball):
-    first, then = (
-        yaml.safe_load((from_tarball / f"inventories/{stage}/group_vars/app_servers.yml").read_text())
-        for stage in ("staging", "production")
-    )
-    assert "release_after_stage" not in first and then["release_after_stage"] == "staging"
+    """Each stage after the first may ask the one before; that takes a password which its workflow has not."""
+    first, then = ((from_tarball / f"inventories/{stage}/group_vars/app_servers.yml").read_text() for stage in ("staging", "production"))
+    assert "release_after_stage" not in first and "\n# release_after_stage: staging\n" in then
 
 
 def test_its_workflow_deploys_the_stage_that_was_asked_for(from_tarball):

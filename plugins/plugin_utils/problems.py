@@ -50,7 +50,9 @@ class Sources:
 
     def __init__(self, settings):
         inventory = str(settings.get("inventory_dir") or ".")
-        self.best = f"{os.path.relpath(inventory)}/group_vars/app_servers.yml or group_vars/all/app.yml"
+        self.best = f"{os.path.relpath(inventory)}/group_vars/app_servers.yml"
+        if os.path.isdir(f"{PROJECT}/group_vars"):
+            self.best += " or group_vars/all/app.yml"
         directories = (f"{inventory}/host_vars/**", f"{inventory}/group_vars/**", f"{PROJECT}/group_vars/**", inventory)
         # an inventory may lie in a directory that holds anything, such as a clone of this project, whose links lead back to its top
         self.files = [path for directory in directories for path in sorted(glob.glob(f"{directory}/*.y*ml", recursive=True))]
