@@ -27,6 +27,7 @@ from pathlib import Path
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import command, credentials, lock, text
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.layout import Layout
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.arguments import checked
 
 BUILD_SECONDS = 2700
@@ -84,8 +85,8 @@ podman commit --quiet "$container" {image}
 """
 MARK = """
 set -e
-mkdir -p {root}/venvs
-chmod 0711 {root}/venvs
+mkdir -p "$(dirname {venv})"
+chmod 0711 "$(dirname {venv})"
 umask 027
 mkdir -p {venv}
 podman image inspect --format '{{{{json .Config}}}}' {image} > {venv}/image.json
@@ -110,8 +111,8 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
         args = checked(self, "container_image")
-        words = {name: shlex.quote(args[name]) for name in ("root", "group", "image")}
-        words["venv"] = shlex.quote(f"{args['root']}/venvs/{args['key']}")
+        words = {name: shlex.quote(args[name]) for name in ("group", "image")}
+        words["venv"] = shlex.quote(Layout(args["root"], args["group"]).venv(args["key"]))
         if self._task.check_mode:
             return dict(result, changed=True)
         try:

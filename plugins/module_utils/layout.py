@@ -66,6 +66,9 @@ class Layout:
     def venv(self, key, *names):
         return self.path("venvs", key, *names)
 
+    def building_venv(self, key):
+        return self.path("venvs", ".building", key)
+
     def bad_marker(self, release_id):
         return self.path("bad", release_id)
 

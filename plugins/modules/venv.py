@@ -88,6 +88,7 @@ import pwd
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.layout import Layout
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.sandbox import SandboxError, failure, run
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import remove, seal
@@ -143,10 +144,10 @@ class BuildFailed(Exception):
 
 class Venv:
     def __init__(self, params):
-        self.params = params
-        self.path = os.path.join(params["root"], "venvs", params["key"])
+        self.params, self.layout = params, Layout(params["root"], params["app"])
+        self.path = self.layout.venv(params["key"])
         # in a directory that only root can enter
-        self.building = os.path.join(params["root"], "venvs", ".building", params["key"])
+        self.building = self.layout.building_venv(params["key"])
         self.environment = f"{self.building}.env"
 
     def is_complete(self):
@@ -177,8 +178,7 @@ class Venv:
 
     def step(self, name, script, environment, lines):
         """The script's exit code; only that of the second one has to be 0."""
-        source = os.path.join(self.params["root"], "releases", self.params["release"], "app")
-        unpacked = os.path.join(self.params["root"], "releases", ".building", self.params["release"])
+        source, unpacked = self.layout.release(self.params["release"], "app"), self.layout.building(self.params["release"])
         # the script and its environment may name URLs with credentials: neither is in a command line, which everybody can read
         with open(self.environment, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             values = {**self.params["environment"], **environment, "SCRIPT": script}
