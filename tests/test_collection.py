@@ -37,7 +37,7 @@ PLANTED = [
 ]
 # A new file at the top of the project is published or ignored (build_ignore in galaxy.yml) by decision, not by accident.
 PUBLISHED = {
-    *("CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "SECURITY.md"),
+    *("CHANGELOG.md", "CONTRIBUTING.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "SECURITY.md"),
     *("bindep.txt", "requirements.txt", "requirements.yml"),
     *("changelogs", "docs", "meta", "playbooks", "plugins", "roles"),
 }
