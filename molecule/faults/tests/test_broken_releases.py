@@ -152,9 +152,9 @@ def upgrade():
 @pytest.mark.venv
 def test_a_memory_limit_that_is_too_low(fault):
     """The app gets less memory than it needs."""
-    fault.change()
+    fault.append(PAGES, "\nBALLAST = bytearray(2**30)\n")
     # a limit that the lab's kernels know too; the app meets it as it would meet any other
-    fault.is_refused("the app", "Give it more memory", systemd_service_lines=["LimitAS=40M"], app_release_command="")
+    fault.is_refused("the app", "Give it more memory", systemd_service_lines=["LimitAS=800M"], app_release_command="")
 
 
 def test_an_app_that_the_kernel_kills(fault):
