@@ -50,7 +50,7 @@ def contracts(tmp_path_factory):
         "ufw_packages": ["ufw"],
         "tls_packages": [],
         "nginx_packages": ["nginx"],
-        "systemd_packages": ["tini"],
+        "systemd_packages": ["dumb-init"],
         "__release_make_shared": "",
         "python_venv_packages": ["python3"],
         "python_venv_extra_packages": [],
@@ -230,7 +230,7 @@ def ini(contract):
 
 
 def test_the_host_gets_the_packages_that_a_server_needs(contracts):
-    assert contracts["gunicorn-plain"]["installed"] == ["libpam-pwquality", "ufw", "tini", "nginx", "python3"]
+    assert contracts["gunicorn-plain"]["installed"] == ["libpam-pwquality", "ufw", "dumb-init", "nginx", "python3"]
     assert {"apache2-bin", "apache2-dev", "gcc"} <= set(contracts["mod_wsgi-plain"]["installed"])
     # Apache as the distribution runs it would take nginx's ports
     assert "apache2" not in contracts["mod_wsgi-plain"]["installed"]

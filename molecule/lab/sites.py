@@ -102,7 +102,7 @@ class Site:
     def main_process(self, unit=""):
         """Of a unit; without one, of the live release. An init that stands before it is not meant."""
         main = self.host.check_output(f"systemctl show --value --property=MainPID {unit or f'{self.app}@{self.live()}'}")
-        return self.host.run(f"grep -qx tini /proc/{main}/comm && pgrep --parent {main} || echo {main}").stdout.strip()
+        return self.host.run(f"grep -qx dumb-init /proc/{main}/comm && pgrep --parent {main} || echo {main}").stdout.strip()
 
     def workers(self):
         """There may be none for a moment."""

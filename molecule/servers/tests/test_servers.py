@@ -116,6 +116,20 @@ def test_what_is_under_way_is_finished_over_a_release_and_nobody_else_is_touched
     )
 
 
+def test_what_is_under_way_is_finished_when_its_unit_is_stopped(site):
+    """As by a reboot of the host."""
+    url = f"https://{site.domain}:{site.port}/slow/3.0"
+    command = ["curl", "--silent", "--insecure", "--resolve", f"{site.domain}:{site.port}:127.0.0.1", url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as visitor:
+        time.sleep(1)
+        site.host.check_output(f"systemctl stop {unit(site)}")
+        answer = visitor.communicate()[0]
+    state = site.host.run(f"systemctl is-failed {unit(site)}").stdout.strip()
+    site.host.check_output(f"systemctl start {unit(site)}")
+    wait_until(site.is_well)
+    assert (answer, state) == ("done\n", "inactive")
+
+
 def test_it_is_back_after_a_crash(site):
     before = site.main_process()
     site.host.check_output(f"kill -9 {before}")
