@@ -43,7 +43,7 @@ def read_archive(source, args):
         dependencies = Dependencies(tar, members, source["version"])
         found["dependencies"] = dependencies.digest(found["dependency_file"])
         found["procfile"] = dependencies.read("Procfile") if "Procfile" in files else None
-    if args["needs"] is not None:
+    if args.get("needs") is not None:
         for name, problem in procfile.problems(found["procfile"], args["needs"]):
             raise SourceError(f"{name}: {problem}")
         found["commands"] = procfile.commands(found["procfile"] or "") if procfile.wanted_types(args["needs"]) else {}
