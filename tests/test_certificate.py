@@ -576,7 +576,7 @@ def test_names_that_do_not_lead_here_are_told(program, web, tmp_path, answers, n
         *(b"HTTP/1.1 302 x\r\nLocation: " + url + b"\r\n\r\n" for url in (b"http://[", b"http://x:abc/", b"http://x:99999/", b"//\x1b[2J")),
     ],
 )
-def test_whoever_a_name_leads_to_may_answer_anything(program, web, tmp_path, capsys, answer):
+def test_the_server_that_a_name_leads_to_may_answer_anything(program, web, tmp_path, capsys, answer):
     web.answers = answer
     with pytest.raises(program.Problem) as problem:
         probe(program, web, tmp_path)

@@ -6,7 +6,7 @@ import re
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import networks as lists
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.paths import directories, find
 
-FILE = "it must be a file on this controller; a relative path is beside the inventory or in the working directory"
+FILE = "it must be a file on this controller. A relative path is looked for in the inventory's directory, the two above it, and the working directory."
 
 
 def matches(pattern, allowed, or_empty=False):
@@ -25,7 +25,7 @@ def networks(value, settings):
 
 
 def file_on_controller(value, settings):
-    return None if not value or is_file(value, settings) else f"{FILE}, or empty."
+    return None if not value or is_file(value, settings) else f"{FILE} It may be empty."
 
 
 def is_file(path, settings):

@@ -34,7 +34,7 @@ tls_acme_eab_secret = tls_acme_eab_id
 
 def tls_certificate_file(value, settings):
     needed = settings.get("tls_source") == "provided"
-    return f"with tls_source: provided {checks.FILE}." if needed and not checks.is_file(value, settings) else None
+    return f"with tls_source: provided {checks.FILE}" if needed and not checks.is_file(value, settings) else None
 
 
 tls_key_file = tls_certificate_file
