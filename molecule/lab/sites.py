@@ -205,6 +205,8 @@ def kill(process):
 class Load:
     """GET and POST requests while something happens, 48 a second at most for each step of `pace`; counts what failed."""
 
+    posts_at_once = 4
+
     def __init__(self, site, seconds=60, pace=5, path="/", post="/entries", options=()):
         self.started = time.monotonic()
         # hey takes the TLS server name from the URL, so it asks for the site's other name
@@ -216,7 +218,7 @@ class Load:
                 ["-c", "8", "-q", str(5 * pace), f"{name}{path}"],
                 [
                     "-c",
-                    "4",
+                    str(self.posts_at_once),
                     "-q",
                     str(2 * pace),
                     "-m",

@@ -83,8 +83,10 @@ def test_an_app_that_fails_after_a_while(fault):
     assert run.tells("Activate the release and watch the site")
 
 
-def test_an_app_that_exits_a_little_later(fault):
-    """The app answers well, and dies some seconds after it was activated: the link goes back by itself."""
+def test_an_app_that_exits_a_little_later(fault, load):
+    """The app answers well, and dies some seconds after it was activated: the link goes back by itself. Nobody else can answer a POST
+    request that it had begun to process."""
+    load.may_lose = load.posts_at_once
     fault.edit(PAGES, "import os\n", "import os\nimport threading\n")
     fault.edit(PAGES, CHECK, f"{ONCE_LIVE}        threading.Timer(2, lambda: os.kill(os.getppid(), 9)).start()\n{CHECK}")
     fault.is_refused("was live for a moment and is not any more", live="is not any more", app_release_command="", release_watch_seconds=8)
