@@ -13,6 +13,8 @@ import testinfra
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOMAIN = "flaskhost.test"
+# whether `make test` has asked for the sample of a scenario
+SAMPLE = bool(os.environ.get("FLASKHOST_SAMPLE"))
 # what apps run from in this run of the tests, and the step of a release that makes it
 IN_CONTAINERS = os.environ.get("FLASKHOST_RUNTIME") == "container"
 BUILD = "container/build/container_image" if IN_CONTAINERS else "python_venv/venv/venv"

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 
 import pytest
-from sites import IN_CONTAINERS, Load, Site, copy_of_sample_app
+from sites import IN_CONTAINERS, SAMPLE, Load, Site, copy_of_sample_app
 
 
 def pytest_collection_modifyitems(config, items):
@@ -25,8 +25,8 @@ def site():
 
 @pytest.fixture
 def load(site):
-    """GET and POST requests all the while; none may fail."""
-    load = Load(site, seconds=600)
+    """GET and POST requests all the while; none may fail. A sample leaves more of a small machine to the runs."""
+    load = Load(site, seconds=600, pace=2 if SAMPLE else 5)
     load.nginx_is_reloaded, load.may_lose = False, 0
     yield load
     answers, errors = load.stop()
