@@ -59,6 +59,7 @@ podman image ls --quiet --no-trunc | sort -u |
 """
 LOAD = """
 set -e
+umask 022
 folder=$(mktemp -d /var/tmp/flaskhost-image.XXXXXX)
 trap 'rm -rf "$folder"' EXIT
 tar --extract --gzip --file {packed} --directory "$folder"

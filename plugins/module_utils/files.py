@@ -35,7 +35,9 @@ def read_link(path):
 
 
 def write(path, text):
+    """For everybody to read, whatever the session's umask is."""
     with open(f"{path}.new", "w") as handle:
+        os.fchmod(handle.fileno(), 0o644)
         handle.write(text)
     os.rename(f"{path}.new", path)
 
