@@ -350,9 +350,8 @@ def test_each_measure_can_be_left_out_and_takes_its_own_files_away(rendered, hos
     states = [{file["path"]: file.get("state", "file") for file in found["files"]} for found in (plain, own)]
     assert states[0]["/etc/sudoers.d/flaskhost"] == "file" and states[1]["/etc/sudoers.d/flaskhost"] == "absent"
     assert states[1]["/etc/cron.d"] == "existing"
-    # another's file is not ours to remove
-    assert "/etc/default/apport" not in states[1]
-    assert states[0]["/etc/default/apport"] == ("file" if host.startswith("Ubuntu") else "absent")
+    apport = "/etc/systemd/system/apport.service.d/flaskhost.conf"
+    assert states[0][apport] == "file" and states[1][apport] == "absent"
     assert plain["sysctl"]["fs.suid_dumpable"] == 0 and "fs.suid_dumpable" not in own["sysctl"]
     assert "net.ipv4.tcp_rfc1337" not in own["sysctl"] and own["sysctl"]["vm.swappiness"] == 10
 
@@ -369,3 +368,19 @@ def test_a_host_reboots_by_itself_only_when_it_may(rendered):
     assert 'Automatic-Reboot "false";' in rendered("Debian13", "apt.conf")
     own = rendered("Debian13-own", "apt.conf")
     assert 'Automatic-Reboot "true";' in own and 'Automatic-Reboot-Time "04:30";' in own
+
+
+def test_an_upgrade_restarts_no_release_and_nothing_that_would_be_cut_off():
+    """needrestart(1) goes by the names of units: of all that the roles install or start for an app."""
+    tasks = "".join(path.read_text() for path in PROJECT.glob("roles/*/tasks/*.yml"))
+    units = re.findall(r"/etc/systemd/system/{{ \w+ }}(-[\w-]+\.service)", tasks)
+    units += [f"-{name}.service" for name in re.findall(r"release_job:\n(?: {4}.*\n)*? {4}name: (\S+)", tasks)]
+    assert {"-backup.service", "-certificate.service", "-release-command.service", "-build-command.service"} <= {*units}
+    units += ["@1a2b-3c4d.service", "-worker.1@1a2b-3c4d.service", "-schedule-clean_up.service"]
+    units += ["-fetch-venv.service", "-build-venv.service", "-backup-database.service", "-certificate-client.service"]
+    config = (PROJECT / "roles/base/templates/needrestart.conf.j2").read_text()
+    patterns = re.findall(r"override_rc}{qr\((.+)\)} = 0;", config)
+    spared = [*(f"my_shop2{unit}" for unit in units), "run-u12.service", "run-r0a1b.service"]
+    assert [name for name in spared if not any(re.search(pattern, name) for pattern in patterns)] == []
+    restarted = ["nginx.service", "postgresql@17-main.service", "redis-server@shop.service", "memcached-shop.service", "ssh.service"]
+    assert [name for name in restarted if any(re.search(pattern, name) for pattern in patterns)] == []
