@@ -119,3 +119,22 @@ def run_with(directory, shown, **arguments):
     (directory / "bin/systemctl").chmod(0o755)
     environment = {**os.environ, "PATH": f"{directory}/bin:{os.environ['PATH']}"}
     return run_module("service_current", environment=environment, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("dropped_in", "says", "did"), [(True, "no", []), (True, "yes", ["daemon-reload"]), (False, "no", ["daemon-reload"])]
+)
+def test_a_systemd_that_does_not_say_when_it_read_its_units_is_asked_for_the_unit(monkeypatch, tmp_path, dropped_in, says, did):
+    """As Ubuntu 22.04's. A drop-in that it has read is no reason to read it in each run, though it is newer than the boot."""
+    drop_in = tmp_path / "nginx.service.d/flaskhost.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text("[Service]\n")
+    monkeypatch.setattr(service_current, "UNITS", str(tmp_path))
+    known = {
+        "UnitsLoadStartTimestamp": "Thu 2026-01-01 00:00:00.000000 UTC",
+        "NeedDaemonReload": says,
+        "FragmentPath": "/lib/systemd/system/nginx.service",
+        "DropInPaths": f"/lib/systemd/system/nginx.service.d/own.conf {drop_in}" if dropped_in else "",
+    }
+    monkeypatch.setattr(service_current, "show", lambda module, wanted, *unit: {key: known[key] for key in wanted if key in known})
+    assert (["daemon-reload"] if service_current.is_stale(None, "nginx.service") else []) == did

@@ -66,6 +66,7 @@ RETURN = r"""
 did: {description: "What was done: C(daemon-reload), C(start), C(enable), C(reload), C(restart), C(listen).", type: list, returned: success}
 """
 
+import glob
 import os
 import time
 from datetime import datetime, timezone
@@ -100,7 +101,7 @@ def main():
         if module.check_mode:
             module.exit_json(changed=True, did=["enable", "start"])
         module.fail_json(msg=f"{name} is not installed on this host")
-    steps = ["daemon-reload"] if is_behind(units_read(module), [f"{UNITS}/{name}.service", f"{UNITS}/{name}.service.d"]) else []
+    steps = ["daemon-reload"] if is_stale(module, f"{name}.service") else []
     if not socket.is_up:
         steps += ["enable"] if module.params["start"] and service.is_disabled else []
         steps += ["start"] if module.params["start"] and not service.is_up else []
@@ -128,10 +129,17 @@ class Unit:
         self.changed = microseconds(found.get("StateChangeTimestamp", ""))
 
 
-def units_read(module):
-    """When systemd last read its units. (Its own word for a stale unit, NeedDaemonReload, misses a drop-in that is new.)"""
-    found = show(module, ("UnitsLoadTimestamp", "UnitsLoadStartTimestamp"))
-    return max(map(microseconds, found.values()))
+def is_stale(module, unit):
+    """Whether systemd has yet to read the unit's files below /etc."""
+    file, drop_ins = f"{UNITS}/{unit}", f"{UNITS}/{unit}.d"
+    read = show(module, ("UnitsLoadTimestamp", "UnitsLoadStartTimestamp"))
+    if "UnitsLoadTimestamp" in read:
+        return is_behind(max(map(microseconds, read.values())), [file, drop_ins])
+    # Before version 250 (Ubuntu 22.04) systemd doesn't say when it last did. Its own word for a stale unit misses files that are new.
+    found = show(module, ("NeedDaemonReload", "FragmentPath", "DropInPaths"), unit)
+    known = {found.get("FragmentPath"), *found.get("DropInPaths", "").split()}
+    new = {path for path in [file, *glob.glob(f"{drop_ins}/*.conf")] if os.path.exists(path)} - known
+    return found.get("NeedDaemonReload") == "yes" or bool(new)
 
 
 def show(module, wanted, *unit):
