@@ -522,6 +522,26 @@ def test_a_backup_that_fills_the_disk_makes_room_for_the_next_one(host):
     assert {*host.made()} == {"s3"}
 
 
+@pytest.mark.parametrize(
+    ("restic_says", "owner_reads"),
+    [
+        ("Fatal: config cannot be loaded: unsupported repository version", "was made by a newer restic than this host's"),
+        ("Fatal: unable to open config file: Stat: Access Denied", "Access Denied"),
+    ],
+)
+def test_a_place_that_does_not_open_is_not_made_anew(host, restic_says, owner_reads):
+    """Only what isn't there is made; of anything else restic's own word stays, and not that of an `init` that fails too."""
+    host.do("now")
+    program = host.folder / "bin/restic"
+    program.write_text(
+        f'#!/bin/sh\n[ $1 != cat ] || {{ echo "{restic_says}" >&2; exit 1; }}\n[ $1 != init ] || echo init >>{host.folder}/inits\n'
+        f'exec {sys.executable} {program}.py "$@"\n'
+    )
+    (host.folder / "bin/restic.py").write_text(RESTIC)
+    said = host.main("now")
+    assert owner_reads in said and not (host.folder / "inits").exists(), said
+
+
 def test_a_disk_on_which_no_note_can_be_written_costs_the_other_place_nothing(host, monkeypatch):
     (host.state / "note").write_text("one")
     note, full = backup.Backup.note, [True]

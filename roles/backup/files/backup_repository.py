@@ -46,8 +46,16 @@ class Repository:
         try:
             self.restic("cat", "config")
         except Trouble as error:
-            if "wrong password" not in str(error):
+            said = str(error)
+            if "Is there a repository" in said or "repository does not exist" in said:
                 self.restic("init")
+            elif "unsupported repository version" in said:
+                raise Trouble(
+                    f"{self} was made by a newer restic than this host's, which can't read it; move the host to a newer distribution, or name "
+                    "another folder in backup_folder or backup_s3_url"
+                ) from None
+            elif "wrong password" not in said:
+                raise
             elif not self.gets_the_owner_s_password():
                 raise Trouble(f"{self} was made with another backup_password") from None
         # of a run that died; one that is at work keeps its lock
