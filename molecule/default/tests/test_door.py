@@ -27,9 +27,10 @@ def test_http_leads_to_https(site, client):
 
 
 def test_an_unknown_name_gets_nothing(site, client):
-    # 52 and 56: closed without an answer; 35: no TLS handshake
+    # 52, 56 and, over HTTP/2, 92: closed without an answer; 35: no TLS handshake, which Ubuntu 22.04's nginx can't refuse
     assert curl(client, site, "http://other.test/", name="other.test") in ("curl exit 52", "curl exit 56")
-    assert curl(client, site, "https://other.test/", name="other.test") == "curl exit 35"
+    refused = "curl exit 92" if "1.18." in site.host.run("nginx -v").stderr else "curl exit 35"
+    assert curl(client, site, "https://other.test/", name="other.test") == refused
 
 
 @pytest.mark.parametrize("version", ["--http2", "--http1.1"])
@@ -202,7 +203,9 @@ def test_static_files_come_from_nginx_and_may_be_kept(site):
 
 def test_text_is_compressed(site):
     assert "content-encoding: gzip" in site.get("/static/style.css", "--head", "--header", "Accept-Encoding: gzip")[1]
-    assert "content-encoding: br" in site.get("/static/style.css", "--head", "--header", "Accept-Encoding: gzip, br")[1]
+    # Ubuntu 22.04 has no module for it
+    best = "br" if site.host.package("libnginx-mod-http-brotli-static").is_installed else "gzip"
+    assert f"content-encoding: {best}" in site.get("/static/style.css", "--head", "--header", "Accept-Encoding: gzip, br")[1]
 
 
 def test_the_app_sees_the_real_address_and_no_forged_one(site):

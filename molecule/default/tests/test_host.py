@@ -69,6 +69,25 @@ def test_all_is_back_after_a_reboot(site):
     assert site.host.check_output("systemctl --failed --no-legend") == ""
 
 
+def test_nothing_sets_the_kernel_s_core_dumps_otherwise_at_boot(site):
+    """Ubuntu's apport would, after sysctl, and puts its own settings in their place when it stops."""
+    apport = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=touch /run/apport-started\nExecStop=touch /run/apport-stopped\n"
+    site.host.check_output("printf %s >/etc/systemd/system/apport.service && systemctl daemon-reload", apport)
+    try:
+        site.host.check_output("systemctl restart apport.service")
+        assert site.host.run("ls /run/apport-*").stdout == ""
+    finally:
+        site.host.check_output(
+            "systemctl stop apport.service; rm -f /etc/systemd/system/apport.service /run/apport-*; systemctl daemon-reload"
+        )
+
+
+def test_every_unit_can_be_read_whatever_the_umask_of_a_login_is(site):
+    """pam_umask gives Ubuntu's logins that of /etc/login.defs; systemd, and tools that look at units, read them as others too."""
+    assert site.host.check_output("grep -w ^UMASK /etc/login.defs").split()[1] == "027"
+    assert site.host.check_output("find /etc/systemd/system -name '*sample*' -type f ! -perm -004") == ""
+
+
 def test_a_run_after_the_reboot_changes_nothing(site):
     run = site.play("deploy.yml")
     assert run.ok, run.output

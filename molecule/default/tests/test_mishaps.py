@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from sites import Site, during, kill
+from sites import during, kill
 
 
 @pytest.fixture(scope="module")
@@ -14,13 +14,8 @@ def kept(site):
     assert run.ok, run.output
 
 
-@pytest.fixture(scope="module")
-def newer():
-    """One host, for what takes long and asks nothing of the distribution."""
-    site = Site("newer")
-    yield site
-    run = site.play("deploy.yml")
-    assert run.ok, run.output
+# what asks nothing of the distribution happens on one host, so that the two are about equally busy
+NEWER = pytest.mark.parametrize("site", ["newer"], indirect=True)
 
 
 def test_a_wrong_nginx_directive_is_refused_and_the_site_goes_on(kept):
@@ -47,30 +42,80 @@ def test_a_wrong_sshd_option_is_refused_and_logins_go_on(kept):
     assert kept.play("playbooks/status.yml").ok
 
 
-@pytest.mark.parametrize("point", ["nginx/main/managed_files", "nginx/main/service_current", "release/activate/release_activate"])
-def test_a_run_that_was_killed_is_finished_by_the_next(newer, source, point):
+@pytest.mark.parametrize(
+    ("site", "point"),
+    [
+        ("older", "nginx/main/managed_files"),
+        ("older", "release/activate/release_activate"),
+        ("newer", "nginx/main/service_current"),
+    ],
+    indirect=["site"],
+)
+def test_a_run_that_was_killed_is_finished_by_the_next(kept, source, point):
     """Ansible is killed in mid-run, also between a change of nginx's configuration and its reload: the site serves on, and the next
     run finishes what that one began. (`make test-kills` tries every task.)"""
     mark = f"x{time.time_ns()}"
     (source / "requirements.txt").write_text((source / "requirements.txt").read_text() + f"# {mark}\n")
     variables = {"app_source": str(source), "nginx_server_lines": [f"add_header X-Mark {mark};"]}
-    newer.write(f"before the run was killed at {point}")
-    count = newer.entries()
-    assert not during(newer, point, kill, "deploy.yml", **variables)[0]
-    assert newer.get("/healthz")[0] == 200, "what was live serves on"
-    run = newer.play("deploy.yml", **variables)
+    kept.write(f"before the run was killed at {point}")
+    count = kept.entries()
+    assert not during(kept, point, kill, "deploy.yml", **variables)[0]
+    assert kept.get("/healthz")[0] == 200, "what was live serves on"
+    run = kept.play("deploy.yml", **variables)
     assert run.ok, run.output
-    assert f"x-mark: {mark}" in newer.get("/healthz", "--head")[1], "nginx runs what is on the disk"
-    assert mark in newer.host.check_output("cat /srv/sample/live/app/requirements.txt")
-    assert newer.entries() == count
-    assert newer.instances() == [f"sample@{newer.live()}.service"]
-    assert newer.host.check_output("systemctl --failed --no-legend") == ""
-    run = newer.play("deploy.yml", **variables)
+    assert f"x-mark: {mark}" in kept.get("/healthz", "--head")[1], "nginx runs what is on the disk"
+    assert mark in kept.host.check_output("cat /srv/sample/live/app/requirements.txt")
+    assert kept.entries() == count
+    assert kept.instances() == [f"sample@{kept.live()}.service"]
+    assert kept.host.check_output("systemctl --failed --no-legend") == ""
+    run = kept.play("deploy.yml", **variables)
+    assert run.ok and run.changed == 0, run.output
+
+
+@NEWER
+@pytest.mark.parametrize(
+    ("settings", "answer"),
+    [
+        ({"ansible_become_password": "wrong"}, "Give the password with --ask-become-pass"),
+        ({}, "Give the password with --ask-become-pass"),
+        ({"ansible_become_password": "sudoer", "ansible_become_exe": "sudo-rs"}, "set ansible_become_exe: sudo.ws"),
+    ],
+    ids=["wrong password", "no password", "sudo-rs"],
+)
+def test_who_can_not_become_root_is_told_why_at_once(kept, settings, answer):
+    """sudo-rs, Ubuntu's sudo since 25.10, asks for a password in words that Ansible waits for in vain."""
+    if "ansible_become_exe" in settings:
+        kept.host.check_output("command -v sudo-rs || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq sudo-rs)")
+    run = kept.play("deploy.yml", ansible_user="sudoer", **settings)
+    assert not run.ok and run.tells("sudoer can't become root", answer, "Nothing was changed."), run.output
+
+
+@NEWER
+def test_a_user_of_sudo_with_a_password_can_deploy(kept):
+    run = kept.play("deploy.yml", ansible_user="sudoer", ansible_become_password="sudoer")
     assert run.ok and run.changed == 0, run.output
 
 
 def opens(client, site, port):
     return client.run(f"timeout 3 bash -c ': </dev/tcp/{site.address}/{port}'").rc == 0
+
+
+# of openssh-server 1:9.6p1-3ubuntu13
+UBUNTU_SOCKET = """\
+[Unit]
+Description=OpenBSD Secure Shell server socket
+Before=sockets.target ssh.service
+ConditionPathExists=!/etc/ssh/sshd_not_to_be_run
+[Socket]
+ListenStream=0.0.0.0:22
+ListenStream=[::]:22
+BindIPv6Only=ipv6-only
+Accept=no
+FreeBind=yes
+[Install]
+WantedBy=sockets.target
+RequiredBy=ssh.service
+"""
 
 
 @pytest.fixture
@@ -79,12 +124,14 @@ def ssh_listener(site):
     units = ["ssh.service", "ssh.socket"]
     if site.name == "newer":
         units.reverse()
+        site.host.check_output("printf %s >/etc/systemd/system/ssh.socket && systemctl daemon-reload", UBUNTU_SOCKET)
     switch = "systemctl stop ssh.socket ssh.service; systemctl disable --quiet {1}; systemctl enable --quiet --now {0}"
     site.host.check_output(switch.format(*units))
     yield units[0]
     # also where the test ended midway, with a port that no later test knows
     site.host.check_output("rm -rf /etc/systemd/system/ssh.socket.d; sed -i '/^Port /d' /etc/ssh/sshd_config.d/10-flaskhost.conf")
     site.host.check_output(switch.format("ssh.service", "ssh.socket"))
+    site.host.check_output("rm -f /etc/systemd/system/ssh.socket && systemctl daemon-reload")
 
 
 def test_ssh_moves_to_another_port_and_is_never_out_of_reach(kept, client, ssh_listener):
