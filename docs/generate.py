@@ -46,6 +46,8 @@ def main():
     pages[security] = security.read_text()
     for name, body in {"attacks": attacks(), "audit": audit(), "controls": controls(), "lynis": lynis()}.items():
         pages[security] = with_section(pages[security], name, body)
+    compatibility = PROJECT / "docs/compatibility.md"
+    pages[compatibility] = with_section(compatibility.read_text(), "packages", packages())
     stale = [page for page, text in pages.items() if not page.exists() or page.read_text() != text]
     if "--check" in sys.argv:
         problems += [f"{relative(page)}: it is out of date; run `make docs`" for page in stale]
@@ -134,6 +136,13 @@ def lynis():
     found = read(PROJECT / "molecule/audit/tests/lynis.yml")
     lines = [[name, group.replace("_", " "), reason] for group, reasons in found.items() for name, reason in reasons.items()]
     return rows(["suggestion", "", "why not"], lines)
+
+
+def packages():
+    table = json.loads((PROJECT / "docs/packages.json").read_text())
+    lines = [[name, *(found.get(where, "none") for where in table["sources"])] for name, found in table["packages"].items()]
+    text = f"What the roles install, with its component and version in each distribution's own index on {table['date']} (`docs/packages.py`).\n\n"
+    return text + rows(["package", *table["sources"]], lines)
 
 
 class Defaults:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Look up, in each distribution's own index, the packages that roles install, and write what is found to docs/packages.json.
 
-A unit test compares it with what the roles would install. Run it after a role got another package: docs/packages.py; make docs
+A unit test compares it with what the roles would install. After a role got another package, run this and `make docs`.
 """
 
 import json
