@@ -38,7 +38,7 @@ verb, *words = sys.argv[1:]
 if verb == "init":
     place.mkdir(parents=True); (place / "config").write_text(os.environ["RESTIC_PASSWORD"])
 elif not (place / "config").exists():
-    sys.exit("Fatal: unable to open config file. Is there a repository at the following location?")
+    sys.exit(f"Fatal: unable to open config file: stat {place}/config: no such file or directory\\nIs there a repository at the following location?")
 elif os.environ["RESTIC_PASSWORD"] not in (place / "config").read_text().splitlines():
     sys.exit("Fatal: wrong password or no key found")
 names = sorted(path.name for path in place.iterdir() if path.is_dir())
@@ -518,15 +518,28 @@ def test_a_backup_that_fills_the_disk_makes_room_for_the_next_one(host):
     said = host.main("now")
     assert "no space left on device" in said and f"backups in {full} that are older than 7 days were removed nevertheless" in said
     words = [line for line in (host.folder / "here.words").read_text().splitlines() if line.startswith("forget")]
-    assert len(words) == 1 and "--keep-within=7d" in words[0] and "--max-repack-size=0" in words[0]
+    assert len(words) == 1 and "--keep-within=7d" in words[0] and "--max-repack-size=1" in words[0]
     assert {*host.made()} == {"s3"}
+
+
+def test_a_place_that_can_not_be_reached_is_told_of_at_once(host):
+    """restic itself would go on trying; neither a backup nor the list of backups waits for that."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        place = backup_repository.Repository("shop", "s3", f"s3:http://127.0.0.1:{closed.getsockname()[1]}/b/f", {"environment": {}})
+        for ask in (place.open, place.snapshots):
+            with pytest.raises(backup_sandbox.Trouble, match=r"/b/f can't be reached: connection refused"):
+                ask()
 
 
 @pytest.mark.parametrize(
     ("restic_says", "owner_reads"),
     [
         ("Fatal: config cannot be loaded: unsupported repository version", "was made by a newer restic than this host's"),
-        ("Fatal: unable to open config file: Stat: Access Denied", "Access Denied"),
+        (
+            "Fatal: unable to open config file: Stat: Access Denied.\nIs there a repository at the following location?\ns3:https://s3.test/b/f",
+            "Access Denied",
+        ),
     ],
 )
 def test_a_place_that_does_not_open_is_not_made_anew(host, restic_says, owner_reads):

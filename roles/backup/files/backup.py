@@ -123,7 +123,8 @@ class Backup:
                 except (OSError, Trouble) as error:
                     wrong.append(reason(error))
                     # the disk may be full: what is too old, and what this one has left, makes room for the next
-                    place.forget("--max-repack-size=0")
+                    # 1, since restic before 0.13 takes 0 for no limit
+                    place.forget("--max-repack-size=1")
                     wrong.append(f"backups in {place} that are older than {self.settings['keep_days']} days were removed nevertheless")
                 else:
                     place.forget()

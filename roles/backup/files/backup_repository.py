@@ -3,12 +3,15 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
+import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import backup_sandbox
 from backup_sandbox import HOURS_6, Trouble, clean
@@ -17,9 +20,13 @@ SETTINGS = Path("/etc/flaskhost")
 CACHE = Path("/var/cache/flaskhost")
 # a place may be far away, but not for ever; another host may be at work in it
 SECONDS = {"cat": 120, "snapshots": 300}
+REACH_SECONDS = 10
 LOCKED_SECONDS, LOCKED_TRIES = 30, 20
 # of a stream that has ended, only the last megabytes are yet to be written
 END_SECONDS = 1800
+# What restic says of a place that has no repository. It asks "Is there a repository …?" of one that it can't read, too: to initialise that
+# would write over the keys of the one that is there.
+MISSING = re.compile("no such file or directory|The specified (key|bucket) does not exist|repository does not exist")
 
 
 class Repository:
@@ -42,12 +49,22 @@ class Repository:
 
     # -- what is there ----------------------------------------------------------------------------------------------
 
+    def reach(self):
+        """restic would try for minutes, and not say why."""
+        url = urlsplit(str(self))
+        if url.hostname:
+            try:
+                socket.create_connection((url.hostname, url.port or {"http": 80}.get(url.scheme, 443)), REACH_SECONDS).close()
+            except OSError as error:
+                raise Trouble(f"{self} can't be reached: {(error.strerror or str(error)).lower()}") from None
+
     def open(self):
+        self.reach()
         try:
             self.restic("cat", "config")
         except Trouble as error:
             said = str(error)
-            if "Is there a repository" in said or "repository does not exist" in said:
+            if MISSING.search(said):
                 self.restic("init")
             elif "unsupported repository version" in said:
                 raise Trouble(
@@ -79,9 +96,11 @@ class Repository:
         return f"--host={self.settings['of']}", f"--tag={self.app}"
 
     def snapshots(self):
-        """Without a lock of restic's: whoever prunes at this moment, here or on another host, keeps nobody waiting."""
+        """Without a lock of restic's: whoever prunes at this moment, here or on another host, keeps nobody waiting. And without its cache,
+        which two processes of a version before 0.13 can't share."""
+        self.reach()
         # anyone else who may write here chooses the host's name
-        found = json.loads(self.restic("snapshots", "--json", "--no-lock", f"--tag={self.app}") or "null") or []
+        found = json.loads(self.restic("snapshots", "--json", "--no-lock", "--no-cache", f"--tag={self.app}") or "null") or []
         return [
             {
                 "id": one["short_id"],
