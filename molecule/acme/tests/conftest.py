@@ -38,7 +38,8 @@ def load(site):
     yield
     answers, errors = load.stop()
     print(f"{site.name}: {answers}, errors {errors}")
-    assert not errors
+    # A reload ends connections by GOAWAY, which names the requests that were not processed. Browsers send those again; hey can't.
+    assert [error for error in errors if "graceful shutdown GOAWAY" not in error] == []
     assert set(answers) == {200, 303} and sum(answers.values()) > 100, answers
 
 
