@@ -528,7 +528,7 @@ def test_a_place_that_can_not_be_reached_is_told_of_at_once(host):
         closed.bind(("127.0.0.1", 0))
         place = backup_repository.Repository("shop", "s3", f"s3:http://127.0.0.1:{closed.getsockname()[1]}/b/f", {"environment": {}})
         for ask in (place.open, place.snapshots):
-            with pytest.raises(backup_sandbox.Trouble, match=r"/b/f can't be reached: connection refused"):
+            with pytest.raises(backup_sandbox.Trouble, match=r"/b/f is unreachable \(connection refused\); check backup_s3_url"):
                 ask()
 
 

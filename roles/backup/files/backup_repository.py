@@ -50,13 +50,14 @@ class Repository:
     # -- what is there ----------------------------------------------------------------------------------------------
 
     def reach(self):
-        """restic would try for minutes, and not say why."""
+        """restic itself retries for minutes before it reports why."""
         url = urlsplit(str(self))
         if url.hostname:
             try:
                 socket.create_connection((url.hostname, url.port or {"http": 80}.get(url.scheme, 443)), REACH_SECONDS).close()
             except OSError as error:
-                raise Trouble(f"{self} can't be reached: {(error.strerror or str(error)).lower()}") from None
+                why = (error.strerror or str(error)).lower()
+                raise Trouble(f"{self} is unreachable ({why}); check backup_s3_url, and that this host may connect to it") from None
 
     def open(self):
         self.reach()
@@ -96,8 +97,8 @@ class Repository:
         return f"--host={self.settings['of']}", f"--tag={self.app}"
 
     def snapshots(self):
-        """Without a lock of restic's: whoever prunes at this moment, here or on another host, keeps nobody waiting. And without its cache,
-        which two processes of a version before 0.13 can't share."""
+        """It takes no lock, so that it doesn't wait for a prune here or on another host. It uses no cache, because two processes of restic
+        before 0.13 can't share one."""
         self.reach()
         # anyone else who may write here chooses the host's name
         found = json.loads(self.restic("snapshots", "--json", "--no-lock", "--no-cache", f"--tag={self.app}") or "null") or []
