@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from conftest import PROJECT, foreign_listeners, load, plugin, run_playbook
 
 container_image = plugin("action/container_image")
 quadlet_units = plugin("modules/quadlet_units")
-flaskhost_port = load(PROJECT / "roles/container/files/flaskhost_port.py")
+flaskhost_port = load(PROJECT / "roles/release/files/flaskhost_port.py")
 
 # -- the image ---------------------------------------------------------------------------------------------------------
 
@@ -279,10 +280,12 @@ while True:
 @pytest.fixture
 def serve(tmp_path):
     started = []
+    for file in "container/files/serve.py", "release/files/flaskhost_port.py":
+        shutil.copy(PROJECT / "roles" / file, tmp_path)
 
     def start(entrypoint, command, **more):
         (tmp_path / "image.json").write_text(json.dumps({"Entrypoint": entrypoint, "Cmd": command, **more}))
-        words = [sys.executable, PROJECT / "roles/container/files/serve.py", tmp_path / "image.json"]
+        words = [sys.executable, tmp_path / "serve.py", tmp_path / "image.json"]
         process = subprocess.Popen(words, env=dict(os.environ, SOCKET=str(tmp_path / "wsgi.sock")), stderr=subprocess.PIPE, text=True)
         started.append(process)
         end = time.monotonic() + 10

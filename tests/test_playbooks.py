@@ -168,3 +168,10 @@ def test_no_role_uses_a_private_variable_of_another():
         if other != role and name.startswith(f"{other}_") and not name.startswith(f"{role}_")
     }
     assert not wrong
+
+
+def test_no_role_reads_a_file_of_another():
+    files = [path for path in (PROJECT / "roles").rglob("*") if path.is_file() and path.suffix in (".yml", ".j2")]
+    # two directories above a role is the collection
+    above = re.compile(r"role_path ?(?:~ ?'|\}\})/\.\./(?!\.\./)")
+    assert not [str(path.relative_to(PROJECT)) for path in files if above.search(path.read_text())]

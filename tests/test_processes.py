@@ -61,7 +61,7 @@ def identified(tmp_path_factory):
     # a role that says what the role `release` knows
     probe = folder / "roles/probe"
     (probe / "tasks").mkdir(parents=True)
-    for name in ("defaults", "templates", "vars"):
+    for name in ("defaults", "files", "templates", "vars"):
         (probe / name).symlink_to(PROJECT / "roles/release" / name)
     nothing = {"live": "", "built": [], "running": [], "enabled": [], "missing": {}}
     tasks = [

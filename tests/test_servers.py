@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -91,6 +92,8 @@ def release(contracts, tmp_path):
             for name, content in contracts[host]["files"].items():
                 # a release is found by the folder of its app; here it is this one
                 (self.folder / name).write_text(re.sub(r"^RELEASE=.*", f"RELEASE={self.folder}", content, flags=re.MULTILINE))
+            for name in contracts[host]["server"].get("helpers", []):
+                shutil.copy(PROJECT / "roles/release/files" / name, self.folder)
             return self
 
         def program(self, name, text):

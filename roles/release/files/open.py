@@ -4,21 +4,20 @@ import socket
 import sys
 import time
 
-
 # also where the app's environment has Python leave the program's directory out
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from flaskhost_port import owners
 
-server = ("127.0.0.1", int(sys.argv[1]))
-while socket.socket().connect_ex(server):
+port = int(sys.argv[1])
+while socket.socket().connect_ex(("127.0.0.1", port)):
     time.sleep(0.1)
 # any user of the host can take a port that is free for a moment
-if owners(server[1]) != {os.getuid()}:
-    sys.exit(f"another user of this host listens on port {server[1]}, which was chosen for the server; it starts again with another")
+if owners(port) != {os.getuid()}:
+    sys.exit(f"another user of this host listens on port {port}, which was chosen for the server; it starts again with another")
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(os.environ["SOCKET"])
 listener.listen(1024)
 os.dup2(listener.detach(), 3)
 os.set_inheritable(3, True)
 os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
-os.execv("/lib/systemd/systemd-socket-proxyd", ["systemd-socket-proxyd", "--connections-max=1024", "%s:%d" % server])
+os.execv("/lib/systemd/systemd-socket-proxyd", ["systemd-socket-proxyd", "--connections-max=1024", f"127.0.0.1:{port}"])
