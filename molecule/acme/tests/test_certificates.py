@@ -246,7 +246,7 @@ TRACES = (
     "ls -d /usr/local/sbin/sample-certificate /var/lib/flaskhost-acme /run/flaskhost-acme /etc/systemd/system/sample-certificate.* "
     "/etc/systemd/system/timers.target.wants/sample-certificate.timer /var/lib/systemd/timers/stamp-sample-certificate.timer "
     f"{FOLDER}/acme.json {FOLDER}/problem.json 2>/dev/null; getent passwd sample-tls; getent group sample-tls; "
-    "systemctl list-units --all --plain --no-legend 'sample-certificate*'; grep -r acme-challenge /etc/nginx"
+    "systemctl list-units --all --plain --no-legend 'sample-certificate*'; grep -r /run/flaskhost-acme /etc/nginx"
 )
 
 
