@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Write what follows from other files: the tables of variables (in the roles' READMEs, and docs/variables.md) from the roles'
-specs and defaults, docs/reliability.md from the tests of faults, the tables of attacks in docs/security.md from the tests of the hostile app, the table of measures in the hardening role's README, and
-what docs/security.md says of the audit (docs/audit.json, which `make audit` writes, and the reasons in molecule/audit/).
+"""Generate the parts of the documentation that follow from other files.
 
-A variable's type and description live in its role's meta/argument_specs.yml, its default in defaults/main.yml (with the
-description as its comment); here the two are checked against each other. `--check` writes nothing, and fails if
-anything is out of date.
+- the tables of variables, in the roles' READMEs and docs/variables.md: from the roles' argument specs and defaults
+- docs/reliability.md: from the tests in molecule/faults and molecule/acme
+- the tables of attacks in docs/security.md: from the tests in molecule/hostile
+- the audit in docs/security.md: from docs/audit.json, which `make audit` writes, and from the reasons in molecule/audit
+- the table of measures in the README of the role hardening: from the role's variables
+- the table of packages in docs/compatibility.md: from docs/packages.json
+
+A variable's type and description are in its role's meta/argument_specs.yml, its default in defaults/main.yml, with the description as the
+comment. This program reports where the two differ. `--check` writes nothing and fails if a page is out of date.
 """
 
 import ast
@@ -32,7 +36,7 @@ def main():
         problems += check(role, spec["options"], defaults)
         readme = role / "README.md"
         if not readme.exists() or not TABLE.search(readme.read_text()):
-            problems.append(f"{relative(readme)}: it has no place for the table of variables")
+            problems.append(f"{relative(readme)}: the markers of the table of variables are missing")
             continue
         before, after = TABLE.split(readme.read_text(), maxsplit=1)
         pages[readme] = f"{before}{BEGIN}\n{table(spec['options'], defaults)}{END}{after}"
@@ -50,7 +54,7 @@ def main():
     pages[compatibility] = with_section(compatibility.read_text(), "packages", packages())
     stale = [page for page, text in pages.items() if not page.exists() or page.read_text() != text]
     if "--check" in sys.argv:
-        problems += [f"{relative(page)}: it is out of date; run `make docs`" for page in stale]
+        problems += [f"{relative(page)}: out of date; run `make docs`" for page in stale]
     else:
         for page in stale:
             page.write_text(pages[page])
@@ -59,45 +63,54 @@ def main():
 
 
 def reliability_page():
-    """A section for each file of tests; a test's docstring says what goes wrong, and after a colon what happens then."""
+    """Return a page with a section for each file of tests."""
     text = RELIABILITY
     for file in [*sorted((PROJECT / "molecule/faults/tests").glob("test_*.py")), PROJECT / "molecule/acme/tests/test_certificates.py"]:
-        text += "\n## " + section_of_tests(file, "what goes wrong")
+        text += "\n## " + section_of_tests(file, "fault")
     return text
 
 
 def section_of_tests(file, what):
-    """A table of the tests in a file: a docstring's text before the colon, and after it what happens."""
+    """Return a table of the tests in a file. A docstring describes the fault or attack before its first colon and the result after it."""
     module = ast.parse(file.read_text())
     tests = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
-    told = [(test.name, " ".join(ast.get_docstring(test).split()).partition(": ")) for test in tests]
-    lines = [[before.rstrip("."), after.rstrip(".") or "as above", f"`{name.removeprefix('test_')}`"] for name, (before, _, after) in told]
+    docstrings = [(test.name, " ".join(ast.get_docstring(test).split()).partition(": ")) for test in tests]
+    lines = [
+        [before.rstrip("."), after.rstrip(".") or "as above", f"`{name.removeprefix('test_')}`"] for name, (before, _, after) in docstrings
+    ]
     title = file.stem.removeprefix("test_").replace("_", " ").capitalize()
-    intro = f"{ast.get_docstring(module)} ([tests](../{file.relative_to(PROJECT)}))"
-    return f"{title}\n{intro}\n\n{rows([what, 'what happens', 'test'], lines)}"
+    intro = f"{ast.get_docstring(module)}\n([tests](../{file.relative_to(PROJECT)}))"
+    return f"{title}\n{intro}\n\n{rows([what, 'result', 'test'], lines)}"
 
 
 def attacks():
     files = sorted((PROJECT / "molecule/hostile/tests").glob("test_*.py"))
-    return "\n".join(f"### {section_of_tests(file, 'what the attacker does')}" for file in files)
+    return "\n".join(f"### {section_of_tests(file, 'attack')}" for file in files)
 
 
 VARIABLES = """# All variables
 
 <!-- written by `make docs` from roles/*/meta/argument_specs.yml and roles/*/defaults/main.yml -->
 
-Set what holds everywhere in `group_vars/all/`, and what differs by stage in your inventory, which outranks it: in
-`inventories/STAGE/group_vars/app_servers.yml`, for example. Preflight rejects names that it doesn't know.
+Set values for all stages in `group_vars/all/`. Set values for one stage in its inventory, for example in
+`inventories/STAGE/group_vars/app_servers.yml`; they override those of `group_vars/all/`. Preflight rejects unknown names.
 """
-RELIABILITY = """# What happens when things go wrong
-Every line is a test, which breaks something for real on a host that serves, most of them under a steady load of GET and POST
-requests of which none may fail. `make test-faults` runs them all (about half an hour), `make test` a part, `make test-acme` those of
-certificates. `make test-kills` kills a run after every one of its tasks in turn, of a release and of a first deploy (some hours).
+RELIABILITY = """# Faults and their results
+Each line is a test that causes a real fault on a host that serves a site. Most of them run under a steady load of GET and POST requests, none of
+which may fail.
+
+| command | runs |
+| --- | --- |
+| `make test-faults` | the faults, with the app in a venv (about half an hour) |
+| `make test-containers` | the faults, with the app in a container, and those that only a container has (about an hour) |
+| `make test-acme` | the faults of certificates |
+| `make test-kills` | a release and a first deploy, killed after each of their tasks in turn (some hours) |
+| `make test` | a sample of the faults and of those of certificates |
 """
 
 
 def with_section(text, name, body):
-    """A part of a page that is made, between its marks."""
+    """Replace the generated part of a page, between its markers."""
     found = re.search(rf"(<!-- {name}: written by `make \w+` -->\n).*?(<!-- end of {name} -->)", text, re.DOTALL)
     return f"{text[: found.start()]}{found[1]}{body}{found[2]}{text[found.end() :]}"
 
@@ -108,16 +121,16 @@ def rows(head, lines):
 
 def measures():
     found = read(PROJECT / "roles/hardening/vars/main.yml")["__hardening_measures"]
-    return rows(["measure", "what it is good for", "asked for by"], [[f"`{name}`", it["what"], it["source"]] for name, it in found.items()])
+    return rows(["measure", "purpose", "recommended by"], [[f"`{name}`", it["what"], it["source"]] for name, it in found.items()])
 
 
 def audit():
     path = PROJECT / "docs/audit.json"
     if not path.exists():
-        return "`make audit` writes here what they say.\n"
+        return "`make audit` writes the results here.\n"
     report = json.loads(path.read_text())
-    said = [[judge, it["asked"], it["said"]] for judge, it in report["said"].items()]
-    return f"On {report['of']} ({report['with']}), {report['on']}:\n\n" + rows(["judge", "asked for", "said"], said)
+    results = [[tool, result["asked"], result["said"]] for tool, result in report["said"].items()]
+    return f"On {report['of']} ({report['with']}), {report['on']}:\n\n" + rows(["tool", "required", "result"], results)
 
 
 def controls():
@@ -129,24 +142,24 @@ def controls():
         for name, control in reasons.items():
             by_reason.setdefault(control["reason"], []).append(name)
         lines += [[", ".join(names), reason] for reason, names in by_reason.items()]
-    return f"Tested: {text.removesuffix(', ')}. The others:\n\n" + rows(["control", "why not"], lines)
+    return f"Tested: {text.removesuffix(', ')}. Not tested:\n\n" + rows(["control", "reason"], lines)
 
 
 def lynis():
     found = read(PROJECT / "molecule/audit/tests/lynis.yml")
     lines = [[name, group.replace("_", " "), reason] for group, reasons in found.items() for name, reason in reasons.items()]
-    return rows(["suggestion", "", "why not"], lines)
+    return rows(["suggestion", "group", "reason"], lines)
 
 
 def packages():
     table = json.loads((PROJECT / "docs/packages.json").read_text())
     lines = [[name, *(found.get(where, "none") for where in table["sources"])] for name, found in table["packages"].items()]
-    text = f"What the roles install, with its component and version in each distribution's own index on {table['date']} (`docs/packages.py`).\n\n"
+    text = f"The packages that the roles install, with the component and version in each distribution's index on {table['date']} (`docs/packages.py`).\n\n"
     return text + rows(["package", *table["sources"]], lines)
 
 
 class Defaults:
-    """A role's defaults: their values, as text and parsed, and the comment above each."""
+    """A role's defaults: the values, parsed and as text, and the comment above each."""
 
     def __init__(self, path):
         self.values = read(path)
@@ -166,14 +179,14 @@ def check(role, options, defaults):
     where = f"roles/{role.name}"
     for name in defaults.values:
         if name not in options:
-            yield f"{where}: {name} has a default and no spec"
+            yield f"{where}: {name} has a default but no spec in meta/argument_specs.yml"
         elif defaults.comments[name] != options[name]["description"]:
             yield f"{where}: {name}'s comment in defaults/main.yml is not its description in meta/argument_specs.yml"
         elif problem := mistyped(name, options[name], defaults.values[name]):
             yield f"{where}: {problem}"
     for name, option in options.items():
         if name not in defaults.values and not option.get("required"):
-            yield f"{where}: {name} has a spec and no default"
+            yield f"{where}: {name} has a spec but no default in defaults/main.yml"
 
 
 def mistyped(name, option, value):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Look up, in each distribution's own index, the packages that roles install, and write what is found to docs/packages.json.
+"""Look up the packages that the roles install in each distribution's index, and write docs/packages.json.
 
-A unit test compares it with what the roles would install. After a role got another package, run this and `make docs`.
+A unit test compares that file with the packages that the roles install. After adding a package to a role, run this and `make docs`.
 """
 
 import json
@@ -36,7 +36,7 @@ def main():
 
 
 def package_names():
-    """Every word of a *_packages setting, whatever condition it is under."""
+    """Return all packages in the *_packages settings of all roles, regardless of conditions."""
     settings = [path.read_text() for pattern in ("roles/*/defaults/main.yml", "roles/*/vars/main.yml") for path in PROJECT.glob(pattern)]
     values = re.findall(r"^\w+_packages: *((?:.*\n)(?: +.*\n)*)", "".join(settings), re.MULTILINE)
     words = [word for value in values for text in re.findall(r"\[([^\[\]]*)\]", value) for word in text.split(",")]
@@ -45,7 +45,7 @@ def package_names():
 
 
 def look_up(names, mirror, components, suite):
-    """Component and version of each that the distribution has; of its updates, where they have a newer one."""
+    """Return the component and version of each package that the distribution has; updates override the original version."""
     found = {}
     for pocket in (suite, f"{suite}-updates"):
         for component in components:
