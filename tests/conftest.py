@@ -1,4 +1,4 @@
-"""What the unit tests share: the project's plugins, imported as Ansible would; and an environment without anything of the operator's."""
+"""Shared by the unit tests: the project's plugins, runs of playbooks and modules, and an environment without the operator's settings."""
 
 import atexit
 import contextlib
@@ -19,14 +19,14 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
 COLLECTIONS = PROJECT / "collections"
-# the task by which every playbook gets the defaults of app_*
+# the task that loads the defaults of app_* in every playbook
 READ_APP = {"ansible.builtin.import_role": {"name": "flaskhost.flaskhost.app", "rolespec_validate": False}}
-# a host that is this machine
+# the settings of a host that is this machine
 LOCAL = {"ansible_connection": "local"}
 sys.path.insert(0, str(COLLECTIONS))
-# What tests may see of the environment that they are started in. Everything else is the operator's: vault passwords, cloud keys, ssh and git settings.
+# The environment variables that tests inherit. All others may be the operator's: vault passwords, cloud keys, ssh and git settings.
 KEPT = ("PATH", "LANG", "LC_", "TERM", "TMPDIR", "TZ", "USER", "LOGNAME", "PYTEST_", "PYTHON", "COVERAGE", "CI")
-# how packages are downloaded here
+# settings for package downloads
 KEPT_FOR_DOWNLOADS = (
     "UV_",
     "PIP_",
@@ -41,8 +41,9 @@ KEPT_FOR_DOWNLOADS = (
 )
 
 
-def forget_the_operator():
-    """A new home, too: ~/.ssh, ~/.gitconfig, ~/.ansible and ~/.config are not read. The caches of pip and uv stay."""
+def isolate_from_operator():
+    """Clear the environment and set an empty home directory, so that ~/.ssh, ~/.gitconfig, ~/.ansible and ~/.config are not read.
+    Keep the caches of pip and uv."""
     home, config = Path.home(), os.environ.get("XDG_CONFIG_HOME")
     for name in [name for name in os.environ if not name.startswith(KEPT + KEPT_FOR_DOWNLOADS)]:
         del os.environ[name]
@@ -55,17 +56,17 @@ def forget_the_operator():
     atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 
 
-forget_the_operator()
+isolate_from_operator()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Give each worker tests that are next to each other, since they share fixtures that run ansible-playbook."""
+    """Give each worker adjacent tests, since they share fixtures that run ansible-playbook."""
     return importlib.import_module("xdist.scheduler").WorkStealingScheduling(config, log)
 
 
 def plugin(path):
-    """A plugin as a Python module, e.g. plugin("modules/ufw_rules")."""
+    """Import a plugin as a Python module, e.g. plugin("modules/ufw_rules")."""
     return importlib.import_module(f"ansible_collections.flaskhost.flaskhost.plugins.{path.replace('/', '.')}")
 
 
@@ -77,7 +78,7 @@ def load(file):
 
 
 def run_module(name, /, check_mode=False, environment=None, **arguments):
-    """A module's result, run as Ansible runs it: arguments as JSON on the standard input."""
+    """Run a module as Ansible does, with the arguments as JSON on the standard input, and return its result."""
     arguments |= {"_ansible_check_mode": check_mode, "_ansible_remote_tmp": "/tmp"}
     done = subprocess.run(
         [sys.executable, "-m", f"ansible_collections.flaskhost.flaskhost.plugins.modules.{name}"],
@@ -91,7 +92,7 @@ def run_module(name, /, check_mode=False, environment=None, **arguments):
 
 
 class PlaybookRun(typing.NamedTuple):
-    """How ansible-playbook ended. `text` is its output on one line, and `failures` has by host the part that reports the host's failure."""
+    """The result of ansible-playbook. `text` is the output on one line, and `failures` maps each failed host to its error messages."""
 
     returncode: int
     stdout: str
@@ -108,12 +109,12 @@ class PlaybookRun(typing.NamedTuple):
 
 
 def run_playbook(
-    directory, playbook, hosts, *arguments, settings=LOCAL, variables=None, good=True, cwd=PROJECT, environment=None, **options
+    directory, playbook, hosts, *arguments, settings=LOCAL, variables=None, succeeds=True, cwd=PROJECT, environment=None, **options
 ):
-    """Run ansible-playbook. It must succeed; with good=False it must fail, with good=None it may.
+    """Run ansible-playbook. It must succeed (succeeds=True), must fail (succeeds=False), or may do either (succeeds=None).
 
-    The playbook is a path or a list of tasks, which get `variables` from their play. The hosts are the path of an inventory, or the variables of
-    each host; all of these hosts get `settings`. What is no path is written to the directory.
+    `playbook` is a path or a list of tasks, which get `variables` as their play's variables. `hosts` is the path of an inventory, or a
+    mapping from host to variables; all of these hosts get `settings`. Tasks and mappings are written to files in `directory`.
     """
     if isinstance(playbook, list):
         play = {"hosts": "all", "gather_facts": False, "vars": variables or {}, "tasks": playbook}
@@ -127,12 +128,12 @@ def run_playbook(
     command = ["ansible-playbook", "-i", hosts, playbook, *arguments]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, **options)
     run = PlaybookRun(done.returncode, done.stdout, done.stdout + done.stderr)
-    assert good is None or (done.returncode == 0) is good, run.output
+    assert succeeds is None or (done.returncode == 0) is succeeds, run.output
     return run
 
 
 def evaluate(directory, tasks, expression, hosts, *arguments, environment=None, **options):
-    """The value that an expression has on each host after these tasks."""
+    """Run the tasks and return the value of the expression on each host."""
     show = {"name": "Show the value", "ansible.builtin.debug": {"msg": expression}}
     environment = {**(environment or {}), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
     run = run_playbook(directory, [*tasks, show], hosts, *arguments, environment=environment, **options)
@@ -141,14 +142,14 @@ def evaluate(directory, tasks, expression, hosts, *arguments, environment=None, 
     return {start[1]: decoder.raw_decode(shown, start.end())[0]["msg"] for start in starts}
 
 
-def settings_of(*roles):
-    """The roles' defaults, and what their vars/ make of them."""
-    paths = [PROJECT / f"roles/{role}/{folder}/main.yml" for role in roles for folder in ("defaults", "vars")]
+def role_settings(*roles):
+    """The variables from the roles' defaults/ and vars/."""
+    paths = [PROJECT / f"roles/{role}/{directory}/main.yml" for role in roles for directory in ("defaults", "vars")]
     return {name: value for path in paths if path.exists() for name, value in yaml.safe_load(path.read_text()).items()}
 
 
 def with_modules(directory, **modules):
-    """A directory of collections in which other programs, of these texts, take the place of some modules of ours."""
+    """Create a collections directory in which the given source code replaces some of the collection's modules."""
     copy = directory / "collections/ansible_collections/flaskhost/flaskhost"
     (copy / "plugins/modules").mkdir(parents=True)
     for path in [*PROJECT.glob("[!.]*"), *PROJECT.glob("plugins/*"), *PROJECT.glob("plugins/modules/*")]:
@@ -162,7 +163,7 @@ def with_modules(directory, **modules):
 
 @contextlib.contextmanager
 def foreign_listeners(address, count):
-    """The ports of an address on which another user listens."""
+    """Listen on `count` ports of the address as another user. Yields the ports."""
     script = f"""
 import os, resource, socket, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)

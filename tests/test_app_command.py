@@ -1,4 +1,4 @@
-"""A command whose output is an app's: its exit code counts, whatever it prints."""
+"""Running an app's command: its exit code decides, and its output is untrusted."""
 
 import json
 import subprocess
@@ -14,29 +14,29 @@ def sh(script, **options):
     return command.run(["sh", "-c", script], **options)
 
 
-def test_exit_code_and_outputs():
+def test_exit_code_and_outputs_are_returned():
     assert sh("echo out; echo err >&2; exit 3") == (3, "out\n", "err\n")
     assert sh("kill -SYS $$")[0] == -31
 
 
-def test_any_bytes():
+def test_invalid_utf8_and_escape_sequences_are_replaced():
     assert sh(r"printf 'a\377\033[2Jb'") == (0, "a\ufffdb", "")
 
 
-def test_the_end_of_much_is_kept():
+def test_only_the_end_of_a_long_output_is_kept():
     code, out, _err = sh("head -c 30000000 /dev/zero | tr '\\0' x; echo; echo the end", keep=1000)
     assert code == 0 and out.endswith("\nthe end\n") and out.startswith("[… ") and len(out) < 1100
 
 
 @pytest.mark.parametrize("keep", range(20, 60))
-def test_where_the_output_was_cut_no_part_of_a_word_is_left(keep):
-    """The rest of a URL would be a credential that nobody knows as one."""
+def test_a_long_output_is_not_cut_within_a_word(keep):
+    """Part of a URL could be a credential that no filter recognizes."""
     _code, out, _err = sh("echo 'xxxxxxxxxx https://deploy:S3CRET@git.example.com/shop.git not found'", keep=keep)
     assert out.splitlines()[-1].split()[-1] == "found"
     assert "https://deploy:S3CRET@" in out or not any(part in out for part in ("S3C", "CRE", "RET"))
 
 
-def test_one_that_does_not_end_is_killed():
+def test_a_command_that_exceeds_its_time_limit_is_killed():
     started = time.monotonic()
     assert sh("echo begun; exec sleep 60", seconds=0.5) == (-9, "begun\n", "")
     assert sh("exec >&- 2>&-; exec sleep 60", seconds=0.5)[0] == -9
@@ -44,20 +44,20 @@ def test_one_that_does_not_end_is_killed():
 
 
 def processes(mark):
-    """Those that have a mark in their command line."""
+    """The processes with this mark in their command line."""
     done = subprocess.run(["ps", "-A", "-ww", "-o", "stat=,args="], capture_output=True, text=True, check=True)
     return [line for line in done.stdout.splitlines() if mark in line and not line.startswith("Z")]
 
 
-def test_its_descendants_are_killed_with_it(tmp_path):
-    """Those in sessions of their own too, and those that go on starting others."""
+def test_descendants_are_killed_too(tmp_path):
+    """Including those in other sessions, and those that keep starting new processes."""
     (tmp_path / "grow").write_text('while :; do sleep 0.05; "$@" & done\n')
     script = f"setsid sh {tmp_path}/grow sleep 60 & setsid sh -c 'sh {tmp_path}/grow true' & wait"
     assert sh(script, seconds=1)[0] == -9
     assert processes(str(tmp_path)) == []
 
 
-def test_a_deadline_ends_a_process_and_says_so(tmp_path):
+def test_a_deadline_kills_a_process_and_records_it(tmp_path):
     started = time.monotonic()
     with subprocess.Popen(["sh", "-c", f": {tmp_path}; setsid sleep 60; :"]) as process, command.deadline(process, 0.5) as late:
         process.wait()
@@ -69,7 +69,7 @@ def test_a_deadline_ends_a_process_and_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("holder", ["sleep 30 &", "(while :; do echo x; done) & echo $! >pid"])
-def test_what_keeps_its_output_open_holds_nobody(tmp_path, holder):
+def test_a_background_process_that_keeps_the_output_open_does_not_block(tmp_path, holder):
     started = time.monotonic()
     process = f"cd {tmp_path}; {holder} echo done"
     assert sh(process)[0] == 0 and time.monotonic() - started < 5
@@ -78,8 +78,8 @@ def test_what_keeps_its_output_open_holds_nobody(tmp_path, holder):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """As Ansible runs it."""
-    folder = tmp_path_factory.mktemp("app_command")
+    """The results of the module, run by Ansible."""
+    directory = tmp_path_factory.mktemp("app_command")
     printing = [
         {"flaskhost.flaskhost.app_command": {"argv": ["printf", r"\377\033[31mred\033[0m\r\n%s", word]}, "register": word}
         for word in ("a", "b")
@@ -92,22 +92,22 @@ def results(tmp_path_factory):
             "ignore_errors": True,
         },
         {"flaskhost.flaskhost.app_command": {"argv": ["/nowhere"]}, "register": "missing", "ignore_errors": True},
-        {"ansible.builtin.copy": {"dest": f"{folder}/results", "mode": "0600", "content": "{{ [a, b, bad, missing] | to_json }}"}},
+        {"ansible.builtin.copy": {"dest": f"{directory}/results", "mode": "0600", "content": "{{ [a, b, bad, missing] | to_json }}"}},
     ]
-    run = run_playbook(folder, tasks, {"here": {}})
+    run = run_playbook(directory, tasks, {"here": {}})
     assert "\x1b" not in run.stdout, run.output
-    return json.loads((folder / "results").read_text())
+    return json.loads((directory / "results").read_text())
 
 
-def test_a_good_command_that_prints_any_bytes_is_good(results):
+def test_a_command_that_prints_arbitrary_bytes_succeeds(results):
     assert [(result["rc"], result["stdout"], result["stdout_lines"]) for result in results[:2]] == [
         (0, "\ufffdred\na", ["\ufffdred", "a"]),
         (0, "\ufffdred\nb", ["\ufffdred", "b"]),
     ]
 
 
-def test_one_that_fails_does_so_by_its_exit_code(results):
+def test_a_failed_command_is_reported_with_its_exit_code(results):
     bad, missing = results[2:]
     assert bad["failed"] and (bad["rc"], bad["stdout"], bad["stderr"]) == (4, "\ufffd", "why \ufffd")
     assert bad["msg"] == "the command failed with exit code 4"
-    assert missing["failed"] and missing["msg"] == "/nowhere can't be started: No such file or directory"
+    assert missing["failed"] and missing["msg"] == "cannot start /nowhere: No such file or directory"

@@ -1,4 +1,4 @@
-"""The same source is the same version, and nothing that isn't the app's is shipped."""
+"""The same source always has the same version, and only the app's own files are shipped."""
 
 import os
 import subprocess
@@ -12,13 +12,13 @@ dependencies = plugin("plugin_utils/dependencies")
 
 
 @pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "site"
-    (folder / "pkg/static").mkdir(parents=True)
-    (folder / "pkg/__init__.py").write_text("app = 1\n")
-    (folder / "pkg/static/style.css").write_text("p {}\n")
-    (folder / "requirements.txt").write_text("Flask\n")
-    return folder
+def directory(tmp_path):
+    directory = tmp_path / "site"
+    (directory / "pkg/static").mkdir(parents=True)
+    (directory / "pkg/__init__.py").write_text("app = 1\n")
+    (directory / "pkg/static/style.css").write_text("p {}\n")
+    (directory / "requirements.txt").write_text("Flask\n")
+    return directory
 
 
 @pytest.fixture
@@ -38,130 +38,132 @@ def members(found):
         return {member.name: member for member in tar.getmembers()}
 
 
-def git(folder, *words):
+def git(directory, *arguments):
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "init.defaultBranch=main"]
-    return subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(["git", "-C", directory, *identity, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def test_same_content_is_the_same_version_whenever_it_was_written(folder, cache):
-    first = find(folder, cache)
-    for path in folder.rglob("*"):
+def test_the_version_depends_on_content_and_not_on_file_times(directory, cache):
+    first = find(directory, cache)
+    for path in directory.rglob("*"):
         os.utime(path, (1, 1))
-    assert find(folder, cache)["version"] == first["version"]
+    assert find(directory, cache)["version"] == first["version"]
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda folder: (folder / "pkg/__init__.py").write_text("app = 2\n"),
-        lambda folder: (folder / "pkg/__init__.py").rename(folder / "pkg/main.py"),
-        lambda folder: (folder / "pkg/new.txt").write_text(""),
-        lambda folder: (folder / "pkg/__init__.py").chmod(0o755),
-        lambda folder: (folder / "link").symlink_to("pkg"),
+        lambda directory: (directory / "pkg/__init__.py").write_text("app = 2\n"),
+        lambda directory: (directory / "pkg/__init__.py").rename(directory / "pkg/main.py"),
+        lambda directory: (directory / "pkg/new.txt").write_text(""),
+        lambda directory: (directory / "pkg/__init__.py").chmod(0o755),
+        lambda directory: (directory / "link").symlink_to("pkg"),
     ],
 )
-def test_any_change_is_another_version(folder, cache, change):
-    first = find(folder, cache)["version"]
-    change(folder)
-    assert find(folder, cache)["version"] != first
+def test_any_change_results_in_another_version(directory, cache, change):
+    first = find(directory, cache)["version"]
+    change(directory)
+    assert find(directory, cache)["version"] != first
 
 
-def test_what_is_not_the_apps_stays_at_home(folder, cache):
+def test_files_that_are_not_the_apps_are_not_shipped(directory, cache):
     for name in ("pkg/.git/config", ".venv/bin/python", "pkg/__pycache__/x.pyc", ".env", "instance/secret.db", "node_modules/x/y.js"):
-        path = folder / name
+        path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("not yours")
-    assert sorted(members(find(folder, cache))) == ["pkg/__init__.py", "pkg/static/style.css", "requirements.txt"]
+    assert sorted(members(find(directory, cache))) == ["pkg/__init__.py", "pkg/static/style.css", "requirements.txt"]
 
 
-def test_what_git_ignores_stays_at_home_and_what_is_new_comes_along(folder, cache):
-    git(folder, "init", "-q")
-    (folder / ".gitignore").write_text("*.log\n")
-    git(folder, "add", "-A")
-    (folder / "debug.log").write_text("x")
-    (folder / "pkg/new.py").write_text("x = 1\n")
-    (folder / "pkg/__init__.py").unlink()
-    assert sorted(members(find(folder, cache))) == [".gitignore", "pkg/new.py", "pkg/static/style.css", "requirements.txt"]
+def test_ignored_files_are_not_shipped_and_untracked_files_are(directory, cache):
+    git(directory, "init", "-q")
+    (directory / ".gitignore").write_text("*.log\n")
+    git(directory, "add", "-A")
+    (directory / "debug.log").write_text("x")
+    (directory / "pkg/new.py").write_text("x = 1\n")
+    (directory / "pkg/__init__.py").unlink()
+    assert sorted(members(find(directory, cache))) == [".gitignore", "pkg/new.py", "pkg/static/style.css", "requirements.txt"]
 
 
-def test_a_file_keeps_its_time_from_release_to_release(folder, cache):
-    """nginx makes ETags of it: what hasn't changed need not be fetched again."""
-    first = members(find(folder, cache))["pkg/static/style.css"].mtime
-    (folder / "pkg/__init__.py").write_text("app = 2\n")
-    assert members(find(folder, cache))["pkg/static/style.css"].mtime == first
+def test_an_unchanged_file_keeps_its_modification_time_across_releases(directory, cache):
+    """nginx derives ETags from it, so browsers need not download unchanged files again."""
+    first = members(find(directory, cache))["pkg/static/style.css"].mtime
+    (directory / "pkg/__init__.py").write_text("app = 2\n")
+    assert members(find(directory, cache))["pkg/static/style.css"].mtime == first
 
 
-def test_a_program_stays_one(folder, cache):
-    (folder / "run.sh").write_text("#!/bin/sh\n")
-    (folder / "run.sh").chmod(0o700)
-    assert members(find(folder, cache))["run.sh"].mode == 0o755
+def test_an_executable_file_stays_executable(directory, cache):
+    (directory / "run.sh").write_text("#!/bin/sh\n")
+    (directory / "run.sh").chmod(0o700)
+    assert members(find(directory, cache))["run.sh"].mode == 0o755
 
 
-def test_a_folder_that_is_not_there_is_told_with_where_it_was_looked_for(cache):
-    with pytest.raises(app_source.SourceError, match=r"app_source: it is neither a git URL nor a folder .*/base/nowhere"):
+def test_a_missing_directory_is_reported_with_the_searched_paths(cache):
+    with pytest.raises(app_source.SourceError, match=r"app_source: it is neither a git URL nor a directory .*/base/nowhere"):
         find("nowhere", cache, base=["/base"])
 
 
-def test_a_url_is_known_by_its_commit(folder, cache):
-    git(folder, "init", "-q")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", "one")
-    git(folder, "tag", "v1")
-    commit = git(folder, "rev-parse", "HEAD").strip()
-    found = find(f"file://{folder}", cache, version="v1")
+def test_the_version_of_a_git_url_is_its_commit(directory, cache):
+    git(directory, "init", "-q")
+    git(directory, "add", "-A")
+    git(directory, "commit", "-qm", "one")
+    git(directory, "tag", "v1")
+    commit = git(directory, "rev-parse", "HEAD").strip()
+    found = find(f"file://{directory}", cache, version="v1")
     assert (found["commit"], found["version"]) == (commit, commit[:10])
     assert "pkg/__init__.py" in members(found) and "pkg/__init__.py" in found["files"]
 
 
-def test_of_a_source_a_folder_may_be_the_app(folder, cache):
-    git(folder, "init")
-    git(folder, "add", ".")
-    git(folder, "commit", "-m", "first")
-    (folder / "pkg/run.sh").write_text("")
-    (folder / "pkg/run.sh").chmod(0o755)
-    git(folder, "add", ".")
-    git(folder, "commit", "-m", "second")
-    url = find(f"file://{folder}", cache, folder="pkg")
-    whole = find(f"file://{folder}", cache)
+def test_the_app_can_be_a_subdirectory_of_the_source(directory, cache):
+    git(directory, "init")
+    git(directory, "add", ".")
+    git(directory, "commit", "-m", "first")
+    (directory / "pkg/run.sh").write_text("")
+    (directory / "pkg/run.sh").chmod(0o755)
+    git(directory, "add", ".")
+    git(directory, "commit", "-m", "second")
+    url = find(f"file://{directory}", cache, directory="pkg")
+    whole = find(f"file://{directory}", cache)
     assert sorted(url["files"]) == ["__init__.py", "run.sh", "static/style.css"] and "pkg/run.sh" in whole["files"]
     assert {"__init__.py", "run.sh", "static/style.css"} <= {*members(url)} and members(url)["run.sh"].mode & 0o100
-    assert members(url)["run.sh"].mtime == members(whole)["pkg/run.sh"].mtime, "the commit's, so that it is the same from any controller"
-    own = find(folder, cache, folder="pkg")
-    assert own["files"] == sorted(url["files"]) and own["folder"] == str(folder / "pkg")
+    assert members(url)["run.sh"].mtime == members(whole)["pkg/run.sh"].mtime, "the commit's time, which is the same on all controllers"
+    own = find(directory, cache, directory="pkg")
+    assert own["files"] == sorted(url["files"]) and own["directory"] == str(directory / "pkg")
 
 
-@pytest.mark.parametrize("kind", ["folder", "git"])
-def test_a_folder_that_the_source_has_not_is_told(folder, cache, kind):
-    git(folder, "init")
-    git(folder, "add", ".")
-    git(folder, "commit", "-m", "first")
-    source = f"file://{folder}" if kind == "git" else str(folder)
-    with pytest.raises(app_source.SourceError, match=rf"^app_folder: {source} has no folder 'nowhere'\.$"):
-        find(source, cache, folder="nowhere")
+@pytest.mark.parametrize("kind", ["directory", "git"])
+def test_a_missing_app_directory_is_reported(directory, cache, kind):
+    git(directory, "init")
+    git(directory, "add", ".")
+    git(directory, "commit", "-m", "first")
+    source = f"file://{directory}" if kind == "git" else str(directory)
+    with pytest.raises(
+        app_source.SourceError, match=rf"^app_directory: {source} has no directory 'nowhere'\. Use a path relative to its top\.$"
+    ):
+        find(source, cache, directory="nowhere")
 
 
-def test_a_branch_that_moves_during_a_run_stays_one_commit_for_all_hosts(folder, cache, monkeypatch):
-    git(folder, "init", "-q")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", "one")
-    args = {"source": f"file://{folder}", "version": "main"}
+def test_all_hosts_of_a_run_get_the_same_commit_even_if_the_branch_moves(directory, cache, monkeypatch):
+    git(directory, "init", "-q")
+    git(directory, "add", "-A")
+    git(directory, "commit", "-qm", "one")
+    args = {"source": f"file://{directory}", "version": "main"}
     first = find(cache=cache, **args)["commit"]
-    git(folder, "commit", "-q", "--allow-empty", "-m", "two")
+    git(directory, "commit", "-q", "--allow-empty", "-m", "two")
     assert find(cache=cache, **args)["commit"] == first
     monkeypatch.setattr(source_git, "RUN", "the next run")
     assert find(cache=cache, **args)["commit"] != first
 
 
-def test_a_version_that_is_not_there_is_told(folder, cache):
-    git(folder, "init", "-q")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", "one")
-    with pytest.raises(app_source.SourceError, match=r"app_version: it is no branch, tag or commit of file:.*leave it empty"):
-        find(f"file://{folder}", cache, version="v9")
+def test_a_missing_version_is_reported(directory, cache):
+    git(directory, "init", "-q")
+    git(directory, "add", "-A")
+    git(directory, "commit", "-qm", "one")
+    with pytest.raises(app_source.SourceError, match=r"app_version: no such branch, tag or commit in file:.*leave it empty"):
+        find(f"file://{directory}", cache, version="v9")
 
 
-def test_a_url_that_does_not_answer_is_told(tmp_path, cache):
-    with pytest.raises(app_source.SourceError, match=r"app_source: git could not read it .*nowhere.* Check the URL"):
+def test_an_unreachable_url_is_reported(tmp_path, cache):
+    with pytest.raises(app_source.SourceError, match=r"app_source: git cannot read the source .*nowhere.* Check the URL"):
         find(f"file://{tmp_path}/nowhere", cache, version="")
 
 
@@ -176,17 +178,17 @@ def test_a_url_that_does_not_answer_is_told(tmp_path, cache):
         ("setup.py", "", True),
     ],
 )
-def test_a_venv_follows_from_dependencies_and_from_code_only_where_the_app_installs_itself(folder, cache, name, text, follows_code):
-    (folder / name).write_text(text)
-    (folder / "base.txt").write_text("-e .\n")
+def test_the_venv_depends_on_the_code_only_if_the_app_installs_itself(directory, cache, name, text, follows_code):
+    (directory / name).write_text(text)
+    (directory / "base.txt").write_text("-e .\n")
 
     def digest():
-        found = find(folder, cache)
+        found = find(directory, cache)
         with tarfile.open(found["archive"]) as tar:
             return dependencies.Dependencies(tar, tar.getmembers(), found["version"]).digest(name)
 
     first = digest()
-    (folder / "pkg/__init__.py").write_text("app = 2\n")
+    (directory / "pkg/__init__.py").write_text("app = 2\n")
     assert (digest() != first) == follows_code
-    (folder / name).write_text(f"{text}# another\n")
+    (directory / name).write_text(f"{text}# another\n")
     assert digest() != first

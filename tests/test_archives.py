@@ -1,4 +1,4 @@
-"""What an archive of a source may hold, checked on the controller and again on the host."""
+"""Checks of a source archive's members, which run on the controller and again on the host."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ archives = plugin("module_utils/archives")
 
 
 def members(*entries):
-    """Members as a host reads them: "file", "folder/", "link -> target", or a TarInfo; through a real archive."""
+    """The members that a host reads from an archive with these entries: "file", "directory/", "link -> target", or a TarInfo."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for entry in entries:
@@ -47,12 +47,12 @@ def member(text, **changes):
         ["names/naïve ünï 文.txt", "names/with space", "names/-dash", "names/..dots..", "names/back\\slash"],
     ],
 )
-def test_a_plain_source_passes(entries):
+def test_a_safe_source_is_accepted(entries):
     archives.check_members(members(*entries))
 
 
 @pytest.mark.parametrize(
-    ("entries", "words"),
+    ("entries", "message"),
     [
         (["/etc/passwd"], "'/etc/passwd' of the source is not a plain relative path"),
         (["../x"], "not a plain"),
@@ -60,7 +60,7 @@ def test_a_plain_source_passes(entries):
         (["./a"], "not a plain"),
         (["a//b"], "not a plain"),
         (["a/./b"], "not a plain"),
-        (["a\nb"], r"'a\\nb' of the source has control characters"),
+        (["a\nb"], r"'a\\nb' of the source has a name with control characters"),
         (["a\x1b[2Jb"], r"\\x1b\[2J"),
         (["a\u2028b"], "control characters"),
         ([member("a\udcff")], "not UTF-8"),
@@ -68,38 +68,38 @@ def test_a_plain_source_passes(entries):
         (["é" * 128], "too long"),
         (["/".join("a" * 101)], "more than 100 directories deep"),
         (["/".join(["n" * 200] * 11)], "too long"),
-        (["a", "a"], "'a' of the source is there twice"),
+        (["a", "a"], "'a' of the source exists twice"),
         (["a -> b", "a/"], "twice"),
         (["a/", "a -> b"], "twice"),
         (["a/", "a/"], "twice"),
         (["a", "a/"], "twice"),
-        (["a -> b", "a/x"], "'a/x' of the source lies beneath 'a', which is not a directory"),
-        (["a/x", "a -> b"], "beneath"),
-        (["a/b/c", "a"], "beneath"),
+        (["a -> b", "a/x"], "'a/x' of the source is below 'a', which is not a directory"),
+        (["a/x", "a -> b"], "is below"),
+        (["a/b/c", "a"], "is below"),
         (["a -> /etc"], "'a' of the source is a link to the absolute path '/etc'"),
-        (["a -> ../x"], "leads out of the source"),
-        (["a/b -> ../../x"], "leads out of the source"),
-        (["a/b -> c", "a/c -> ../d", "d -> ../x"], "leads out"),
-        (["deep/link -> ../top/../..", "top -> deep"], "leads out"),
-        (["a -> b/../../../x", "b -> c/d"], "leads out"),
-        (["a -> b", "b -> a"], "leads back to itself"),
-        (["a -> a"], "leads back to itself"),
-        (["a -> a/x"], "leads back to itself"),
-        ([f"l{n} -> l{n + 1}" for n in range(50)], "leads back to itself"),
+        (["a -> ../x"], "is outside the source"),
+        (["a/b -> ../../x"], "is outside the source"),
+        (["a/b -> c", "a/c -> ../d", "d -> ../x"], "outside the source"),
+        (["deep/link -> ../top/../..", "top -> deep"], "outside the source"),
+        (["a -> b/../../../x", "b -> c/d"], "outside the source"),
+        (["a -> b", "b -> a"], "is a loop"),
+        (["a -> a"], "is a loop"),
+        (["a -> a/x"], "is a loop"),
+        ([f"l{n} -> l{n + 1}" for n in range(50)], "is a loop"),
         ([member("a", type=tarfile.SYMTYPE)], "is a link to '', which"),
-        (["a -> " + "b/" * 513], "'a' of the source is a link to a path of more than 1024 bytes"),
+        (["a -> " + "b/" * 513], "'a' of the source is a link whose target is longer than 1024 bytes"),
         (["a -> " + "b/" * 100 + "c"], "through too many links or directories"),
         (["a -> " + "b/../" * 180 + "c", "b -> " + "x/../" * 180 + "x"], "through too many links or directories"),
-        (["a -> b\nc"], r"link to 'b\\nc', which has unprintable"),
-        ([member("a", type=tarfile.LNKTYPE, linkname="b")], "neither a file"),
-        ([member("a", type=tarfile.FIFOTYPE)], "neither a file"),
-        ([member("a", type=tarfile.CHRTYPE)], "neither a file"),
-        ([member("a", type=tarfile.BLKTYPE)], "neither a file"),
+        (["a -> b\nc"], r"link to 'b\\nc', which is empty or contains unprintable"),
+        ([member("a", type=tarfile.LNKTYPE, linkname="b")], "is not a file, directory or symbolic link"),
+        ([member("a", type=tarfile.FIFOTYPE)], "is not a file, directory or symbolic link"),
+        ([member("a", type=tarfile.CHRTYPE)], "is not a file, directory or symbolic link"),
+        ([member("a", type=tarfile.BLKTYPE)], "is not a file, directory or symbolic link"),
         ([member("a", mode=0o4755)], "has the mode 4755"),
     ],
 )
-def test_a_source_that_would_leave_its_directory_is_rejected(entries, words):
-    with pytest.raises(archives.UnsafeArchive, match=words) as caught:
+def test_an_unsafe_source_is_rejected(entries, message):
+    with pytest.raises(archives.UnsafeArchive, match=message) as caught:
         archives.check_members(members(*entries))
     assert to_text(str(caught.value), errors="strict").isprintable()
 
@@ -114,9 +114,9 @@ def test_a_source_that_would_leave_its_directory_is_rejected(entries, words):
         [(f"l{number}", f"l{number + 1}" + "/a/.." * 150) for number in range(39)],
         [(f"l{number}", "x" * 250 + ("/" + "y" * 250) * 3) for number in range(20_000)],
     ],
-    ids=["one long", "one", "a chain of long", "a chain", "a chain to and fro", "many"],
+    ids=["one very long link", "one long link", "chain of very long links", "chain of long links", "chain with ..", "many links"],
 )
-def test_links_take_little_time_and_memory(entries):
+def test_checking_links_takes_little_time_and_memory(entries):
     links = [member(f"{name} -> {target}") for name, target in entries]
     started = time.monotonic()
     tracemalloc.start()
@@ -127,11 +127,11 @@ def test_links_take_little_time_and_memory(entries):
     assert peak < 50e6 and time.monotonic() - started < 5
 
 
-def test_a_source_is_limited(monkeypatch):
+def test_the_number_and_size_of_files_are_limited(monkeypatch):
     monkeypatch.setattr(archives, "MAX_MEMBERS", 2)
     with pytest.raises(archives.UnsafeArchive, match="more than 2 files"):
         archives.check_members(members("a", "b", "c"))
-    with pytest.raises(archives.UnsafeArchive, match=r"'a' of the source brings .* more than 2048 MB"):
+    with pytest.raises(archives.UnsafeArchive, match=r"with 'a', the source is larger than 2048 MB"):
         archives.check_members([member("a", size=2**41)])
 
 
@@ -149,21 +149,21 @@ SOURCE = ["other/x", "data -> other", "file", "media/x", "static -> media", "fro
         (["media"], ["med"]),
     ],
 )
-def test_shared_and_static_directories_that_stay_apart_pass(shared, static):
+def test_shared_and_static_directories_that_do_not_overlap_are_accepted(shared, static):
     archives.check_members(members(*SOURCE), shared, static)
 
 
 @pytest.mark.parametrize(
-    ("shared", "static", "words"),
+    ("shared", "static", "message"),
     [
-        (["data/uploads"], [], "^app_shared: 'data/uploads' goes through 'data', a link of the source"),
-        (["file/x"], [], "'file/x' lies beneath 'file', which is a file"),
+        (["data/uploads"], [], "^app_shared: 'data/uploads' contains the symbolic link 'data' of the source"),
+        (["file/x"], [], "'file/x' is below 'file', which is a file"),
         (["file"], [], "'file' is a file of the source"),
         (["media", "media/x"], [], "'media/x' and 'media' overlap"),
         (["media", "./media/"], [], "overlap"),
-        ([], ["../x"], "^app_static: '../x' leads out of the source"),
-        ([], ["static/../../x"], "leads out"),
-        (["media"], ["media"], "^app_static: 'media' overlaps 'media' of app_shared"),
+        ([], ["../x"], "^app_static: '../x' is outside the source"),
+        ([], ["static/../../x"], "outside the source"),
+        (["media"], ["media"], "^app_static: 'media' overlaps with 'media' in app_shared"),
         (["media"], ["media/thumbs"], "overlap"),
         (["media/thumbs"], ["media"], "overlap"),
         (["media"], ["./media/"], "overlap"),
@@ -177,6 +177,6 @@ def test_shared_and_static_directories_that_stay_apart_pass(shared, static):
         (["media"], ["."], "overlap"),
     ],
 )
-def test_a_directory_of_the_app_is_never_reached_through_the_source(shared, static, words):
-    with pytest.raises(archives.UnsafeArchive, match=words):
+def test_shared_and_static_directories_that_overlap_or_leave_the_source_are_rejected(shared, static, message):
+    with pytest.raises(archives.UnsafeArchive, match=message):
         archives.check_members(members(*SOURCE), shared, static)

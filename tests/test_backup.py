@@ -1,4 +1,4 @@
-"""What is backed up comes back, every row and every file; what goes wrong is told, and leaves all as it was."""
+"""A restore brings back every row and file of a backup. A failed backup or restore reports an error and leaves the app's data unchanged."""
 
 import contextlib
 import errno
@@ -29,7 +29,7 @@ import appdata_sqlite
 import backup_repository
 import backup_sandbox
 
-# restic's manners, with plain copies: for machines that have no restic
+# a stand-in for restic that stores plain copies, for machines without restic
 RESTIC = """
 import json, os, shutil, sys, time
 from pathlib import Path
@@ -69,7 +69,7 @@ elif verb == "dump":
 elif verb == "restore":
     shutil.copytree(place / words[0], words[1].removeprefix("--target="), symlinks=True, dirs_exist_ok=True)
 """
-# of systemd-run, what a machine can do whose PID 1 is none of systemd's: another user and the limits
+# a stand-in for systemd-run that sets the user and the limits, for machines whose PID 1 is not systemd
 SYSTEMD_RUN = """
 import grp, os, pwd, resource, sys
 found = dict(word[11:].split("=", 1) for word in sys.argv if word.startswith("--property="))
@@ -92,54 +92,54 @@ REAL = pytest.mark.parametrize("host", ["stand-in", "restic"], indirect=True)
 
 
 @pytest.fixture
-def hurried(monkeypatch):
-    """Make the ten seconds that backup_repository gives to restic one, for a restic that does not end before its input does."""
+def short_timeout(monkeypatch):
+    """Reduce backup_repository's timeout for restic from ten seconds to one, for a restic that reads its input to the end."""
 
-    class Hurried(subprocess.Popen):
+    class ShortTimeout(subprocess.Popen):
         def wait(self, timeout=None):
             return super().wait(1 if timeout == 10 else timeout)
 
-    monkeypatch.setattr(subprocess, "Popen", Hurried)
+    monkeypatch.setattr(subprocess, "Popen", ShortTimeout)
 
 
 @pytest.fixture
 def host(request, monkeypatch):
-    """A host with an app's files, whose backups go to two places. As root, the app is another user."""
-    with tempfile.TemporaryDirectory(prefix="flaskhost-backup-", ignore_cleanup_errors=True) as made:
-        folder = Path(made)
-        folder.chmod(0o755)
+    """A host with an app's files and two backup places. If the tests run as root, the app runs as another user."""
+    with tempfile.TemporaryDirectory(prefix="flaskhost-backup-", ignore_cleanup_errors=True) as temporary:
+        directory = Path(temporary)
+        directory.chmod(0o755)
         for name in "bin", "etc", "work", "cache", "lib", "state":
-            (folder / name).mkdir()
-        path = f"{folder / 'bin'}:{backup_sandbox.PATH}"
+            (directory / name).mkdir()
+        path = f"{directory / 'bin'}:{backup_sandbox.PATH}"
         stand_ins = {"systemd-run.py": SYSTEMD_RUN}
         if getattr(request, "param", "stand-in") == "stand-in":
             stand_ins["restic"] = RESTIC
         elif not shutil.which("restic", path=path):
             pytest.skip("this machine has no restic")
         for name, text in stand_ins.items():
-            (folder / "bin" / name).write_text(f"#!{sys.executable}\n{text}")
-            (folder / "bin" / name).chmod(0o755)
-        (folder / "bin/systemctl").symlink_to("/bin/true")
-        # Python takes no directory for a standard stream
-        (folder / "bin/systemd-run").write_text(f'#!/bin/sh\nexec {folder}/bin/systemd-run.py "$@" 5<&0 6>&1 </dev/null >&2\n')
-        (folder / "bin/systemd-run").chmod(0o755)
+            (directory / "bin" / name).write_text(f"#!{sys.executable}\n{text}")
+            (directory / "bin" / name).chmod(0o755)
+        (directory / "bin/systemctl").symlink_to("/bin/true")
+        # Python does not start if a standard stream is a directory
+        (directory / "bin/systemd-run").write_text(f'#!/bin/sh\nexec {directory}/bin/systemd-run.py "$@" 5<&0 6>&1 </dev/null >&2\n')
+        (directory / "bin/systemd-run").chmod(0o755)
         for program in PROGRAMS.glob("appdata*.py"):
-            shutil.copy(program, folder / "lib")
+            shutil.copy(program, directory / "lib")
         for module in backup, backup_repository:
-            monkeypatch.setattr(module, "SETTINGS", folder / "etc")
-        monkeypatch.setattr(backup, "WORK", folder / "work")
-        monkeypatch.setattr(backup_repository, "CACHE", folder / "cache")
+            monkeypatch.setattr(module, "SETTINGS", directory / "etc")
+        monkeypatch.setattr(backup, "WORK", directory / "work")
+        monkeypatch.setattr(backup_repository, "CACHE", directory / "cache")
         monkeypatch.setattr(backup_sandbox, "PATH", path)
-        monkeypatch.setattr(backup_sandbox, "PROGRAM", folder / "lib/appdata.py")
-        host = Host(folder)
+        monkeypatch.setattr(backup_sandbox, "PROGRAM", directory / "lib/appdata.py")
+        host = Host(directory)
         host.set()
         yield host
 
 
 class Host:
-    def __init__(self, folder):
-        self.folder, self.state = folder, folder / "state"
-        self.work = folder / "work/shop"
+    def __init__(self, directory):
+        self.directory, self.state = directory, directory / "state"
+        self.work = directory / "work/shop"
         self.before, self.fetched = self.work / "before", self.work / "fetched"
         self.user = getpass.getuser() if os.geteuid() else "nobody"
         self.group = grp.getgrgid(pwd.getpwnam(self.user).pw_gid).gr_name
@@ -152,7 +152,7 @@ class Host:
             "user": self.user,
             "group": self.group,
             "sandbox": [f"User={self.user}", f"Group={self.group}", "Environment=STATE_DIRECTORY=/x"],
-            "places": {"host": str(self.folder / "here"), "s3": str(self.folder / "there")},
+            "places": {"host": str(self.directory / "here"), "s3": str(self.directory / "there")},
             "environment": {},
             "password": "",
             "keep_days": 7,
@@ -160,21 +160,21 @@ class Host:
             "exclude": [],
             **settings,
         }
-        (self.folder / "etc/backup-shop.json").write_text(json.dumps(self.settings))
+        (self.directory / "etc/backup-shop.json").write_text(json.dumps(self.settings))
 
-    def own(self):
-        """What a test has written is the app's."""
+    def chown_state(self):
+        """Make the app the owner of all files that the test has written."""
         if not os.geteuid():
             subprocess.run(["chown", "-hR", f"{self.user}:{self.group}", f"{self.state}/."], check=True)
 
-    def do(self, verb, *words):
-        self.own()
-        getattr(backup.Backup("shop"), verb)(*words)
+    def do(self, verb, *arguments):
+        self.chown_state()
+        getattr(backup.Backup("shop"), verb)(*arguments)
 
-    def main(self, *words):
-        """As from a shell: the exit code's text, and what was printed."""
+    def main(self, *arguments):
+        """Run the program as from a shell. Return its error message, or an empty string."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["backup.py", "shop", *words])
+            patch.setattr(sys, "argv", ["backup.py", "shop", *arguments])
             try:
                 backup.main()
             except SystemExit as error:
@@ -187,17 +187,17 @@ class Host:
 
     def restore(self, name="latest"):
         self.do("restore", self.fetch(name))
-        # as the playbook does, when the app is up again
+        # as the playbook does once the app has started again
         self.do("unfetch")
 
-    def made(self):
+    def last_backups(self):
         return json.loads((self.work / "made.json").read_text())
 
     def warnings(self):
-        return self.made()["host"]["warnings"]
+        return self.last_backups()["host"]["warnings"]
 
     def content(self):
-        """Every file; of a database its rows."""
+        """The content of every file. For a database, its rows."""
         found = {}
         for path in sorted(self.state.rglob("*")):
             name = str(path.relative_to(self.state))
@@ -212,7 +212,7 @@ class Host:
 
 @pytest.fixture
 def app(host):
-    """Its database is in use, with rows in the write-ahead log."""
+    """An app whose database is in use and has rows in the write-ahead log."""
     (host.state / "uploads/deep [1]").mkdir(parents=True)
     (host.state / "uploads/deep [1]/ümläut 'x'.png").write_bytes(os.urandom(3000))
     (host.state / "uploads/link").symlink_to("deep [1]")
@@ -233,8 +233,8 @@ def destroy(host):
 
 
 @REAL
-def test_every_row_and_file_comes_back(host, app):
-    wanted = host.content()
+def test_every_row_and_file_is_restored(host, app):
+    expected = host.content()
     host.do("now")
     app.execute("delete from entry")
     app.commit()
@@ -242,43 +242,43 @@ def test_every_row_and_file_comes_back(host, app):
     destroy(host)
     (host.state / "new since then").write_text("")
     host.restore()
-    assert host.content() == wanted and len(wanted["data/sample *.db"]) == 500
+    assert host.content() == expected and len(expected["data/sample *.db"]) == 500
     assert [path.name for path in (host.before / "files").iterdir()] == ["new since then"]
     assert not host.fetched.exists() and host.warnings() == {"count": 0, "first": []}
     assert {path.owner() for path in [host.state, *host.state.rglob("*")] if not path.is_symlink()} == {host.user}
 
 
-def test_a_database_in_use_is_copied_whole_and_only_so(host, app):
+def test_a_database_in_use_is_copied_completely_and_without_its_log(host, app):
     host.do("now")
     host.fetch()
-    there = host.fetched / "files/data"
-    assert [path.name for path in there.iterdir()] == ["sample *.db"], "its log belongs to the file that it was"
-    assert sqlite3.connect(there / "sample *.db").execute("select count(*) from entry").fetchone() == (500,)
+    copied = host.fetched / "files/data"
+    assert [path.name for path in copied.iterdir()] == ["sample *.db"], "the write-ahead log is already part of the copy"
+    assert sqlite3.connect(copied / "sample *.db").execute("select count(*) from entry").fetchone() == (500,)
 
 
-def test_a_backup_is_found_by_its_id_or_its_time(host, capsys):
+def test_a_backup_can_be_selected_by_id_or_time(host, capsys):
     for text in "one", "two":
         (host.state / "note").write_text(text)
         host.do("now")
     capsys.readouterr()
     host.do("list")
-    there = json.loads(capsys.readouterr().out)
-    assert len(there) == 4 and {one["place"] for one in there} == {"host", "s3"}
-    host.restore(there[0]["id"])
+    listed = json.loads(capsys.readouterr().out)
+    assert len(listed) == 4 and {one["place"] for one in listed} == {"host", "s3"}
+    host.restore(listed[0]["id"])
     assert (host.state / "note").read_text() == "one"
-    host.restore(there[-1]["time"][:10])
+    host.restore(listed[-1]["time"][:10])
     assert (host.state / "note").read_text() == "two"
-    with pytest.raises(backup.Trouble, match=rf"no backup '1999' of production/web\. There are: {there[0]['id']} \("):
+    with pytest.raises(backup.Trouble, match=rf"no backup '1999' of production/web\. Available backups: {listed[0]['id']} \("):
         host.do("fetch", "1999")
 
 
 @REAL
-def test_what_another_stage_has_made_in_the_same_place_comes_only_by_its_id(host, capsys):
+def test_a_backup_of_another_stage_in_the_same_place_can_only_be_selected_by_id(host, capsys):
     (host.state / "note").write_text("production")
     host.do("now")
     host.set(of="staging/web")
     (host.state / "note").write_text("staging")
-    with pytest.raises(backup.Trouble, match=r"no backup 'latest' of staging/web\. There are: \w+ \(.+, of production/web\)"):
+    with pytest.raises(backup.Trouble, match=r"no backup 'latest' of staging/web\. Available backups: \w+ \(.+, of production/web\)"):
         host.do("fetch", "latest")
     host.do("now")
     host.set()
@@ -290,52 +290,52 @@ def test_what_another_stage_has_made_in_the_same_place_comes_only_by_its_id(host
     assert (host.state / "note").read_text() == "staging"
 
 
-def test_a_place_that_can_not_be_written_to_is_told_and_the_other_gets_its_backup(host):
-    (host.folder / "there").write_text("a file, where a folder has to be")
+def test_an_unwritable_place_is_reported_and_the_other_place_still_gets_a_backup(host):
+    (host.directory / "there").write_text("a file instead of a directory")
     with pytest.raises(backup.Trouble, match="there"):
         host.do("now")
-    assert {*host.made()} == {"host"}, "when the last good one was made is known for each place"
+    assert {*host.last_backups()} == {"host"}, "the time of the last successful backup is recorded for each place"
 
 
-def test_what_one_place_has_lost_the_other_has(host):
+def test_a_backup_missing_in_one_place_is_restored_from_the_other(host):
     (host.state / "note").write_text("one")
     host.do("now")
     (host.state / "note").unlink()
-    shutil.rmtree(host.folder / "here")
+    shutil.rmtree(host.directory / "here")
     host.restore()
     assert (host.state / "note").read_text() == "one"
 
 
 @REAL
-def test_another_password_is_told(host):
+def test_a_wrong_password_is_reported(host):
     host.set(password="first")
     host.do("now")
     host.set(password="second")
-    with pytest.raises(backup.Trouble, match="here was made with another backup_password"):
+    with pytest.raises(backup.Trouble, match="here was created with another backup_password"):
         host.do("now")
 
 
-def test_a_password_of_the_host_s_own_is_made_once_and_is_root_s(host):
+def test_a_generated_password_is_kept_and_readable_by_root_only(host):
     host.do("now")
-    key = host.folder / "etc/backup-shop.key"
+    key = host.directory / "etc/backup-shop.key"
     first = key.read_text()
     host.do("now")
     assert key.read_text() == first and len(first) == 64 and key.stat().st_mode & 0o777 == 0o600
 
 
-def test_files_that_can_not_be_put_in_place_leave_all_as_it_was(host, app, monkeypatch):
+def test_files_that_cannot_be_moved_into_place_leave_the_data_unchanged(host, app, monkeypatch):
     host.do("now")
     (host.state / "note").write_text("later")
-    wanted = host.content()
+    expected = host.content()
     name = host.fetch()
     fail_once(monkeypatch, OSError(28, "No space left on device"))
     with pytest.raises(OSError, match="No space"):
         host.do("restore", name)
-    assert host.content() == wanted and not (host.before / "unfinished").exists()
+    assert host.content() == expected and not (host.before / "unfinished").exists()
 
 
 def fail_once(monkeypatch, error):
-    """When the backup's files should get their place."""
+    """Make the move of the restored files into place fail once."""
     real = os.rename
 
     def rename(source, target):
@@ -347,19 +347,19 @@ def fail_once(monkeypatch, error):
     monkeypatch.setattr(backup.os, "rename", rename)
 
 
-def test_a_database_that_can_not_be_put_in_place_leaves_the_files_as_they_were(host, app):
+def test_a_database_that_cannot_be_restored_leaves_the_files_unchanged(host, app):
     host.do("now")
     (host.state / "note").write_text("later")
-    wanted = host.content()
+    expected = host.content()
     name = host.fetch()
     host.set(database="postgresql://ann@127.0.0.1:1/shop")
     (host.fetched / "database").write_text("no dump")
-    with pytest.raises(backup.Trouble, match="the database could not be restored, and is as it was"):
+    with pytest.raises(backup.Trouble, match="the database could not be restored and is unchanged"):
         host.do("restore", name)
-    assert host.content() == wanted
+    assert host.content() == expected
 
 
-def test_what_a_restore_had_moved_that_was_cut_short_is_never_lost(host, monkeypatch, capsys):
+def test_files_moved_aside_by_an_interrupted_restore_are_kept(host, monkeypatch, capsys):
     (host.state / "note").write_text("one")
     host.do("now")
     (host.state / "note").write_text("two")
@@ -374,10 +374,10 @@ def test_what_a_restore_had_moved_that_was_cut_short_is_never_lost(host, monkeyp
     assert (aside / "files/note").read_text() == "two" and f"kept in {aside}" in capsys.readouterr().out
 
 
-def test_files_on_another_disk_are_in_the_backup_and_come_back(host):
-    """The app's folder is a link to it."""
-    host.state.rename(host.folder / "disk")
-    host.state.symlink_to(host.folder / "disk")
+def test_files_on_another_disk_are_backed_up_and_restored(host):
+    """The app's directory is a link to the other disk."""
+    host.state.rename(host.directory / "disk")
+    host.state.symlink_to(host.directory / "disk")
     (host.state / "note").write_text("one")
     (host.state / "deep/er").mkdir(parents=True)
     host.do("now")
@@ -394,12 +394,12 @@ def test_files_on_another_disk_are_in_the_backup_and_come_back(host):
 def disk(host):
     (host.state / "uploads").mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", host.state / "uploads"], capture_output=True).returncode:
-        pytest.skip("nothing can be mounted here")
+        pytest.skip("this machine does not allow mounts")
     yield host.state / "uploads"
     subprocess.run(["umount", host.state / "uploads"], check=True)
 
 
-def test_a_disk_among_the_files_stays_where_it_is(host, disk):
+def test_a_disk_mounted_among_the_files_stays_mounted(host, disk):
     (disk / "a").write_text("one")
     (disk / "deep").mkdir()
     host.do("now")
@@ -417,160 +417,160 @@ def test_a_disk_among_the_files_stays_where_it_is(host, disk):
     assert (host.before / "files/uploads/a").read_text() == (host.before / "files/note").read_text() == "two"
 
 
-def test_files_that_can_not_be_copied_leave_all_as_it_was(host, disk, monkeypatch):
+def test_files_that_cannot_be_copied_leave_the_data_unchanged(host, disk, monkeypatch):
     (disk / "a").write_text("one")
     host.do("now")
     (disk / "a").write_text("two")
     (host.state / "note").write_text("two")
-    wanted, name, real = host.content(), host.fetch(), backup.Sandbox.run
+    expected, name, real = host.content(), host.fetch(), backup.Sandbox.run
 
-    def run(sandbox, verb, *words, **options):
-        if words == ("-", host.state):
+    def run(sandbox, verb, *arguments, **options):
+        if arguments == ("-", host.state):
             monkeypatch.setattr(backup.Sandbox, "run", real)
             raise backup.Trouble("No space left on device")
-        return real(sandbox, verb, *words, **options)
+        return real(sandbox, verb, *arguments, **options)
 
     monkeypatch.setattr(backup.Sandbox, "run", run)
     with pytest.raises(backup.Trouble, match="No space"):
         host.do("restore", name)
-    assert host.content() == wanted and disk.is_mount() and not (host.before / "unfinished").exists()
+    assert host.content() == expected and disk.is_mount() and not (host.before / "unfinished").exists()
 
 
-def test_a_backup_that_is_not_whole_is_refused(host):
+def test_an_incomplete_backup_is_rejected(host):
     (host.state / "note").write_text("x" * 200_000)
     host.do("now")
-    for path in host.folder.glob("*here/*/shop.tar"):
+    for path in host.directory.glob("*here/*/shop.tar"):
         os.truncate(path, 150_000)
-    with pytest.raises(backup.Trouble, match="is not whole: it was cut short"):
+    with pytest.raises(backup.Trouble, match="is incomplete: the stream is truncated"):
         host.do("fetch", "latest")
     assert not host.fetched.exists()
 
 
-def test_what_can_not_be_read_whole_is_no_backup(host, hurried):
-    """Whoever restored it would not know."""
+def test_data_that_cannot_be_read_completely_results_in_no_backup(host, short_timeout):
+    """A restore could not tell that such a backup is incomplete."""
     host.set(database="postgresql://ann@127.0.0.1:1/shop")
     with pytest.raises(backup.Trouble, match="could not be read"):
         host.do("now")
     assert backup.Backup("shop").all() == [] and not (host.work / "made.json").exists()
 
 
-def test_another_one_than_was_fetched_is_not_restored(host):
+def test_only_the_fetched_backup_can_be_restored(host):
     host.do("now")
     host.fetch()
-    with pytest.raises(backup.Trouble, match="Backup 5e5e was not fetched, or another one since"):
+    with pytest.raises(backup.Trouble, match="Backup 5e5e was not fetched, or another backup was fetched after it"):
         host.do("restore", "5e5e")
 
 
 @pytest.mark.parametrize("content", [b"SQLite format 3\0 and then nothing of the kind" * 200, b"SQLite format 3\0"])
-def test_what_only_begins_as_a_database_is_in_the_backup_as_it_is(host, app, content, capsys):
-    """A visitor may have uploaded it."""
+def test_an_invalid_database_is_backed_up_as_a_plain_file(host, app, content, capsys):
+    """A visitor may have uploaded a file that only starts like a database."""
     (host.state / "uploads/x.png").write_bytes(content)
     host.do("now")
-    said = "uploads/x.png: an SQLite database, saved as the file that it is, maybe not consistent"
-    assert said in capsys.readouterr().out and said in host.warnings()["first"][0]
+    message = "uploads/x.png: an SQLite database that was saved as a plain file and may be inconsistent"
+    assert message in capsys.readouterr().out and message in host.warnings()["first"][0]
     app.close()
     destroy(host)
     host.restore()
     assert (host.state / "uploads/x.png").read_bytes() == content and len(host.content()["data/sample *.db"]) == 500
 
 
-def test_nobody_else_can_read_what_was_fetched(host, app):
+def test_no_other_user_can_read_a_fetched_backup(host, app):
     host.do("now")
     host.fetch()
     assert {path.stat().st_mode & 0o777 for path in (host.work, host.fetched)} == {0o700}
 
 
 @REAL
-def test_backups_that_were_made_without_a_password_open_with_the_owner_s_first(host):
+def test_a_password_set_later_opens_backups_made_with_the_generated_one(host):
     (host.state / "note").write_text("one")
     host.do("now")
     host.set(password="the owner's")
     host.do("now")
-    shutil.rmtree(host.folder / "there")
+    shutil.rmtree(host.directory / "there")
     (host.state / "note").unlink()
     host.restore()
     assert (host.state / "note").read_text() == "one"
 
 
-def test_a_place_where_another_host_is_at_work_is_waited_for(host, monkeypatch):
+def test_a_place_locked_by_another_host_is_retried(host, monkeypatch):
     monkeypatch.setattr(backup_repository, "LOCKED_SECONDS", 0)
-    program = host.folder / "bin/restic"
+    program = host.directory / "bin/restic"
     program.write_text(
         "#!/bin/sh\n[ $1 != forget ] || [ -e $0.free ] || { touch $0.free; echo unable to create lock: already locked >&2; exit 1; }\n"
         + f'exec {sys.executable} {program}.py "$@"\n'
     )
-    (host.folder / "bin/restic.py").write_text(RESTIC)
+    (host.directory / "bin/restic.py").write_text(RESTIC)
     host.do("now")
-    assert {*host.made()} == {"host", "s3"} and (host.folder / "bin/restic.free").exists()
+    assert {*host.last_backups()} == {"host", "s3"} and (host.directory / "bin/restic.free").exists()
 
 
-def test_a_backup_that_fills_the_disk_makes_room_for_the_next_one(host):
-    """As restic does on a full disk; what is too old is removed nevertheless, and the other place gets its backup."""
-    program = host.folder / "bin/restic"
-    full = host.folder / "here"
+def test_a_backup_that_fills_the_disk_still_removes_old_backups(host):
+    """restic fails on the full disk. Backups that are too old are removed anyway, and the other place gets its backup."""
+    program = host.directory / "bin/restic"
+    full = host.directory / "here"
     program.write_text(
-        f'#!/bin/sh\necho "$@" >>$RESTIC_REPOSITORY.words\n[ $1 != backup ] || [ $RESTIC_REPOSITORY != {full} ] || '
+        f'#!/bin/sh\necho "$@" >>$RESTIC_REPOSITORY.commands\n[ $1 != backup ] || [ $RESTIC_REPOSITORY != {full} ] || '
         f"{{ cat >/dev/null; echo unable to save snapshot: no space left on device >&2; exit 1; }}\n"
         f'exec {sys.executable} {program}.py "$@"\n'
     )
-    (host.folder / "bin/restic.py").write_text(RESTIC)
+    (host.directory / "bin/restic.py").write_text(RESTIC)
     (host.state / "note").write_text("one")
-    said = host.main("now")
-    assert "no space left on device" in said and f"backups in {full} that are older than 7 days were removed nevertheless" in said
-    words = [line for line in (host.folder / "here.words").read_text().splitlines() if line.startswith("forget")]
-    assert len(words) == 1 and "--keep-within=7d" in words[0] and "--max-repack-size=1" in words[0]
-    assert {*host.made()} == {"s3"}
+    output = host.main("now")
+    assert "no space left on device" in output and f"backups in {full} that are older than 7 days were removed anyway" in output
+    commands = [line for line in (host.directory / "here.commands").read_text().splitlines() if line.startswith("forget")]
+    assert len(commands) == 1 and "--keep-within=7d" in commands[0] and "--max-repack-size=1" in commands[0]
+    assert {*host.last_backups()} == {"s3"}
 
 
-def test_a_place_that_can_not_be_reached_is_told_of_at_once(host):
-    """restic itself would go on trying; neither a backup nor the list of backups waits for that."""
+def test_an_unreachable_place_is_reported_immediately(host):
+    """restic alone would keep retrying. Neither a backup nor the list of backups waits for that."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         place = backup_repository.Repository("shop", "s3", f"s3:http://127.0.0.1:{closed.getsockname()[1]}/b/f", {"environment": {}})
-        for ask in (place.open, place.snapshots):
+        for method in (place.open, place.snapshots):
             with pytest.raises(backup_sandbox.Trouble, match=r"/b/f is unreachable \(connection refused\); check backup_s3_url"):
-                ask()
+                method()
 
 
 @pytest.mark.parametrize(
-    ("restic_says", "owner_reads"),
+    ("restic_error", "message"),
     [
-        ("Fatal: config cannot be loaded: unsupported repository version", "was made by a newer restic than this host's"),
+        ("Fatal: config cannot be loaded: unsupported repository version", "was created by a newer restic than this host's"),
         (
             "Fatal: unable to open config file: Stat: Access Denied.\nIs there a repository at the following location?\ns3:https://s3.test/b/f",
             "Access Denied",
         ),
     ],
 )
-def test_a_place_that_does_not_open_is_not_made_anew(host, restic_says, owner_reads):
-    """Only what isn't there is made; of anything else restic's own word stays, and not that of an `init` that fails too."""
+def test_a_repository_that_cannot_be_opened_is_not_initialized_again(host, restic_error, message):
+    """Only a missing repository is initialized. Otherwise the user sees restic's original error, not that of a failed `init`."""
     host.do("now")
-    program = host.folder / "bin/restic"
+    program = host.directory / "bin/restic"
     program.write_text(
-        f'#!/bin/sh\n[ $1 != cat ] || {{ echo "{restic_says}" >&2; exit 1; }}\n[ $1 != init ] || echo init >>{host.folder}/inits\n'
+        f'#!/bin/sh\n[ $1 != cat ] || {{ echo "{restic_error}" >&2; exit 1; }}\n[ $1 != init ] || echo init >>{host.directory}/inits\n'
         f'exec {sys.executable} {program}.py "$@"\n'
     )
-    (host.folder / "bin/restic.py").write_text(RESTIC)
-    said = host.main("now")
-    assert owner_reads in said and not (host.folder / "inits").exists(), said
+    (host.directory / "bin/restic.py").write_text(RESTIC)
+    output = host.main("now")
+    assert message in output and not (host.directory / "inits").exists(), output
 
 
-def test_a_disk_on_which_no_note_can_be_written_costs_the_other_place_nothing(host, monkeypatch):
+def test_a_failure_to_record_a_backup_does_not_affect_the_other_place(host, monkeypatch):
     (host.state / "note").write_text("one")
     note, full = backup.Backup.note, [True]
 
-    def refuse(self, *words):
+    def fail(self, *arguments):
         if full.pop() if full else False:
             raise OSError(errno.ENOSPC, "No space left on device", "made.new")
-        note(self, *words)
+        note(self, *arguments)
 
-    monkeypatch.setattr(backup.Backup, "note", refuse)
+    monkeypatch.setattr(backup.Backup, "note", fail)
     assert "made.new: No space left on device" in host.main("now")
-    assert {*host.made()} == {"s3"}
+    assert {*host.last_backups()} == {"s3"}
 
 
 @pytest.mark.parametrize(
-    ("url", "wanted"),
+    ("url", "expected"),
     [
         ("", {}),
         ("sqlite:////var/lib/shop/shop.db", {}),
@@ -582,39 +582,39 @@ def test_a_disk_on_which_no_note_can_be_written_costs_the_other_place_nothing(ho
         ("postgresql+psycopg:///shop?host=/run/postgresql", {"dbname": "shop", "host": "/run/postgresql"}),
     ],
 )
-def test_a_database_is_known_by_its_url(host, url, wanted):
+def test_the_database_url_is_parsed(host, url, expected):
     host.set(database=url)
-    assert backup.Backup("shop").database() == wanted
+    assert backup.Backup("shop").database() == expected
 
 
-def test_a_database_of_another_kind_is_not_passed_over_in_silence(host):
+def test_an_unsupported_database_is_reported(host):
     host.set(database="mysql://u:p@h/d")
-    with pytest.raises(backup.Trouble, match="no mysql: set backup_database_url"):
+    with pytest.raises(backup.Trouble, match=r"not mysql\. Set backup_database_url"):
         host.do("now")
 
 
-def test_the_database_s_password_is_in_no_command_line(host, hurried):
+def test_the_database_password_is_not_in_any_command_line(host, short_timeout):
     host.set(database="postgresql://ann:hunter2@127.0.0.1:1/shop")
-    (host.folder / "bin/pg_dump").write_text(
+    (host.directory / "bin/pg_dump").write_text(
         f"#!/bin/sh\n( stat -c %a $PGSERVICEFILE; cat $PGSERVICEFILE /proc/*/cmdline ) 2>/dev/null >{host.state}/seen; exit 1\n"
     )
-    (host.folder / "bin/pg_dump").chmod(0o755)
+    (host.directory / "bin/pg_dump").chmod(0o755)
     with pytest.raises(backup.Trouble, match="the database could not be dumped") as error:
         host.do("now")
     mode, service = (host.state / "seen").read_bytes().split(b"\n", 1)
     assert mode == b"600" and service.count(b"hunter2") == 1 and b"password=hunter2\n" in service and "hunter2" not in str(error.value)
 
 
-def test_a_word_that_it_does_not_know_is_told():
+def test_an_unknown_command_prints_the_usage():
     done = subprocess.run([sys.executable, PROJECT / "roles/backup/files/backup.py", "shop", "nothing"], text=True, capture_output=True)
     assert done.returncode == 1 and "backup.py APP now" in done.stderr
 
 
-# -- an app that is hostile -----------------------------------------------------------------------------------------
+# -- a hostile app --------------------------------------------------------------------------------------------------
 
 
 def evil(path, rows=200):
-    """28 KB, of which a check of it makes gigabytes."""
+    """A database of 28 KB whose check allocates gigabytes."""
     database = sqlite3.connect(path)
     database.execute("pragma ignore_check_constraints = on")
     database.execute("create table t (a int check (length(hex(zeroblob(90000000 + a))) > 0))")
@@ -623,42 +623,42 @@ def evil(path, rows=200):
     database.close()
 
 
-def test_a_database_whose_check_burns_memory_and_time_keeps_no_backup_waiting(host, app):
+def test_a_database_whose_check_uses_much_memory_and_time_does_not_delay_the_backup(host, app):
     evil(host.state / "a.db.upload")
-    begun = time.monotonic()
+    started = time.monotonic()
     host.do("now")
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - started < 30
     host.restore()
     assert sqlite3.connect(host.state / "a.db.upload").execute("select count(*) from t").fetchone() == (200,)
     assert len(host.content()["data/sample *.db"]) == 500
 
 
 def check_sqlite(_path):
-    """As for a database that is worse than those that are known."""
+    """Stands in for a check that uses even more memory than the known attacks."""
     return bytearray(2**30)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "job", "why"), [(1e-6, appdata_sqlite.check_sqlite, "more than 0 seconds"), (30, check_sqlite, "too much memory")]
+    ("seconds", "job", "reason"), [(1e-6, appdata_sqlite.check_sqlite, "more than 0 seconds"), (30, check_sqlite, "too much memory")]
 )
-def test_what_sqlite_does_is_limited_and_the_next_database_is_not_hurt(tmp_path, monkeypatch, seconds, job, why):
+def test_sqlite_s_time_and_memory_are_limited_and_the_next_database_is_unaffected(tmp_path, monkeypatch, seconds, job, reason):
     path, worker = str(tmp_path / "db"), appdata_sqlite.Worker()
     evil(path)
     try:
         with monkeypatch.context() as patch:
             patch.setattr(appdata_sqlite, "check_sqlite", job)
             state, text = worker.do(job, seconds, 10**9, path)
-        assert state == "failed" and why in text
+        assert state == "failed" and reason in text
         assert worker.do(appdata_sqlite.check_sqlite, 30, 10**9, path) == ("done", "")
     finally:
         worker.end()
 
 
-def test_a_database_that_is_locked_for_ever_is_saved_as_it_is(host, app):
+def test_a_permanently_locked_database_is_saved_as_a_plain_file(host, app):
     holder = sqlite3.connect(host.state / "locked", isolation_level=None)
     holder.execute("pragma locking_mode = exclusive")
     holder.execute("create table t (a)")
-    program = host.folder / "lib/appdata_sqlite.py"
+    program = host.directory / "lib/appdata_sqlite.py"
     program.write_text(
         program.read_text().replace(
             "LOCKED_SECONDS, BASE_SECONDS, BYTES_A_SECOND = 5,", "LOCKED_SECONDS, BASE_SECONDS, BYTES_A_SECOND = 1,"
@@ -672,19 +672,21 @@ def test_a_database_that_is_locked_for_ever_is_saved_as_it_is(host, app):
     holder.close()
 
 
-def test_databases_for_which_there_is_no_time_are_saved_as_they_are(host, app, monkeypatch):
-    program = host.folder / "lib/appdata_sqlite.py"
+def test_databases_that_exceed_the_time_limit_are_saved_as_plain_files(host, app, monkeypatch):
+    program = host.directory / "lib/appdata_sqlite.py"
     program.write_text(program.read_text().replace("COPY_SECONDS, CHECK_SECONDS = 1800, 300", "COPY_SECONDS, CHECK_SECONDS = 0, 0"))
     host.do("now")
-    assert "there was no time left to copy all databases" in host.warnings()["first"][0]
+    assert "no time was left to copy all databases" in host.warnings()["first"][0]
     name = host.fetch()
-    assert {path.name for path in (host.fetched / "files/data").iterdir()} >= {"sample *.db", "sample *.db-wal"}, "its log holds its rows"
+    assert {path.name for path in (host.fetched / "files/data").iterdir()} >= {"sample *.db", "sample *.db-wal"}, (
+        "the rows are in the write-ahead log"
+    )
     host.do("restore", name)
     assert len(host.content()["data/sample *.db"]) == 500
 
 
-def test_many_databases_are_no_matter(host):
-    """Their names would fit into no command line."""
+def test_thousands_of_databases_are_backed_up(host):
+    """Their names would exceed the length limit of a command line."""
     (host.state / "a").write_bytes(b"")
     database = sqlite3.connect(host.state / "a")
     database.execute("create table t (a)")
@@ -696,8 +698,8 @@ def test_many_databases_are_no_matter(host):
     assert host.warnings()["count"] == 0 and len(list((host.fetched / "files").iterdir())) == 3001
 
 
-def test_a_file_that_is_swapped_for_a_fifo_keeps_no_backup_waiting(host, app):
-    host.own()
+def test_a_file_replaced_by_a_fifo_during_the_backup_does_not_block_it(host, app):
+    host.chown_state()
     stop, path = threading.Event(), host.state / "uploads"
 
     def swap():
@@ -710,10 +712,10 @@ def test_a_file_that_is_swapped_for_a_fifo_keeps_no_backup_waiting(host, app):
     thread = threading.Thread(target=swap)
     thread.start()
     try:
-        begun = time.monotonic()
+        started = time.monotonic()
         for _ in range(3):
             backup.Backup("shop").now()
-        assert time.monotonic() - begun < 60
+        assert time.monotonic() - started < 60
     finally:
         stop.set()
         thread.join()
@@ -721,7 +723,7 @@ def test_a_file_that_is_swapped_for_a_fifo_keeps_no_backup_waiting(host, app):
     assert len(host.content()["data/sample *.db"]) == 500
 
 
-def test_what_can_not_be_saved_is_told_and_the_rest_is_saved(host, capsys):
+def test_files_that_cannot_be_saved_are_reported_and_all_others_are_saved(host, capsys):
     odd = os.fsencode(host.state) + b"/\xff \x1b[31m\n"
     (host.state / "deep").mkdir()
     below = os.open(host.state / "deep", os.O_RDONLY)
@@ -734,15 +736,15 @@ def test_what_can_not_be_saved_is_told_and_the_rest_is_saved(host, capsys):
     os.mkfifo(host.state / "fifo")
     socket.socket(socket.AF_UNIX).bind(os.path.relpath(host.state / "socket"))
     (host.state / "secret").write_text("x")
-    host.own()
+    host.chown_state()
     (host.state / "secret").chmod(0)
     (host.state / "shadow").symlink_to("/etc/shadow")
     with open(host.state / "hole", "wb") as file:
         file.seek(8 * 1024**4 - 1)
         file.write(b"x")
     host.do("now")
-    told = host.warnings()
-    assert told["count"] == 4 and {line.rsplit(":", 1)[1].strip() for line in told["first"]} == {
+    report = host.warnings()
+    assert report["count"] == 4 and {line.rsplit(":", 1)[1].strip() for line in report["first"]} == {
         "a FIFO, a socket or a device",
         "Permission denied",
         "more than 500 directories deep",
@@ -755,7 +757,7 @@ def test_what_can_not_be_saved_is_told_and_the_rest_is_saved(host, capsys):
     with open(host.state / "hole", "rb") as file:
         file.seek(-1, os.SEEK_END)
         assert file.read() == b"x"
-    assert sum(len(folders) for _, folders, _, _ in os.fwalk(host.state / "deep")) == 499
+    assert sum(len(directories) for _, directories, _, _ in os.fwalk(host.state / "deep")) == 499
     capsys.readouterr()
     host.do("now")
 
@@ -763,30 +765,30 @@ def test_what_can_not_be_saved_is_told_and_the_rest_is_saved(host, capsys):
 @pytest.mark.parametrize(
     "text", ["", "junk", "[]", '{"count": "x"}', '{"count": 1e999, "first": []}', "[" * 5000, '{"count": 1, "first": 7}', "\udcff"]
 )
-def test_a_report_is_taken_for_what_the_app_may_have_made_of_it(text):
+def test_an_invalid_report_from_the_sandbox_is_ignored(text):
     assert backup_sandbox.warnings(text) == {"count": 0, "first": []}
 
 
-def test_a_report_reaches_no_terminal_as_it_is():
+def test_a_report_is_truncated_and_stripped_of_control_characters():
     found = backup_sandbox.warnings(json.dumps({"count": 99, "first": ["\x1b[31m\u202e" + "x" * 9999] * 99}))
     assert len(found["first"]) == 20 and set(found["first"][0]) == {"?", "[", "3", "1", "m", "x"} and len(found["first"][0]) == 400
 
 
 @pytest.mark.parametrize("length", [250, 251, 254, 255])
-def test_a_database_with_a_long_name_has_no_files_beside_it(host, length):
+def test_a_database_with_a_long_name_is_restored_unchanged(host, length):
     (host.state / ("u" * length)).write_bytes(b"SQLite format 3\0" + b"junk" * 100)
     (host.state / "valuable").write_text("x")
-    wanted = host.content()
+    expected = host.content()
     host.do("now")
     destroy(host)
     host.restore()
-    assert host.content() == wanted
+    assert host.content() == expected
 
 
 @pytest.mark.parametrize("error", [errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENOMEM, errno.ETIMEDOUT])
 @pytest.mark.parametrize("function", ["lstat", "readlink", "open", "lseek", "pread"])
-def test_no_error_of_one_file_stops_the_backup(tmp_path, monkeypatch, function, error):
-    """A link that becomes a file while it is read gives EINVAL, and so on: whichever it is, the others are saved."""
+def test_an_error_of_one_file_does_not_stop_the_backup(tmp_path, monkeypatch, function, error):
+    """E.g. a link that becomes a file while it is read causes EINVAL. With any error, the other files are saved."""
     state = tmp_path / "state"
     state.mkdir()
     (state / "link").symlink_to("valuable")
@@ -797,11 +799,11 @@ def test_no_error_of_one_file_stops_the_backup(tmp_path, monkeypatch, function, 
     real = getattr(os, function)
     failed = []
 
-    def fails_once(first, *words, **options):
+    def fails_once(first, *arguments, **options):
         if not failed and first != "valuable" and (function != "open" or "dir_fd" in options):
             failed.append(first)
             raise OSError(error, os.strerror(error))
-        return real(first, *words, **options)
+        return real(first, *arguments, **options)
 
     warnings = appdata_files.Warnings()
     with (tmp_path / "saved.tar").open("wb") as stream, appdata_files.Archive(os.dup(stream.fileno()), warnings) as archive:
@@ -815,21 +817,21 @@ def test_no_error_of_one_file_stops_the_backup(tmp_path, monkeypatch, function, 
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_stream_that_nobody_reads_is_an_error_of_the_backup(tmp_path):
+def test_a_stream_without_a_reader_fails_the_backup(tmp_path):
     (tmp_path / "file").write_bytes(os.urandom(2 * appdata_files.MB))
     reader, writer = os.pipe()
     os.close(reader)
     archive = appdata_files.Archive(writer, appdata_files.Warnings())
-    with pytest.raises(appdata_files.Failure, match="nobody reads it any more"), archive:
+    with pytest.raises(appdata_files.Failure, match="the reader has closed the stream"), archive:
         archive.add_tree(os.open(tmp_path, appdata_files.DIRECTORY))
 
 
 @pytest.mark.parametrize("time", ["inf", "nan", "1e300", str(2**63 - 1), str(-(2**63))])
-def test_the_time_of_a_file_may_be_any(host, time):
+def test_any_modification_time_in_the_archive_is_accepted(host, time):
     host.do("now")
     member = tarfile.TarInfo("files/file")
     member.pax_headers = {"mtime": time}
-    for path in host.folder.glob("*here/*/shop.tar"):
+    for path in host.directory.glob("*here/*/shop.tar"):
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
             tar.addfile(member)
             tar.addfile(tarfile.TarInfo("end"))
@@ -837,23 +839,23 @@ def test_the_time_of_a_file_may_be_any(host, time):
     assert (host.state / "file").exists()
 
 
-def test_a_name_that_leads_out_of_the_directory_is_refused(host):
+def test_a_name_that_leads_out_of_the_directory_is_rejected(host):
     host.do("now")
     member = tarfile.TarInfo("files/../../evil")
-    for path in host.folder.glob("*here/*/shop.tar"):
+    for path in host.directory.glob("*here/*/shop.tar"):
         with tarfile.open(path, "w") as tar:
             tar.addfile(member)
             tar.addfile(tarfile.TarInfo("end"))
-    with pytest.raises(backup.Trouble, match="a name that leads out of it"):
+    with pytest.raises(backup.Trouble, match="a path outside of its directory"):
         host.do("fetch", "latest")
 
 
-# -- backups of the former format: two directories, the dumps and the files -----------------------------------------
+# -- backups in the previous format: two directories, the dumps and the files ---------------------------------------
 
 
-def former(host, dumps):
-    """What a former version has saved."""
-    host.own()
+def previous_format(host, dumps):
+    """Make a backup as an earlier version of Flaskhost did."""
+    host.chown_state()
     place = backup.Backup("shop").places[0]
     place.open()
     desk = host.work / "desk/dump"
@@ -872,11 +874,11 @@ def database_at(path):
 
 
 @REAL
-def test_a_backup_of_the_former_format_comes_back(host):
+def test_a_backup_in_the_previous_format_is_restored(host):
     (host.state / "data").mkdir()
     (host.state / "data/link").symlink_to("/etc")
     (host.state / "note").write_text("one")
-    former(host, {"sqlite/data/shop.db": database_at, "sqlite/new/other.db": database_at})
+    previous_format(host, {"sqlite/data/shop.db": database_at, "sqlite/new/other.db": database_at})
     destroy(host)
     host.restore()
     rows = [(1, "one")]
@@ -885,38 +887,38 @@ def test_a_backup_of_the_former_format_comes_back(host):
 
 
 @REAL
-def test_a_directory_that_became_a_link_after_the_dump_leads_nowhere(host, capsys):
-    """S4: the restored database would be a program that root runs."""
-    (host.folder / "profile.d").mkdir(mode=0o777)
-    (host.folder / "profile.d").chmod(0o777)
-    (host.state / "d").symlink_to(host.folder / "profile.d")
+def test_a_directory_that_became_a_link_after_the_dump_is_not_followed(host, capsys):
+    """S4: otherwise, the restored database would become a program that root runs."""
+    (host.directory / "profile.d").mkdir(mode=0o777)
+    (host.directory / "profile.d").chmod(0o777)
+    (host.state / "d").symlink_to(host.directory / "profile.d")
     (host.state / "note").write_text("one")
-    former(host, {"sqlite/d/evil.sh": database_at})
+    previous_format(host, {"sqlite/d/evil.sh": database_at})
     destroy(host)
     host.restore()
-    assert list((host.folder / "profile.d").iterdir()) == [] and host.content() == {
-        "d": str(host.folder / "profile.d"),
+    assert list((host.directory / "profile.d").iterdir()) == [] and host.content() == {
+        "d": str(host.directory / "profile.d"),
         "note": b"one",
     }
     assert "d/evil.sh: not restored" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_nothing_outside_becomes_the_app_s(host):
-    """S5: while root gave files away, the app had a handle to their directory, and put links into it."""
-    (host.folder / "etc/shadow").write_text("x")
-    (host.folder / "etc/shadow").chmod(0o600)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the owner of files")
+def test_the_owner_of_files_outside_the_app_s_directory_does_not_change(host):
+    """S5: while root changed the owner of files, the app had an open handle to their directory and put links into it."""
+    (host.directory / "etc/shadow").write_text("x")
+    (host.directory / "etc/shadow").chmod(0o600)
     for name in "shadow", "dir":
-        (host.state / name).symlink_to(host.folder / "etc" / ("shadow" if name == "shadow" else ""))
-    former(host, {"sqlite/dir/shadow": database_at, "database": lambda path: path.symlink_to(host.folder / "etc/shadow")})
+        (host.state / name).symlink_to(host.directory / "etc" / ("shadow" if name == "shadow" else ""))
+    previous_format(host, {"sqlite/dir/shadow": database_at, "database": lambda path: path.symlink_to(host.directory / "etc/shadow")})
     host.restore()
-    assert (host.folder / "etc/shadow").owner() == (host.folder / "etc").owner() == "root"
-    assert (host.folder / "etc/shadow").read_text() == "x"
+    assert (host.directory / "etc/shadow").owner() == (host.directory / "etc").owner() == "root"
+    assert (host.directory / "etc/shadow").read_text() == "x"
 
 
-def test_a_damaged_backup_of_the_former_format_is_refused(host):
-    former(host, {"sqlite/shop.db": lambda path: path.write_bytes(b"x" * 9999)})
-    with pytest.raises(backup.Trouble, match=r"shop\.db in that backup is damaged"):
+def test_a_damaged_backup_in_the_previous_format_is_rejected(host):
+    previous_format(host, {"sqlite/shop.db": lambda path: path.write_bytes(b"x" * 9999)})
+    with pytest.raises(backup.Trouble, match=r"shop\.db in the backup is damaged"):
         host.do("fetch", "latest")
 
 
@@ -925,41 +927,41 @@ def test_a_damaged_backup_of_the_former_format_is_refused(host):
 
 @pytest.fixture
 def hung(host):
-    """Another process makes one, and never ends."""
+    """A host on which another process holds the lock for a backup."""
     host.do("now")
     with backup.Backup("shop").lock("now"):
         yield host
 
 
-def test_those_that_are_there_are_told_while_one_is_made(hung, capsys):
+def test_backups_can_be_listed_while_another_is_being_made(hung, capsys):
     capsys.readouterr()
     assert hung.main("list") == "" and len(json.loads(capsys.readouterr().out)) == 2
 
 
 @pytest.mark.parametrize("verb", ["fetch", "restore", "now", "unfetch"])
-def test_who_waits_says_for_whom_and_not_for_ever(hung, monkeypatch, capsys, verb):
+def test_a_command_that_waits_for_a_backup_names_it_and_times_out(hung, monkeypatch, capsys, verb):
     monkeypatch.setitem(backup.WAIT, "fetch", 1)
     monkeypatch.setitem(backup.WAIT, "now", 1)
-    words = {"fetch": ["latest"], "restore": ["5e5e"]}.get(verb, [])
-    said = hung.main(verb, *words)
-    assert f"A backup is being made by process {os.getpid()} since 20" in said and "systemctl stop shop-backup.service" in said
+    arguments = {"fetch": ["latest"], "restore": ["5e5e"]}.get(verb, [])
+    output = hung.main(verb, *arguments)
+    assert f"Process {os.getpid()} has been creating a backup since 20" in output and "systemctl stop shop-backup.service" in output
     if verb in ("fetch", "now"):
-        assert "Waiting for its end, at most 1 seconds" in capsys.readouterr().err
+        assert "Waiting at most 1 seconds for it to finish" in capsys.readouterr().err
 
 
-def test_a_helper_that_hangs_is_ended(host, monkeypatch, hurried):
+def test_a_helper_process_that_hangs_is_killed(host, monkeypatch, short_timeout):
     monkeypatch.setattr(backup_sandbox, "HOURS_6", -59)
-    (host.folder / "bin/systemd-run").write_text("#!/bin/sh\nexec sleep 100\n")
-    with pytest.raises(backup.Trouble, match=r"shop-backup-save\.service did not end"):
+    (host.directory / "bin/systemd-run").write_text("#!/bin/sh\nexec sleep 100\n")
+    with pytest.raises(backup.Trouble, match=r"shop-backup-save\.service did not finish"):
         host.do("now")
     assert backup.Backup("shop").all() == []
 
 
-# -- what is left out on purpose ------------------------------------------------------------------------------------
+# -- exclude patterns -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("pattern", "path", "out"),
+    ("pattern", "path", "excluded"),
     [
         ("*.tmp", "a/b/c.tmp", True),
         ("*.tmp", "a/b/c.txt", False),
@@ -978,15 +980,15 @@ def test_a_helper_that_hangs_is_ended(host, monkeypatch, hurried):
         ("a\\*b", "axb", False),
     ],
 )
-def test_patterns_fit_as_restic_s_do(pattern, path, out):
+def test_patterns_match_as_in_restic(pattern, path, excluded):
     patterns = appdata_files.Patterns([pattern], ["/var/lib/shop", "/disk/shop"])
     states = patterns.start()
     for name in path.split("/"):
         states = patterns.step(states, name)
-    assert patterns.match(states) == out
+    assert patterns.match(states) == excluded
 
 
-def test_what_is_excluded_is_in_no_backup(host, app):
+def test_excluded_files_are_not_backed_up(host, app):
     (host.state / "cache").mkdir()
     (host.state / "cache/x").write_text("x")
     host.set(exclude=["*.png", f"{host.state}/cache", "!*.keep", "uploads/*.keep", "!uploads/a.keep"])
@@ -994,21 +996,21 @@ def test_what_is_excluded_is_in_no_backup(host, app):
         (host.state / "uploads" / name).write_text("x")
     host.do("now")
     host.fetch()
-    there = host.fetched / "files"
-    found = {str(path.relative_to(there)) for path in there.rglob("*")}
+    saved = host.fetched / "files"
+    found = {str(path.relative_to(saved)) for path in saved.rglob("*")}
     assert found == {"data", "data/sample *.db", "uploads", "uploads/a.keep", "uploads/deep [1]", "uploads/link"}
 
 
-def test_the_name_of_another_host_does_nothing_to_a_terminal(host, app, capsys):
-    """Anyone else who may write to the place chooses it."""
+def test_control_characters_in_another_host_s_name_are_replaced(host, app, capsys):
+    """Anyone with write access to the place can choose this name."""
     host.set(of="evil\x1b]0;title\x07\u202e")
     host.do("now")
     host.set()
-    said = host.main("fetch", "2001")
-    assert "There is no backup '2001' of production/web." in said and "of evil?]0;title??)" in said and said.isprintable()
+    output = host.main("fetch", "2001")
+    assert "There is no backup '2001' of production/web." in output and "of evil?]0;title??)" in output and output.isprintable()
 
 
-def test_what_a_host_lists_does_nothing_to_a_terminal(tmp_path):
+def test_control_characters_in_a_list_of_backups_are_replaced(tmp_path):
     listed = [{"id": "1a2b", "time": "2026-01-30T00:00:00Z", "place": "s3", "of": "evil\x1b]0;title\x07\u202e"}]
     (tmp_path / "program").write_text(f"#!/bin/sh\ncat <<'EOF'\n{json.dumps(listed)}\nEOF\n")
     (tmp_path / "program").chmod(0o755)
@@ -1017,5 +1019,5 @@ def test_what_a_host_lists_does_nothing_to_a_terminal(tmp_path):
         "ansible.builtin.include_role": {"name": "flaskhost.flaskhost.backup", "tasks_from": "restore"},
         "vars": {"__backup_program": str(tmp_path / "program")},
     }
-    printed = run_playbook(tmp_path, [task], {"here": variables}, good=None).output
+    printed = run_playbook(tmp_path, [task], {"here": variables}, succeeds=None).output
     assert "1a2b  2026-01-30T00:00:00Z  s3  evil\ufffd" in printed and not {"\x1b", "\x07", "\u202e"} & {*printed}, printed

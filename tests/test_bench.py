@@ -1,4 +1,4 @@
-"""The benchmark says what its tools measured: nothing is lost, no failure is counted as an answer."""
+"""The benchmark reports its tools' measurements completely, and counts failures as failures."""
 
 import socket
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import report
 from conftest import PROJECT
 
-# what the tools printed, asked for a second (shortened; two delays are in other units)
+# real output of the tools (shortened; two latencies changed to other units)
 WRK = """Running 1s test @ http://127.0.0.1/
   1 threads and 32 connections
   Thread Stats   Avg      Stdev     Max   +/- Stdev
@@ -65,7 +65,7 @@ preflight : Check the settings ------------------------------------------ 0.14s
 """
 
 
-def test_good_answers_are_counted():
+def test_successful_responses_are_counted():
     assert report.parse_wrk(WRK) == {"rate": 4651, "p50_ms": pytest.approx(0.586), "p99_ms": 1030, "failed": 0}
     assert report.parse_hey(HEY) == {
         "rate": pytest.approx(731.7, abs=0.1),
@@ -75,21 +75,21 @@ def test_good_answers_are_counted():
     }
 
 
-def test_bad_and_lost_answers_are_failures():
+def test_error_responses_and_lost_requests_are_failures():
     before = WRK.partition("  4651")[0]
     assert report.parse_wrk(before + WRK_BAD).items() >= {"rate": 0, "failed": 4762}.items()
     assert report.parse_wrk(before + WRK_LOST).items() >= {"rate": 4651, "failed": 8375}.items()
     assert report.parse_hey(HEY_LOST).items() >= {"rate": 0, "failed": 6356}.items()
 
 
-def test_time_is_told_by_task():
+def test_time_is_reported_per_task():
     tasks = report.parse_tasks(TASKS)
     assert next(iter(tasks)) == "include_role : preflight"
     assert tasks["preflight : Check the settings"] == pytest.approx(0.5)
     assert len(tasks) == 3
 
 
-def test_idle_clients_that_were_cut_off_are_told():
+def test_closed_connections_of_idle_clients_are_counted():
     server = socket.create_server(("127.0.0.1", 0))
     held = []
 
@@ -111,15 +111,15 @@ def test_idle_clients_that_were_cut_off_are_told():
 # -- the page ---------------------------------------------------------------------------------------------------------
 
 
-def served(contender, workload, *rates, failed=0):
+def serving_rows(contender, workload, *rates, failed=0):
     rest = {"p50_ms": 4.0, "p99_ms": 9.0, "failed": failed, "app_us": 250, "nginx_us": 60}
     return [{"round": turn, "contender": contender, "workload": workload, "rate": rate, **rest} for turn, rate in enumerate(rates)]
 
 
 @pytest.fixture
 def found():
-    serving = [row for name in report.TITLES for row in served("tutorial", name, 1000, 2000, 500)]
-    serving += served("granian", "hello", 2000, 6000, 500, failed=3) + served("granian, bare", "hello", 4000, 6000, 1000)
+    serving = [row for name in report.TITLES for row in serving_rows("tutorial", name, 1000, 2000, 500)]
+    serving += serving_rows("granian", "hello", 2000, 6000, 500, failed=3) + serving_rows("granian, bare", "hello", 4000, 6000, 1000)
     serving += [{"round": 0, "contender": "granian", "workload": "memory", "memory_mb": 61.6}]
     deploying = [
         {"hosts": hosts, "round": turn, "what": "new code", "seconds": seconds * hosts, "changed": 4, "tasks": {"a": 1.0, "b": seconds}}
@@ -129,26 +129,26 @@ def found():
     return {"serving": serving, "deploying": deploying, "machine": {"cores": 2}}
 
 
-def test_ratios_are_of_the_same_round(found):
+def test_ratios_compare_values_of_the_same_round(found):
     page = report.page(found)
     assert "| granian | 2,000 | 1.00 / 2.00 / 3.00 | 50% | 4.0 | 9.0 | 250 + 60 | 9 |" in page
     assert "| granian | 62 / 62 / 62 |" in page
     assert "- cores: 2\n" in page
 
 
-def test_deploying_grows_with_hosts(found):
+def test_deploy_times_are_shown_for_each_number_of_hosts(found):
     page = report.page(found)
     assert "| seconds | 1 host | 2 hosts |" in page
     assert "| new code | 3.0 / 4.0 / 5.0 (1.0 x) | 6.0 / 8.0 / 10.0 (2.0 x) |" in page
     assert "| new code | 2 | 4.0 b<br>1.0 a |" in page
 
 
-def test_what_was_not_measured_is_not_told(found):
+def test_parts_without_measurements_are_omitted(found):
     assert "## Deploying" not in report.page({"serving": found["serving"]})
     assert "## Serving" not in report.page({"deploying": found["deploying"]})
 
 
-def test_the_same_figures_give_the_same_picture(found, tmp_path):
+def test_the_picture_is_reproducible(found, tmp_path):
     pytest.importorskip("matplotlib")
     for name in ("one", "two"):
         report.picture(found["serving"], tmp_path / f"{name}.svg")

@@ -1,4 +1,4 @@
-"""A certificate is asked for when it is due, once; what stands in the way is told; and nginx serves what is on the disk."""
+"""A certificate is requested once when it is due, problems are reported, and nginx serves the certificate on the disk."""
 
 import argparse
 import http.server
@@ -24,7 +24,7 @@ DIRECTORY = "https://ca.example/directory"
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """The program as on a host, but for the paths of the system, its ports, and the commands that it calls."""
+    """The program as on a host, except for system paths, ports and the commands that it calls."""
     spec = importlib.util.spec_from_file_location("certificate", PROJECT / "roles/tls/files/certificate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -35,41 +35,41 @@ def program(tmp_path, monkeypatch):
     me = SimpleNamespace(pw_uid=os.getuid(), pw_gid=os.getgid(), pw_dir="/nonexistent", pw_shell="/usr/sbin/nologin")
     monkeypatch.setattr(module, "pwd", SimpleNamespace(getpwnam=lambda _name: me))
     monkeypatch.setattr(module, "grp", SimpleNamespace(getgrnam=lambda _name: SimpleNamespace(gr_mem=["unit-tls"])))
-    # what is run by it ends all processes of its user
+    # the program runs setpriv to kill all processes of the client's user
     command(tmp_path, "setpriv", "exit 1")
     command(tmp_path, "getent", "echo 'unit-tls:!:20000::::1:1:'")
-    command(tmp_path, "systemd-run", UNIT.format(here=tmp_path))
+    command(tmp_path, "systemd-run", UNIT.format(base=tmp_path))
     command(tmp_path, "systemctl", f'echo "$@" >>{tmp_path}/systemctl')
     openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1000", "-subj", "/CN=CA",
             "-keyout", tmp_path / "ca/key", "-out", tmp_path / "ca/pem")  # fmt: skip
     return module
 
 
-# what systemd does for the client's unit: a folder that comes and goes with it, and a place to work in
+# A stand-in for systemd-run: creates the client unit's runtime directory and working directory. Removes the runtime directory afterwards.
 UNIT = """
-echo "$@" >>{here}/units
+echo "$@" >>{base}/units
 while [ "$1" != -- ]; do
-  case $1 in --property=RuntimeDirectory=*) folder={here}/run/${{1##*=}} ;; --setenv=*) export "${{1#--setenv=}}" ;; --collect) ;; --quiet) ;; esac
+  case $1 in --property=RuntimeDirectory=*) directory={base}/run/${{1##*=}} ;; --setenv=*) export "${{1#--setenv=}}" ;; --collect) ;; --quiet) ;; esac
   shift
 done
 shift
-mkdir -p "$folder" {here}/state
-cd "$(mktemp -d -p {here})"
+mkdir -p "$directory" {base}/state
+cd "$(mktemp -d -p {base})"
 "$@"
 code=$?
-rm -rf "$folder"
+rm -rf "$directory"
 exit $code
 """
 
 
-def command(folder, name, script):
-    path = folder / "bin" / name
+def command(directory, name, script):
+    path = directory / "bin" / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
 
 
-def openssl(*words):
-    subprocess.run(["openssl", *words], check=True, capture_output=True)
+def openssl(*command):
+    subprocess.run(["openssl", *command], check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -90,40 +90,40 @@ def keep(program, site, **options):
 
 
 def put(site, tmp_path, names="a.example,b.example", days=90, mark=f"# Issued by {DIRECTORY}\n", signed=True):
-    """A certificate on the disk."""
+    """Put a certificate on the disk."""
     names = ",".join(f"DNS:{name}" for name in names.split(","))
     key, pem = tmp_path / "key", tmp_path / "pem"
-    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", str(days), "-subj", "/CN=site"]
+    command = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", str(days), "-subj", "/CN=site"]
     by = ["-CA", tmp_path / "ca/pem", "-CAkey", tmp_path / "ca/key"] if signed else []
-    openssl(*words, *by, "-addext", f"subjectAltName={names}", "-keyout", key, "-out", pem)
+    openssl(*command, *by, "-addext", f"subjectAltName={names}", "-keyout", key, "-out", pem)
     site.file.write_text(mark + key.read_text() + pem.read_text())
 
 
-# what certbot does when all goes well: it gets the request signed
+# a stand-in for a successful certbot: signs the request
 SIGN = """
 for word; do
   case $last in --csr) request=$word ;; --fullchain-path) chain=$word ;; --logs-dir) log=$word ;; --config-dir) state=$word ;; esac
   last=$word
 done
-echo "$@" >>{here}/asked
-ls -l "$(dirname "$request")" | awk 'NR > 1 {{ print $1, $NF }}' >{here}/given
-openssl x509 -req -in "$request" -CA {here}/ca/pem -CAkey {here}/ca/key -days {days} -copy_extensions copy -out "$chain" 2>/dev/null
-cat {here}/ca/pem >>"$chain"
+echo "$@" >>{base}/requests
+ls -l "$(dirname "$request")" | awk 'NR > 1 {{ print $1, $NF }}' >{base}/given
+openssl x509 -req -in "$request" -CA {base}/ca/pem -CAkey {base}/ca/key -days {days} -copy_extensions copy -out "$chain" 2>/dev/null
+cat {base}/ca/pem >>"$chain"
 """
 
 
 def client(tmp_path, before="", days=90):
-    command(tmp_path, "certbot", before + SIGN.format(here=tmp_path, days=days))
+    command(tmp_path, "certbot", before + SIGN.format(base=tmp_path, days=days))
 
 
-def asked(tmp_path):
-    path = tmp_path / "asked"
+def requests(tmp_path):
+    path = tmp_path / "requests"
     return path.read_text().splitlines() if path.exists() else []
 
 
 @pytest.fixture
 def nginx(program, tmp_path):
-    """Serves what was on the disk when it was last told to reload."""
+    """A server that presents the certificate that was on the disk at its last reload."""
     server = Nginx(tmp_path)
     program.HTTPS = server.address
     command(tmp_path, "systemctl", f'[ "$1" != reload ] || cp {tmp_path}/site/certificate.pem {tmp_path}/served')
@@ -132,8 +132,8 @@ def nginx(program, tmp_path):
 
 
 class Nginx:
-    def __init__(self, folder):
-        self.file, self.listener = folder / "served", socket.create_server(("127.0.0.1", 0))
+    def __init__(self, directory):
+        self.file, self.listener = directory / "served", socket.create_server(("127.0.0.1", 0))
         self.address = self.listener.getsockname()
         self.thread = threading.Thread(target=self.serve, daemon=True)
         self.thread.start()
@@ -157,85 +157,89 @@ class Nginx:
         self.thread.join()
 
 
-# -- when one is due ---------------------------------------------------------------------------------------------------
+# -- when a certificate is due -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("there", "words"),
+    ("current", "reason"),
     [
         ({}, ""),
         ({"names": "b.example,A.example"}, ""),
-        ({"names": "a.example"}, "it isn't for b.example"),
-        ({"names": "a.example,b.example,c.example"}, "it is also for c.example"),
-        ({"mark": ""}, f"it isn't from {DIRECTORY}"),
-        ({"mark": "# Issued by https://staging.example/directory\n"}, f"it isn't from {DIRECTORY}"),
-        ({"signed": False}, "it is self-signed"),
+        ({"names": "a.example"}, "the current certificate does not cover b.example"),
+        ({"names": "a.example,b.example,c.example"}, "the current certificate also covers c.example"),
+        ({"mark": ""}, f"the current certificate is not from {DIRECTORY}"),
+        ({"mark": "# Issued by https://staging.example/directory\n"}, f"the current certificate is not from {DIRECTORY}"),
+        ({"signed": False}, "the current certificate is self-signed"),
     ],
 )
-def test_what_makes_a_new_one_due(program, site, tmp_path, there, words):
-    put(site, tmp_path, **there)
-    assert program.why_due(site, program.Certificate(site.file.read_text())) == words
+def test_a_new_certificate_is_due_for_each_of_these_reasons(program, site, tmp_path, current, reason):
+    put(site, tmp_path, **current)
+    assert program.why_due(site, program.Certificate(site.file.read_text())) == reason
 
 
 @pytest.mark.parametrize(("days", "due_after"), [(90, 60), (45, 30), (6, 4)])
-def test_it_is_renewed_when_a_third_of_its_time_is_left(program, site, tmp_path, monkeypatch, days, due_after):
+def test_a_certificate_is_renewed_when_a_third_of_its_lifetime_is_left(program, site, tmp_path, monkeypatch, days, due_after):
     put(site, tmp_path, days=days)
     certificate, now = program.Certificate(site.file.read_text()), time.time()
-    for later, words in ((due_after - 0.1, ""), (due_after + 0.1, "it ends at"), (days + 1, "it ended at")):
+    for later, reason in (
+        (due_after - 0.1, ""),
+        (due_after + 0.1, "the current certificate expires at"),
+        (days + 1, "the current certificate expired at"),
+    ):
         monkeypatch.setattr(
             program, "time", SimpleNamespace(time=lambda later=later: now + later * DAY, strftime=time.strftime, gmtime=time.gmtime)
         )
         found = program.why_due(site, certificate)
-        assert found.startswith(words) and bool(found) == bool(words)
+        assert found.startswith(reason) and bool(found) == bool(reason)
 
 
 @pytest.mark.parametrize("text", ["", "junk", "-----BEGIN CERTIFICATE-----\nanVuaw==\n-----END CERTIFICATE-----\n"])
-def test_a_file_that_is_no_certificate_is_none(program, site, text):
-    assert program.why_due(site, program.Certificate(text)) == "there is none"
+def test_a_file_without_a_valid_certificate_counts_as_missing(program, site, text):
+    assert program.why_due(site, program.Certificate(text)) == "there is no certificate"
 
 
-# -- asking for it -----------------------------------------------------------------------------------------------------
+# -- the request -------------------------------------------------------------------------------------------------------
 
 
-def test_a_bare_host_gets_a_certificate_and_then_asks_no_more(program, site, nginx, tmp_path, capsys):
+def test_a_bare_host_requests_a_certificate_only_once(program, site, nginx, tmp_path, capsys):
     client(tmp_path)
     assert keep(program, site) == 0
-    assert "a certificate was issued: there is none" in capsys.readouterr().out
+    assert "The CA issued a certificate. Reason for the request: there is no certificate." in capsys.readouterr().out
     text = site.file.read_text()
     assert text.startswith(f"# Issued by {DIRECTORY}\n-----BEGIN PRIVATE KEY-----")
-    assert text.count("BEGIN CERTIFICATE") == 2, "with those that vouch for it"
+    assert text.count("BEGIN CERTIFICATE") == 2, "the certificate and its chain"
     assert stat.S_IMODE(site.file.stat().st_mode) == 0o600
     assert nginx.file.read_text() == text
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(site.file)  # key and certificate belong together
+    context.load_cert_chain(site.file)  # checks that the key matches the certificate
     assert keep(program, site) == 0 and capsys.readouterr().out == ""
-    assert len(asked(tmp_path)) == 1
-    assert sorted(os.listdir(site.folder)) == ["acme.json", "certificate.pem"]
+    assert len(requests(tmp_path)) == 1
+    assert sorted(os.listdir(site.directory)) == ["acme.json", "certificate.pem"]
     assert not site.webroot.exists() and sorted(os.listdir(program.RUN)) == ["flaskhost", "flaskhost-acme"]
     assert os.listdir(program.RUN / "flaskhost") == ["host.lock"]
     assert stat.S_IMODE((program.RUN / "flaskhost/host.lock").stat().st_mode) == 0o600
 
 
-def test_who_talks_to_the_ca_gets_no_key(program, site, nginx, tmp_path):
+def test_the_acme_client_gets_no_private_key(program, site, nginx, tmp_path):
     client(tmp_path)
     keep(program, site)
     assert (tmp_path / "given").read_text().split() == ["-rw-r-----", "ca", "-rw-r-----", "request", "-rw-r-----", "secrets"]
 
 
-def test_each_certificate_has_a_key_of_its_own(program, site, nginx, tmp_path):
+def test_each_certificate_has_a_new_key(program, site, nginx, tmp_path):
     client(tmp_path)
     keep(program, site)
     first = site.file.read_text()
     assert keep(program, site, renew=True) == 0
     assert first.split("-----")[2] != site.file.read_text().split("-----")[2]
-    assert len(asked(tmp_path)) == 2
+    assert len(requests(tmp_path)) == 2
 
 
-def test_the_client_is_told_what_the_settings_say(program, nginx, tmp_path):
+def test_the_client_gets_the_settings(program, nginx, tmp_path):
     site = configured(program, tmp_path, email="you@a.example", eab_id="kid-1", eab_secret="hunter2", ca="PEM")
     client(tmp_path, before=f'cp "$(dirname "$5")"/secrets {tmp_path}/secrets; echo "$REQUESTS_CA_BUNDLE" >{tmp_path}/bundle\n')
     keep(program, site)
-    (words,) = asked(tmp_path)
+    (arguments,) = requests(tmp_path)
     for option in (
         f"--server {DIRECTORY}",
         "--email you@a.example",
@@ -243,64 +247,64 @@ def test_the_client_is_told_what_the_settings_say(program, nginx, tmp_path):
         "--agree-tos",
         "--preferred-challenges http",
     ):
-        assert option in words
-    assert "hunter2" not in words, "others may see a command line"
+        assert option in arguments
+    assert "hunter2" not in arguments, "other users can see command lines"
     assert (tmp_path / "secrets").read_text() == "eab-kid = kid-1\neab-hmac-key = hunter2\n"
     assert (tmp_path / "bundle").read_text().endswith("/ca\n")
 
 
-def test_what_would_be_done_is_told_and_not_done(program, site, nginx, tmp_path, capsys):
+def test_check_mode_reports_changes_without_making_them(program, site, nginx, tmp_path, capsys):
     client(tmp_path)
     assert keep(program, site, check=True) == 0
-    assert capsys.readouterr().out == "would ask for a certificate: there is none\n"
+    assert capsys.readouterr().out == "Would request a certificate. Reason: there is no certificate.\n"
     keep(program, site)
     nginx.file.unlink()
     capsys.readouterr()
     assert keep(program, site, check=True) == 0
-    assert capsys.readouterr().out.startswith("would reload nginx")
-    assert len(asked(tmp_path)) == 1 and not nginx.file.exists()
+    assert capsys.readouterr().out.startswith("Would reload nginx")
+    assert len(requests(tmp_path)) == 1 and not nginx.file.exists()
 
 
-LOG = 'log=$(echo "$@" | sed "s/.*--logs-dir //; s/ .*//"); mkdir -p $log; echo asked >>{0}/asked\n'
+LOG = 'log=$(echo "$@" | sed "s/.*--logs-dir //; s/ .*//"); mkdir -p $log; echo requests >>{0}/requests\n'
 
 
-def fails_with(tmp_path, said="", log="", times=9):
-    """certbot, saying no so many times."""
-    (tmp_path / "said").write_text(said)
+def fails_with(tmp_path, output="", log="", times=9):
+    """A stand-in for certbot that fails this many times."""
+    (tmp_path / "output").write_text(output)
     (tmp_path / "log").write_text(log)
-    refuse = f"cat {tmp_path}/said; cp {tmp_path}/log $log/letsencrypt.log; exit 1"
-    client(tmp_path, before=LOG.format(tmp_path) + f"if [ $(wc -l <{tmp_path}/asked) -le {times} ]; then {refuse}; fi\n")
+    fail = f"cat {tmp_path}/output; cp {tmp_path}/log $log/letsencrypt.log; exit 1"
+    client(tmp_path, before=LOG.format(tmp_path) + f"if [ $(wc -l <{tmp_path}/requests) -le {times} ]; then {fail}; fi\n")
 
 
 ERROR = "acme.messages.Error: urn:ietf:params:acme:error:"
 
 
 @pytest.mark.parametrize(
-    ("said", "log", "found", "cure"),
+    ("output", "log", "found", "fix"),
     [
         (
             "  Domain: a.example\n  Type:   connection\n  Detail: 192.0.2.1: Timeout during connect\n\n",
             "",
-            "The CA refuses: a.example: 192.0.2.1: Timeout during connect (connection)",
+            "The CA rejected the request: a.example: 192.0.2.1: Timeout during connect (connection)",
             "open port 80",
         ),
         (
             "  Domain: a.example\n  Type:   caa\n  Detail: CAA record for a.example prevents issuance\n\n",
             "",
             "CAA record for a.example prevents issuance (caa)",
-            "CAA record has to name the CA",
+            "Add the CA to the domain's CAA record",
         ),
-        # what certbot 2.1 makes of any error but a challenge's
+        # certbot 2.1 fails like this for any error other than a failed challenge
         (
             "An unexpected error occurred:\nAttributeError: can't set attribute\n",
             f"{ERROR}rateLimited :: There were too many requests :: too many certificates (5) already issued, retry after 2026-12-01\n",
             "too many certificates (5) already issued, retry after 2026-12-01 (rateLimited)",
-            "Only waiting helps",
+            "Wait until the limit is reset",
         ),
         (
             "An unexpected error occurred:\nrequests.exceptions.SSLError: certificate verify failed\n",
             "2026:ERROR:certbot._internal.log:An unexpected error occurred:\n2026:ERROR:certbot._internal.log:requests.exceptions.SSLError: certificate verify failed",
-            f"The CA can't be asked ({DIRECTORY}): certificate verify failed",
+            f"The connection to the CA failed ({DIRECTORY}): certificate verify failed",
             "tls_acme_ca_file",
         ),
         (
@@ -309,75 +313,75 @@ ERROR = "acme.messages.Error: urn:ietf:params:acme:error:"
             "Server requires external account binding",
             "Set tls_acme_eab_id",
         ),
-        ("", "", "The ACME client failed: no word", "/log on the host"),
+        ("", "", "The ACME client failed: no output", "/log on the host"),
     ],
 )
-def test_why_the_ca_gave_none_is_told_with_what_helps(program, site, nginx, tmp_path, capsys, said, log, found, cure):
-    fails_with(tmp_path, said, log)
+def test_a_rejected_request_is_reported_with_its_reason_and_fix(program, site, nginx, tmp_path, capsys, output, log, found, fix):
+    fails_with(tmp_path, output, log)
     put(site, tmp_path, signed=False)
     shutil.copy(site.file, nginx.file)
     before = site.file.read_text()
-    assert keep(program, site) == 1, "visitors are warned of a self-signed one"
-    told = " ".join(capsys.readouterr().err.split())
-    assert found in told and cure in told and "Visitors do notice: it is self-signed." in told
+    assert keep(program, site) == 1, "browsers warn about the self-signed certificate"
+    message = " ".join(capsys.readouterr().err.split())
+    assert found in message and fix in message and "Visitors are affected: the current certificate is self-signed." in message
     noted = json.loads(site.problem_file.read_text())
-    assert found in noted["found"] and cure in noted["cure"]
-    assert site.file.read_text() == before and sorted(os.listdir(site.folder)) == ["acme.json", "certificate.pem", "problem.json"]
+    assert found in noted["found"] and fix in noted["fix"]
+    assert site.file.read_text() == before and sorted(os.listdir(site.directory)) == ["acme.json", "certificate.pem", "problem.json"]
 
 
-def test_a_failed_renewal_is_not_noticed_by_visitors_and_forgotten_when_it_succeeds(program, site, nginx, tmp_path, capsys):
+def test_a_failed_renewal_does_not_affect_visitors_and_is_cleared_by_the_next_success(program, site, nginx, tmp_path, capsys):
     fails_with(tmp_path, log=f"{ERROR}serverInternal :: The server experienced an internal error :: out of order")
     put(site, tmp_path)
     shutil.copy(site.file, nginx.file)
     assert keep(program, site, renew=True) == 3
-    assert "out of order (serverInternal)" in (told := capsys.readouterr().err) and "Visitors don't notice yet." in told
+    assert "out of order (serverInternal)" in (message := capsys.readouterr().err) and "Visitors are not affected yet." in message
     client(tmp_path)
     assert keep(program, site, renew=True) == 0
     assert not site.problem_file.exists()
 
 
-def test_the_timer_is_patient_with_a_ca_that_has_refused_until_something_changes(program, site, nginx, tmp_path):
+def test_the_timer_waits_after_a_rejection_unless_the_settings_change(program, site, nginx, tmp_path):
     fails_with(tmp_path, log=f"{ERROR}rateLimited :: too many")
     os.utime(site.settings_file, (time.time() - 60, time.time() - 60))
     assert keep(program, site, timer=True) == 1
     assert keep(program, site, timer=True) == 1, "still a failure"
-    assert len(asked(tmp_path)) == 1
+    assert len(requests(tmp_path)) == 1
     noted = json.loads(site.problem_file.read_text())
     site.problem_file.write_text(json.dumps({**noted, "at": time.time() - 13 * 3600}))
     keep(program, site, timer=True)
-    assert len(asked(tmp_path)) == 2
+    assert len(requests(tmp_path)) == 2
     keep(program, site)
-    assert len(asked(tmp_path)) == 3, "a person may try at once"
+    assert len(requests(tmp_path)) == 3, "an operator can retry immediately"
     os.utime(site.settings_file, (time.time() + 60, time.time() + 60))
     keep(program, site, timer=True)
-    assert len(asked(tmp_path)) == 4
+    assert len(requests(tmp_path)) == 4
 
 
-def test_the_timer_asks_again_soon_if_nobody_was_asked(program, site, nginx, tmp_path):
-    fails_with(tmp_path, said="requests.exceptions.ConnectionError: no route\n")
+def test_the_timer_retries_soon_if_the_ca_was_unreachable(program, site, nginx, tmp_path):
+    fails_with(tmp_path, output="requests.exceptions.ConnectionError: no route\n")
     keep(program, site, timer=True)
     client(tmp_path)
     assert keep(program, site, timer=True) == 0
 
 
 @pytest.mark.parametrize("kind", ["badNonce", "accountDoesNotExist"])
-def test_what_another_try_mends_is_tried_again(program, site, nginx, tmp_path, kind):
+def test_a_transient_error_is_retried(program, site, nginx, tmp_path, kind):
     fails_with(tmp_path, log=f"{ERROR}{kind} :: again", times=1)
     (site.state / "accounts").mkdir(parents=True)
     assert keep(program, site) == 0
-    assert (site.state / "accounts").exists() == (kind == "badNonce"), "an account that the CA doesn't know is of no use"
+    assert (site.state / "accounts").exists() == (kind == "badNonce"), "an account that the CA does not know is removed"
 
 
-def test_a_certificate_for_another_key_is_refused(program, site, nginx, tmp_path, capsys):
+def test_a_certificate_for_another_key_is_rejected(program, site, nginx, tmp_path, capsys):
     client(tmp_path)
     path = tmp_path / "bin/certbot"
     path.write_text(path.read_text() + f"cat {tmp_path}/ca/pem >$chain\n")
     assert keep(program, site) == 1
-    assert "isn't the certificate that was asked for" in capsys.readouterr().err
+    assert "did not return the requested certificate" in capsys.readouterr().err
     assert not site.file.exists()
 
 
-def test_a_full_disk_is_noticed_before_the_ca_is_asked(program, site, nginx, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_detected_before_the_request(program, site, nginx, tmp_path, monkeypatch, capsys):
     client(tmp_path)
 
     def full(path, text):
@@ -386,13 +390,13 @@ def test_a_full_disk_is_noticed_before_the_ca_is_asked(program, site, nginx, tmp
 
     monkeypatch.setattr(program, "write", full)
     assert keep(program, site) == 1
-    assert "No space left on device" in capsys.readouterr().err and asked(tmp_path) == []
+    assert "No space left on device" in capsys.readouterr().err and requests(tmp_path) == []
 
 
-# -- a client that was taken over --------------------------------------------------------------------------------------
+# -- a compromised client ----------------------------------------------------------------------------------------------
 
 
-def test_the_client_runs_in_a_unit_that_ends_with_all_it_started(program, site, nginx, tmp_path):
+def test_the_client_runs_in_a_sandboxed_unit_that_kills_all_its_processes(program, site, nginx, tmp_path):
     client(tmp_path)
     keep(program, site)
     unit = (tmp_path / "units").read_text()
@@ -410,38 +414,38 @@ def test_the_client_runs_in_a_unit_that_ends_with_all_it_started(program, site, 
     ):
         assert f" --property={line} " in unit, line
     assert " --unit=unit-certificate-client.service " in unit and " --wait --pipe " in unit
-    # the state is the client's own: root doesn't even make it
+    # only the client writes to its state directory: root does not even create it
     text = (PROJECT / "roles/tls/files/certificate.py").read_text()
     assert not re.search(r"rmtree\((?!site\.given)|shutil\.chown|read\(site\.state|\"chown\"", text)
 
 
 @pytest.mark.parametrize(
-    ("does", "found"),
+    ("script", "found"),
     [
         ("exec sleep 5", "no answer within 1 seconds"),
         ("exec yes", "The ACME client failed: File size limit exceeded"),
-        ("ln -s /dev/zero chain; exit 0", "isn't the certificate that was asked for"),
+        ("ln -s /dev/zero chain; exit 0", "did not return the requested certificate"),
         ("mkdir -p $log; ln -s /dev/zero $log/letsencrypt.log; echo end; exit 1", "The ACME client failed: end"),
-        ("yes -----BEGIN CERTIFICATE----- | head -c 3000000 | tr -d '\\n' >chain; exit 0", "isn't the certificate that was asked for"),
+        ("yes -----BEGIN CERTIFICATE----- | head -c 3000000 | tr -d '\\n' >chain; exit 0", "did not return the requested certificate"),
         ("printf 'a\\033]0;b\\007\\377\\n'; exit 1", "The ACME client failed: a\N{REPLACEMENT CHARACTER}]0;b"),
     ],
 )
-def test_what_it_leaves_blocks_nobody(program, site, nginx, tmp_path, capsys, monkeypatch, does, found):
+def test_a_client_cannot_block_or_flood_the_program(program, site, nginx, tmp_path, capsys, monkeypatch, script, found):
     monkeypatch.setattr(program, "CLIENT_SECONDS", 1)
-    client(tmp_path, before=f"log=$(echo \"$@\" | sed 's/.*--logs-dir //; s/ .*//'); {does}\n")
-    began = time.monotonic()
+    client(tmp_path, before=f"log=$(echo \"$@\" | sed 's/.*--logs-dir //; s/ .*//'); {script}\n")
+    started = time.monotonic()
     assert keep(program, site) == 1
-    assert time.monotonic() - began < 4
-    told = capsys.readouterr().err
-    assert found in told and "\033" not in told and len(told) < 2000
+    assert time.monotonic() - started < 4
+    message = capsys.readouterr().err
+    assert found in message and "\033" not in message and len(message) < 2000
 
 
-def test_what_it_prints_without_end_is_read_to_a_bound(program):
+def test_endless_output_is_read_up_to_a_limit(program):
     code, printed = program.bounded(["yes"], 10)
     assert code == 1 and printed == b"certbot printed more than 240000 bytes"
 
 
-def test_what_a_killed_run_left_to_visitors_is_not_followed(program, site, nginx, tmp_path):
+def test_leftovers_of_a_killed_run_are_removed_without_following_links(program, site, nginx, tmp_path):
     client(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").write_text("")
@@ -453,7 +457,7 @@ def test_what_a_killed_run_left_to_visitors_is_not_followed(program, site, nginx
     assert (tmp_path / "other/file").exists() and not site.webroot.exists() and not site.given.exists()
 
 
-def test_a_lock_that_is_held_is_waited_for_and_its_holder_told(program, site, nginx, tmp_path, monkeypatch, capsys):
+def test_the_holder_of_a_lock_is_reported_after_a_timeout(program, site, nginx, tmp_path, monkeypatch, capsys):
     put(site, tmp_path)
     monkeypatch.setattr(program, "HOST_LOCK_SECONDS", 0.3)
     (program.RUN / "flaskhost").mkdir()
@@ -463,20 +467,20 @@ def test_a_lock_that_is_held_is_waited_for_and_its_holder_told(program, site, ng
             time.sleep(0.05)
         assert keep(program, site) == 1
         other.terminate()
-    told = capsys.readouterr().err
-    assert f"{file} is locked by process" in told and "sleep 3)" in told
+    message = capsys.readouterr().err
+    assert f"{file} has been locked by process" in message and "sleep 3)" in message
     assert keep(program, site) == 0
 
 
-def test_nobody_logs_in_as_the_client(program, site, tmp_path, monkeypatch, capsys):
+def test_the_client_s_user_cannot_log_in(program, site, tmp_path, monkeypatch, capsys):
     calls = tmp_path / "calls"
     for name in "systemd-sysusers", "usermod":
         command(tmp_path, name, f'echo {name} "$@" >>{calls}')
     program.have_user(site)
-    assert not calls.exists() and capsys.readouterr().out == "", "all is as it should be"
-    # of a former version
-    former = SimpleNamespace(pw_dir="/var/lib/flaskhost-acme/unit", pw_shell="/usr/sbin/nologin")
-    monkeypatch.setattr(program, "pwd", SimpleNamespace(getpwnam=lambda _name: former))
+    assert not calls.exists() and capsys.readouterr().out == "", "an up-to-date user is not changed"
+    # as created by an earlier version
+    outdated = SimpleNamespace(pw_dir="/var/lib/flaskhost-acme/unit", pw_shell="/usr/sbin/nologin")
+    monkeypatch.setattr(program, "pwd", SimpleNamespace(getpwnam=lambda _name: outdated))
     monkeypatch.setattr(program, "grp", SimpleNamespace(getgrnam=lambda _name: SimpleNamespace(gr_mem=[])))
     program.have_user(site)
     made, shut = calls.read_text().splitlines()
@@ -484,14 +488,14 @@ def test_nobody_logs_in_as_the_client(program, site, tmp_path, monkeypatch, caps
     assert shut == "usermod --home /nonexistent --shell /usr/sbin/nologin --expiredate 1 unit-tls"
 
 
-# -- whether the names lead here ---------------------------------------------------------------------------------------
+# -- probing whether the names lead to this host -----------------------------------------------------------------------
 
 
 @pytest.fixture
 def web(program, tmp_path, monkeypatch):
-    """What answers on port 80 of an address: the folder, or something else."""
+    """The server on port 80 of an address. It serves the directory or, depending on `answers`, something else."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    server.folder, server.answers = tmp_path / "web", "files"
+    server.directory, server.answers = tmp_path / "web", "files"
     program.HTTP_PORT = server.server_port
     threading.Thread(target=server.serve_forever, daemon=True).start()
     real = socket.getaddrinfo
@@ -521,52 +525,56 @@ class Answers(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", f"http://127.0.0.1:{server.server_port}{self.path}?moved")
             self.end_headers()
             return
-        file = server.folder / self.path.lstrip("/").partition("?")[0]
+        file = server.directory / self.path.lstrip("/").partition("?")[0]
         found = server.answers != "nothing" and file.is_file() and self.headers["Host"]
         self.send_response(200 if found or server.answers == "parked" else 404)
         self.end_headers()
         self.wfile.write(file.read_bytes() if found and server.answers != "parked" else b"this domain is parked")
 
-    def log_message(self, *words):
+    def log_message(self, *arguments):
         pass
 
 
 def probe(program, web, tmp_path):
     site = configured(program, tmp_path)
-    web.folder = site.webroot
+    web.directory = site.webroot
     try:
         program.probe(site)
     finally:
-        assert not site.challenges.exists(), "the client's own, which it makes when it runs"
+        assert not site.challenges.exists(), "only the client creates this directory"
 
 
 @pytest.mark.parametrize("answers", ["files", "redirect"])
-def test_names_that_lead_here_are_found_so(program, web, tmp_path, answers):
+def test_names_that_lead_to_this_host_are_accepted(program, web, tmp_path, answers):
     web.answers = answers
     probe(program, web, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("answers", "names", "words"),
+    ("answers", "names", "messages"),
     [
-        ("nothing", {}, ["http://a.example leads to 127.0.0.1, where another than this site's nginx answers (404)", "http://b.example"]),
-        ("parked", {}, ["another than this site's nginx answers (200)"]),
-        ("files", {"b.example": []}, ["b.example is not in the DNS"]),
-        ("files", {"b.example": ["127.0.0.9"]}, ["http://b.example leads to 127.0.0.9, where nobody answers (Connection refused)"]),
-        ("files", {"b.example": ["127.0.0.1", "127.0.0.9"]}, ["http://b.example leads to 127.0.0.9"]),
-        ("files", {"b.example": ["::1"]}, ["http://b.example leads to ::1, where nobody answers"]),
+        (
+            "nothing",
+            {},
+            ["http://a.example at 127.0.0.1 is answered by a server other than this site's nginx (HTTP status 404)", "http://b.example"],
+        ),
+        ("parked", {}, ["by a server other than this site's nginx (HTTP status 200)"]),
+        ("files", {"b.example": []}, ["b.example does not resolve"]),
+        ("files", {"b.example": ["127.0.0.9"]}, ["http://b.example at 127.0.0.9 does not answer (Connection refused)"]),
+        ("files", {"b.example": ["127.0.0.1", "127.0.0.9"]}, ["http://b.example at 127.0.0.9"]),
+        ("files", {"b.example": ["::1"]}, ["http://b.example at ::1 does not answer"]),
     ],
 )
-def test_names_that_do_not_lead_here_are_told(program, web, tmp_path, answers, names, words):
+def test_names_that_do_not_lead_to_this_host_are_reported(program, web, tmp_path, answers, names, messages):
     web.answers = answers
     web.names.update(names)
     web.names = {name: addresses for name, addresses in web.names.items() if addresses}
     with pytest.raises(program.Problem) as problem:
         probe(program, web, tmp_path)
-    assert problem.value.found.startswith("The CA was not asked: ")
-    for word in words:
-        assert word in problem.value.found
-    assert "open port 80" in problem.value.cure and not problem.value.refused
+    assert problem.value.found.startswith("No certificate was requested: ")
+    for message in messages:
+        assert message in problem.value.found
+    assert "open port 80" in problem.value.fix and not problem.value.refused
 
 
 @pytest.mark.parametrize(
@@ -576,67 +584,70 @@ def test_names_that_do_not_lead_here_are_told(program, web, tmp_path, answers, n
         *(b"HTTP/1.1 302 x\r\nLocation: " + url + b"\r\n\r\n" for url in (b"http://[", b"http://x:abc/", b"http://x:99999/", b"//\x1b[2J")),
     ],
 )
-def test_the_server_that_a_name_leads_to_may_answer_anything(program, web, tmp_path, capsys, answer):
+def test_a_hostile_response_to_the_probe_is_reported_safely(program, web, tmp_path, capsys, answer):
     web.answers = answer
     with pytest.raises(program.Problem) as problem:
         probe(program, web, tmp_path)
-    assert problem.value.found.startswith("The CA was not asked: ") and len(problem.value.found) < 1000
+    assert problem.value.found.startswith("No certificate was requested: ") and len(problem.value.found) < 1000
     program.say(problem.value.found)
     assert capsys.readouterr().out.strip().isprintable()
 
 
-def test_a_host_without_ipv6_leaves_that_to_the_ca(program, web, tmp_path):
+def test_a_host_without_ipv6_does_not_probe_ipv6_addresses(program, web, tmp_path):
     web.names["b.example"] = ["127.0.0.1", "::1"]
     probe(program, web, tmp_path)
 
 
-def test_the_ca_is_not_asked_while_a_name_leads_elsewhere(program, web, nginx, tmp_path):
+def test_no_certificate_is_requested_while_a_name_leads_elsewhere(program, web, nginx, tmp_path):
     site = configured(program, tmp_path, probe=True)
     client(tmp_path)
     web.names.pop("b.example")
-    assert keep(program, site) == 1 and asked(tmp_path) == []
-    web.names["b.example"], web.folder = ["127.0.0.1"], site.webroot
-    assert keep(program, site) == 0 and len(asked(tmp_path)) == 1
+    assert keep(program, site) == 1 and requests(tmp_path) == []
+    web.names["b.example"], web.directory = ["127.0.0.1"], site.webroot
+    assert keep(program, site) == 0 and len(requests(tmp_path)) == 1
 
 
-# -- serving it --------------------------------------------------------------------------------------------------------
+# -- nginx -------------------------------------------------------------------------------------------------------------
 
 
-def test_one_that_nginx_does_not_serve_is_noticed_and_mended(program, site, nginx, tmp_path, capsys):
+def test_nginx_is_reloaded_if_it_serves_another_certificate(program, site, nginx, tmp_path, capsys):
     put(site, tmp_path)
     shutil.copy(site.file, nginx.file)
     put(site, tmp_path)
     assert keep(program, site) == 0
-    assert "nginx was reloaded" in capsys.readouterr().out
+    assert "Reloaded nginx" in capsys.readouterr().out
     assert nginx.file.read_text() == site.file.read_text()
 
 
-def test_a_reload_that_changes_nothing_is_told_and_tried_again(program, site, nginx, tmp_path, capsys):
-    """`systemctl reload` says yes also where nginx refuses its configuration."""
+def test_a_reload_without_effect_is_reported_and_retried(program, site, nginx, tmp_path, capsys):
+    """`systemctl reload` also succeeds if nginx rejects its configuration."""
     put(site, tmp_path)
     shutil.copy(site.file, nginx.file)
     put(site, tmp_path)
     command(tmp_path, "systemctl", "true")
-    assert keep(program, site) == 3, "what nginx serves is good"
-    assert "nginx doesn't serve the certificate that is on the disk" in capsys.readouterr().err
+    assert keep(program, site) == 3, "the certificate that nginx serves is still valid"
+    assert "nginx does not serve the certificate on the disk" in capsys.readouterr().err
     command(tmp_path, "systemctl", f'[ "$1" != reload ] || cp {site.file} {nginx.file}')
     assert keep(program, site, timer=True) == 0
     assert not site.problem_file.exists()
 
 
-def test_an_nginx_that_is_down_is_told(program, site, tmp_path, capsys):
+def test_a_stopped_nginx_is_reported(program, site, tmp_path, capsys):
     put(site, tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         program.HTTPS = closed.getsockname()
     command(tmp_path, "systemctl", "echo nginx.service is not active >&2; exit 1")
     assert keep(program, site) == 1
-    assert "(nginx.service is not active)" in (told := capsys.readouterr().err) and "Visitors do notice: nginx doesn't answer." in told
+    assert (
+        "(nginx.service is not active)" in (message := capsys.readouterr().err)
+        and "Visitors are affected: nginx does not answer." in message
+    )
 
 
-# -- before, and after -------------------------------------------------------------------------------------------------
+# -- installation and removal ------------------------------------------------------------------------------------------
 
 
-def test_nginx_has_something_to_start_with_and_the_timer_runs(program, site, tmp_path, capsys):
+def test_prepare_creates_a_temporary_certificate_and_starts_the_timer(program, site, tmp_path, capsys):
     site.state.mkdir()
     command(tmp_path, "systemctl", f'echo "$@" >>{tmp_path}/systemctl; [ "$1" != show ] || cat {tmp_path}/shown')
     (tmp_path / "shown").write_text("NeedDaemonReload=no\nUnitFileState=disabled\nActiveState=inactive\n")
@@ -652,7 +663,7 @@ def test_nginx_has_something_to_start_with_and_the_timer_runs(program, site, tmp
     assert capsys.readouterr().out == "" and site.file.read_text() == before
 
 
-def test_units_that_changed_are_taken_up(program, site, tmp_path):
+def test_changed_units_are_reloaded(program, site, tmp_path):
     site.state.mkdir()
     command(
         tmp_path,
@@ -663,29 +674,29 @@ def test_units_that_changed_are_taken_up(program, site, tmp_path):
     assert (tmp_path / "systemctl").read_text().splitlines()[1:] == ["daemon-reload", "restart unit-certificate.timer"]
 
 
-def test_without_settings_it_removes_itself_and_all_that_it_made(program, site, nginx, tmp_path, monkeypatch, capsys):
+def test_without_settings_the_program_removes_itself_and_its_files(program, site, nginx, tmp_path, monkeypatch, capsys):
     client(tmp_path)
     keep(program, site)
     site.state.mkdir(exist_ok=True)
     (site.state / "account").write_text("")
-    own = tmp_path / "unit-certificate"
-    own.write_text("")
+    program_file = tmp_path / "unit-certificate"
+    program_file.write_text("")
     units = [program.UNITS / f"unit-certificate.{kind}" for kind in ("timer", "service")]
     for unit in units:
         unit.write_text("")
-    monkeypatch.setattr(program, "__file__", str(own))
+    monkeypatch.setattr(program, "__file__", str(program_file))
     command(tmp_path, "systemctl", f'echo "$@" >>{tmp_path}/systemctl')
     own_run = f'case " $* " in *" --wait "*) ;; *) echo "$@" >>{tmp_path}/later; exit ;; esac\n'
-    command(tmp_path, "systemd-run", own_run + UNIT.format(here=tmp_path))
+    command(tmp_path, "systemd-run", own_run + UNIT.format(base=tmp_path))
     command(tmp_path, "userdel", f'echo "$@" >>{tmp_path}/users')
     site.settings_file.unlink()
     program.remove(site, argparse.Namespace(check=True, timer=False))
     program.remove(site, argparse.Namespace(check=False, timer=True))
-    assert own.exists() and (tmp_path / "later").read_text().endswith(f"{own} {site.folder}\n"), (
-        "the timer's own view of the system is read-only"
+    assert program_file.exists() and (tmp_path / "later").read_text().endswith(f"{program_file} {site.directory}\n"), (
+        "the timer's unit has a read-only view of the system, so another unit removes the program"
     )
     program.remove(site, argparse.Namespace(check=False, timer=False))
-    assert not any(path.exists() for path in (own, site.state, site.webroot, program.RUN / "flaskhost-acme", *units))
+    assert not any(path.exists() for path in (program_file, site.state, site.webroot, program.RUN / "flaskhost-acme", *units))
     assert (tmp_path / "users").read_text() == "unit-tls\n"
     assert "disable --now unit-certificate.timer" in (tmp_path / "systemctl").read_text()
-    assert site.file.exists(), "nginx serves it until the new source has another"
+    assert site.file.exists(), "nginx serves it until the new source provides another one"

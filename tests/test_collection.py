@@ -1,4 +1,4 @@
-"""The collection that users install: what the tarball holds, and that it works in an empty directory with nothing else of the clone."""
+"""The published collection: the contents of the tarball, and that it works in an empty directory without a clone."""
 
 import importlib
 import json
@@ -13,7 +13,7 @@ import yaml
 from conftest import COLLECTIONS, PROJECT
 
 SECRET = "planted-secret-7c1d"
-# What a working tree may hold beside the project's own files. None of it may be published.
+# Files that a work tree may contain in addition to the project's own. None of them may be published.
 PLANTED = [
     *(".env", ".env.production", "production.env", "inventories/production/.env", "roles/nginx/.env", "playbooks/.envrc"),
     *("vault-password", "vault_password.txt", ".vault-password-production", "roles/release/vault-password-staging", "playbooks/vault.yml"),
@@ -35,7 +35,7 @@ PLANTED = [
     *("README.md.orig", "roles/ufw/tasks/main.yml.rej", "plugins/filter/urls.py.bak", "plugins/filter/__pycache__/urls.cpython-313.pyc"),
     *(".github/secret", ".gitignore", ".DS_Store", "docs/.DS_Store", "node_modules/left/index.js"),
 ]
-# A new file at the top of the project is published or ignored (build_ignore in galaxy.yml) by decision, not by accident.
+# Add a new top-level file either here or to build_ignore in galaxy.yml.
 PUBLISHED = {
     *("CHANGELOG.md", "CONTRIBUTING.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "SECURITY.md"),
     *("bindep.txt", "requirements.txt", "requirements.yml"),
@@ -47,11 +47,11 @@ KINDS = {"modules": "module", "filter": "filter", "lookup": "lookup"}
 INVENTORY = "---\napp_servers: { hosts: { shop: { ansible_host: 192.0.2.1 } } }\n"
 
 
-def run(*words, cwd, good=True, **environment):
+def run(*command, cwd, succeeds=True, **environment):
     environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"} | environment
-    done = subprocess.run(words, cwd=cwd, env=environment, text=True, capture_output=True)
-    assert (done.returncode == 0) is good, done.stdout + done.stderr
-    return done.stdout if "--json" in words else done.stdout + done.stderr
+    done = subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True)
+    assert (done.returncode == 0) is succeeds, done.stdout + done.stderr
+    return done.stdout if "--json" in command else done.stdout + done.stderr
 
 
 def build(tree, out):
@@ -62,7 +62,7 @@ def build(tree, out):
 
 @pytest.fixture(scope="session")
 def tarball(tmp_path_factory):
-    """Built from a copy of the work tree in which secrets and leftovers lie."""
+    """The tarball, built from a copy of the work tree that also contains secrets and leftovers."""
     tree = tmp_path_factory.mktemp("tree") / "flaskhost"
     shutil.copytree(PROJECT, tree, symlinks=True, ignore=shutil.ignore_patterns(*TOOLS))
     for name in PLANTED:
@@ -74,19 +74,19 @@ def tarball(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def installed(tarball, tmp_path_factory):
-    """A directory of collections with Flaskhost in it, far from the clone."""
-    place = tmp_path_factory.mktemp("installed")
-    run("ansible-galaxy", "collection", "install", str(tarball), "--no-deps", "--offline", "-p", str(place), cwd=place)
-    return place
+    """A collections directory outside the clone, with Flaskhost installed."""
+    directory = tmp_path_factory.mktemp("installed")
+    run("ansible-galaxy", "collection", "install", str(tarball), "--no-deps", "--offline", "-p", str(directory), cwd=directory)
+    return directory
 
 
 @pytest.fixture
 def empty(installed, tmp_path):
-    """A command in an empty directory, for a person who has installed the collection and has no clone."""
+    """Runs a command in an empty directory, with the collection installed and without a clone."""
     (tmp_path / "hosts.yml").write_text(INVENTORY)
 
-    def command(*words, **more):
-        return run(*words, cwd=tmp_path, ANSIBLE_COLLECTIONS_PATH=str(installed), **more)
+    def command(*arguments, **more):
+        return run(*arguments, cwd=tmp_path, ANSIBLE_COLLECTIONS_PATH=str(installed), **more)
 
     return command
 
@@ -99,15 +99,15 @@ def test_no_secret_is_published(tarball):
     assert not names & set(PLANTED)
 
 
-def test_nothing_is_published_that_a_user_does_not_need(tarball):
+def test_only_files_that_users_need_are_published(tarball):
     with tarfile.open(tarball) as tar:
         members = tar.getmembers()
     assert {member.name.split("/")[0] for member in members} <= PUBLISHED
-    # links lead nowhere outside, and no collection is inside another
+    # no links that lead outside, such as collections/
     assert not [member.name for member in members if member.issym()]
 
 
-def test_everything_that_roles_and_plugins_need_is_published(tarball):
+def test_all_files_that_roles_and_plugins_need_are_published(tarball):
     with tarfile.open(tarball) as tar:
         published = set(tar.getnames())
     parts = ("plugins", "roles", "meta", "docs")
@@ -118,11 +118,20 @@ def test_everything_that_roles_and_plugins_need_is_published(tarball):
         if path.is_file() and "__pycache__" not in path.parts
     }
     needed |= {str(path.relative_to(PROJECT)) for path in (PROJECT / "playbooks").rglob("*.yml")}
-    of_the_clone = {"docs/audit.json", "docs/benchmarks.json", "docs/generate.py", "docs/packages.json", "docs/packages.py"}
-    assert needed - published == of_the_clone
+    only_in_the_clone = {
+        "audit.json",
+        "benchmarks.json",
+        "generate.py",
+        "language.py",
+        "packages.json",
+        "packages.py",
+        "site/build.py",
+        "site/conf.py",
+    }
+    assert needed - published == {f"docs/{name}" for name in only_in_the_clone}
 
 
-def test_dependencies_are_those_that_roles_use_and_requirements_name_them():
+def test_galaxy_dependencies_and_requirements_list_the_collections_in_use():
     galaxy = yaml.safe_load((PROJECT / "galaxy.yml").read_text())
     used = set()
     for path in [
@@ -140,7 +149,7 @@ def test_dependencies_are_those_that_roles_use_and_requirements_name_them():
     assert {entry["name"]: entry["version"] for entry in required} == galaxy["dependencies"]
 
 
-def test_every_version_is_the_same():
+def test_galaxy_and_pyproject_have_the_same_version():
     galaxy = yaml.safe_load((PROJECT / "galaxy.yml").read_text())
     assert f'\nversion = "{galaxy["version"]}"\n' in (PROJECT / "pyproject.toml").read_text()
 
@@ -149,10 +158,10 @@ def playbooks():
     return sorted(path.stem for path in (PROJECT / "playbooks").glob("*.yml"))
 
 
-def test_every_playbook_runs_by_its_full_name_from_an_empty_directory(empty):
+def test_every_playbook_can_be_run_by_its_full_name_from_an_empty_directory(empty):
     names = [f"flaskhost.flaskhost.{name}" for name in playbooks()]
-    said = empty("ansible-playbook", *names, "-i", "hosts.yml", "--list-tasks", "--list-hosts")
-    for name, text in zip(names, said.split("\nplaybook: ")[1:], strict=True):
+    output = empty("ansible-playbook", *names, "-i", "hosts.yml", "--list-tasks", "--list-hosts")
+    for name, text in zip(names, output.split("\nplaybook: ")[1:], strict=True):
         assert text.partition("\n")[0].endswith(f"/{name.rpartition(chr(46))[2]}.yml")
         assert "      shop\n" in text or name.endswith((".develop", ".new"))
 
@@ -176,11 +185,11 @@ def test_ansible_doc_documents_every_plugin(empty, kind):
     for name in names:
         doc = shown[name]
         assert doc["doc"]["short_description"] and doc["doc"]["description"], name
-        assert name in doc["examples"], f"{name}: its examples don't use it by its full name"
+        assert name in doc["examples"], f"{name}: its examples don't use its full name"
         assert doc["return"], name
 
 
-def test_a_page_of_a_filter_is_that_of_one_that_exists():
+def test_every_filter_page_belongs_to_a_filter():
     assert {path.stem for path in PLUGINS.glob("filter/*.yml")} <= set(names_of("filter"))
 
 
@@ -202,41 +211,42 @@ def test_ansible_doc_documents_every_role_and_entry_point(empty):
     shown = json.loads(empty("ansible-doc", "-t", "role", "--json", *(f"flaskhost.flaskhost.{role}" for role in roles)))
     for role in roles:
         entries = shown[f"flaskhost.flaskhost.{role}"]["entry_points"]
-        wanted = {"main"} | {entry for name, entry in used if name == role}
-        assert wanted <= {*entries}, (role, wanted - {*entries})
+        expected = {"main"} | {entry for name, entry in used if name == role}
+        assert expected <= {*entries}, (role, expected - {*entries})
         undescribed = [name for name, entry in entries.items() if not (entry["short_description"] and entry.get("description"))]
         assert undescribed == [], role
 
 
-def test_missing_collections_are_named_in_one_message_before_any_host_is_touched(empty, installed):
-    """With ansible-core alone."""
+def test_missing_collections_are_reported_together_before_any_host_is_touched(empty, installed):
+    """Only ansible-core is installed."""
     alone = {"ANSIBLE_COLLECTIONS_SCAN_SYS_PATH": "false"}
-    said = empty("ansible-playbook", "flaskhost.flaskhost.deploy", "-i", "hosts.yml", good=False, **alone)
-    wanted = yaml.safe_load((PROJECT / "galaxy.yml").read_text())["dependencies"]
-    assert f"{len(wanted)} Ansible collections are missing or too old on this controller. No host was touched." in said
-    for name, version in wanted.items():
-        assert f"- {name} {version}: it is not installed." in said
+    output = empty("ansible-playbook", "flaskhost.flaskhost.deploy", "-i", "hosts.yml", succeeds=False, **alone)
+    expected = yaml.safe_load((PROJECT / "galaxy.yml").read_text())["dependencies"]
+    assert f"{len(expected)} Ansible collections are missing or too old on this controller. No host was touched." in output
+    for name, version in expected.items():
+        assert f"- {name} {version}: not installed." in output
     requirements = installed / "ansible_collections/flaskhost/flaskhost/requirements.yml"
-    assert f"Run: ansible-galaxy collection install -r {requirements}" in said and requirements.is_file()
-    assert "couldn't resolve module/action" not in said and "PLAY RECAP" in said
+    assert f"Run: ansible-galaxy collection install -r {requirements}" in output and requirements.is_file()
+    assert "couldn't resolve module/action" not in output and "PLAY RECAP" in output
 
 
-def test_a_collection_that_is_too_old_is_named_with_its_version():
+def test_an_outdated_collection_is_reported_with_its_version():
     check = importlib.import_module("ansible_collections.flaskhost.flaskhost.plugins.action.collections_check")
     assert check.fits("3.10.1", ">=3.9.0,<4.0.0") and not check.fits("3.8.9", ">=3.9.0") and not check.fits("4.0.0", ">=3.9.0, <4.0.0")
-    said = check.message([], ["ansible.posix"], {"ansible.posix": ">=2.0.0"}, {"ansible.posix": "1.6.2"})
+    output = check.message([], ["ansible.posix"], {"ansible.posix": ">=2.0.0"}, {"ansible.posix": "1.6.2"})
     assert (
-        said.startswith("One Ansible collection is missing or too old") and "- ansible.posix >=2.0.0: version 1.6.2 is installed." in said
+        output.startswith("One Ansible collection is missing or too old")
+        and "- ansible.posix >=2.0.0: version 1.6.2 is installed." in output
     )
-    assert "ansible-galaxy collection install --upgrade -r " in said
+    assert "ansible-galaxy collection install --upgrade -r " in output
 
 
-def test_the_clone_is_the_installed_collection():
+def test_the_clone_is_available_as_a_collection():
     assert (COLLECTIONS / "ansible_collections/flaskhost/flaskhost").resolve() == PROJECT
     assert (PROJECT / "playbooks/collections").resolve() == COLLECTIONS
 
 
-def test_an_execution_environment_finds_what_it_installs():
-    wanted = yaml.safe_load((PROJECT / "meta/execution-environment.yml").read_text())["dependencies"]
-    for name in wanted.values():
+def test_the_files_named_by_the_execution_environment_exist():
+    expected = yaml.safe_load((PROJECT / "meta/execution-environment.yml").read_text())["dependencies"]
+    for name in expected.values():
         assert (PROJECT / name).is_file() and name in PUBLISHED

@@ -1,4 +1,4 @@
-"""An app's image: how it is brought to a host, what quadlet is told of it, and how its command is reached."""
+"""An app's image: its transfer to a host, the settings of its quadlet unit, and the proxy to its command."""
 
 import contextlib
 import errno
@@ -25,32 +25,32 @@ flaskhost_port = load(PROJECT / "roles/release/files/flaskhost_port.py")
 # -- the image ---------------------------------------------------------------------------------------------------------
 
 
-def names_packed(tmp_path, members, there):
+def packed_members(tmp_path, members, layers_on_host):
     layout, packed = tmp_path / "image.tar", tmp_path / "image.tar.gz"
     with tarfile.open(layout, "w") as tar:
         for name in members:
             info = tarfile.TarInfo(name)
             info.size = len(name)
             tar.addfile(info, io.BytesIO(name.encode()))
-    container_image.pack(str(layout), str(packed), there)
+    container_image.pack(str(layout), str(packed), layers_on_host)
     with gzip.open(packed) as source, tarfile.open(fileobj=source) as tar:
         return {member.name: tar.extractfile(member).read().decode() for member in tar.getmembers()}
 
 
-def test_layers_that_the_host_has_stay_here(tmp_path):
+def test_layers_that_the_host_already_has_are_not_sent(tmp_path):
     members = ["oci-layout", "index.json", "blobs/sha256/aaa", "blobs/sha256/bbb"]
-    packed = names_packed(tmp_path, members, {"there", "sha256:aaa"})
+    packed = packed_members(tmp_path, members, {"sha256:other", "sha256:aaa"})
     assert packed == {name: name for name in members if not name.endswith("aaa")}
 
 
 @pytest.fixture
 def podman(tmp_path, monkeypatch):
-    """Stands in for the controller's: it notes what it is asked, with its environment, and has the images in a list. The rest is a test's own."""
+    """A stand-in for the controller's podman that records its calls and its environment. Tests can set the build's script."""
     (tmp_path / "bin").mkdir()
 
     def stand_in(build="exit 0"):
         script = f"""#!/bin/sh
-            printf '%s\\0' "$@" >>{tmp_path}/asked; echo >>{tmp_path}/asked
+            printf '%s\\0' "$@" >>{tmp_path}/calls; echo >>{tmp_path}/calls
             case "$1 $2" in
                 build*) env >{tmp_path}/environment; {build} ;;
                 "image exists") exit 1 ;;
@@ -67,7 +67,7 @@ def podman(tmp_path, monkeypatch):
 
 @pytest.fixture
 def release(tmp_path, podman):
-    """What the task that has an image built returns, of a Dockerfile and further options. The host has nothing, and does all that it is told."""
+    """Runs the action that builds an image of a Dockerfile. By default, the host has no layers and all its commands succeed."""
 
     def run(dockerfile="FROM x\nCMD serve\n", host=lambda _script: {"rc": 0, "stdout": '{"Cmd": ["serve"]}', "stderr": ""}, **changes):
         with tarfile.open(tmp_path / "source.tar.gz", "w:gz") as tar:
@@ -87,65 +87,65 @@ def release(tmp_path, podman):
     return run
 
 
-def asked(tmp_path):
-    return [line.rstrip("\0").split("\0") for line in (tmp_path / "asked").read_text().splitlines()]
+def podman_calls(tmp_path):
+    return [line.rstrip("\0").split("\0") for line in (tmp_path / "calls").read_text().splitlines()]
 
 
-def test_an_image_that_can_not_be_built_says_why(podman, release):
+def test_a_failed_build_is_reported_with_its_output(podman, release):
     podman("echo STEP 2/2: RUN false; echo it went wrong >&2; exit 1")
     found = release()
-    assert found["failed"] and found["msg"].startswith("Dockerfile: the image could not be built on this controller")
+    assert found["failed"] and found["msg"].startswith("Dockerfile: the build of the image failed on this controller")
     assert found["msg"].endswith("STEP 2/2: RUN false\nit went wrong")
 
 
-def test_a_controller_without_podman_is_told(tmp_path, release, monkeypatch):
+def test_missing_podman_on_the_controller_is_reported(tmp_path, release, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert release()["msg"].startswith("app_runtime: podman is not installed on this controller")
+    assert release()["msg"].startswith("app_runtime: podman, which builds the image, is not installed on this controller")
 
 
-def test_what_podman_and_the_host_print_is_shown_shortened_without_credentials_and_for_a_terminal(podman, release):
+def test_output_of_podman_and_the_host_is_shortened_and_shown_without_credentials_and_escape_sequences(podman, release):
     hostile = r"\033]0;title\007\033[2J\342\200\256 https://ann:hunter2@registry.example/x"
     podman(f"printf '{hostile}\\n'; yes 0123456789 | head -c 3000000 | tr -d '\\n'; printf '{hostile}\\n'; exit 1")
-    said = hostile.encode().decode("unicode_escape").encode("latin-1").decode()
-    refused = release(host=lambda _script: {"rc": 1, "stdout": "", "stderr": said * 10_000})
-    for found in release(), refused:
+    output = hostile.encode().decode("unicode_escape").encode("latin-1").decode()
+    failed = release(host=lambda _script: {"rc": 1, "stdout": "", "stderr": output * 10_000})
+    for found in release(), failed:
         assert found["failed"] and "hunter2" not in found["msg"] and len(found["msg"]) < 10_000
         assert found["msg"].replace("\n", "").isprintable()
 
 
-def test_a_build_has_an_end(tmp_path, podman, release, monkeypatch):
+def test_a_build_has_a_time_limit(tmp_path, podman, release, monkeypatch):
     monkeypatch.setattr(container_image, "BUILD_SECONDS", 1)
     podman("setsid yes 76543 & wait")
     found = release()
-    assert found["failed"] and "was not built within" in found["msg"]
+    assert found["failed"] and "did not finish within" in found["msg"]
     assert "yes 76543" not in subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
 
 
-def test_a_build_gets_no_git_no_agent_and_its_arguments_by_the_environment(tmp_path, release, monkeypatch):
+def test_a_build_has_no_git_and_no_ssh_agent_and_gets_its_arguments_from_the_environment(tmp_path, release, monkeypatch):
     monkeypatch.setenv("SSH_AUTH_SOCK", "/run/agent")
     assert "failed" not in release(build_args={"TOKEN": "hunter2", "SIZE": 3, "USER": "app"})
     environment = dict(line.split("=", 1) for line in (tmp_path / "environment").read_text().splitlines() if "=" in line)
     assert environment["TOKEN"] == "hunter2" and environment["SIZE"] == "3" and environment.get("USER") != "app"
     assert environment["GIT_ALLOW_PROTOCOL"] == "none" and "SSH_AUTH_SOCK" not in environment
-    (build,) = [words for words in asked(tmp_path) if words[0] == "build"]
+    (build,) = [call for call in podman_calls(tmp_path) if call[0] == "build"]
     assert {"--build-arg=TOKEN", "--build-arg=SIZE", "--build-arg=USER=app"} < {*build}
     release(build_options=["--ssh=default"])
     assert "SSH_AUTH_SOCK=/run/agent" in (tmp_path / "environment").read_text()
 
 
-def test_an_image_of_an_app_has_no_name_that_another_app_s_dockerfile_could_know(tmp_path, release):
+def test_another_app_s_dockerfile_cannot_guess_an_image_s_name(tmp_path, release):
     assert release()["changed"] and release(image="localhost/flaskhost/blog:k")["changed"]
     secret = (tmp_path / "cache/secret").read_text()
     assert len(secret) == 32 and (tmp_path / "cache/secret").stat().st_mode & 0o777 == 0o600
     names = []
-    for words in asked(tmp_path):
-        if words[0] == "build":
-            assert names == [], "a name that can be guessed is there while something is built"
-            assert any(word.startswith("--tag=localhost/flaskhost/") and word.endswith(f":k-{secret}") for word in words)
-        elif words[0] == "tag":
-            names.append(words[2])
-        elif words[0] == "untag":
-            names.remove(words[2])
+    for call in podman_calls(tmp_path):
+        if call[0] == "build":
+            assert names == [], "an image has a guessable name during a build"
+            assert any(word.startswith("--tag=localhost/flaskhost/") and word.endswith(f":k-{secret}") for word in call)
+        elif call[0] == "tag":
+            names.append(call[2])
+        elif call[0] == "untag":
+            names.remove(call[2])
     assert names == []
 
 
@@ -167,23 +167,23 @@ def test_an_image_of_an_app_has_no_name_that_another_app_s_dockerfile_could_know
         "FROM x\nARG N=host\nRUN --network=$N x\n",
     ],
 )
-def test_a_step_with_the_controller_s_own_network_is_refused(tmp_path, release, dockerfile):
+def test_a_step_that_uses_the_controller_s_network_is_rejected(tmp_path, release, dockerfile):
     found = release(dockerfile)
-    assert found["failed"] and found["msg"].startswith("Dockerfile: RUN --net") and "is refused, since a build must not" in found["msg"]
-    assert not any(words[0] == "build" for words in asked(tmp_path))
+    assert found["failed"] and found["msg"].startswith("Dockerfile: RUN --net") and "is not allowed: a build must not" in found["msg"]
+    assert not any(call[0] == "build" for call in podman_calls(tmp_path))
 
 
 @pytest.mark.parametrize(
     "step",
     ["RUN --network=none make", "RUN --network=default make", "RUN echo --network=host", "# RUN --network=host", "COPY --network=host a b"],
 )
-def test_other_steps_are_not(release, step):
+def test_other_steps_are_accepted(release, step):
     assert release(f"FROM x\n{step}\n")["changed"]
 
 
 @pytest.fixture
 def pulled(tmp_path):
-    """What is printed when the host's podman is this script."""
+    """Pulls the image with a script in place of the host's podman. Returns the failed run."""
 
     def run(script):
         (tmp_path / "podman").write_text(f"#!/bin/sh\n{script}\n")
@@ -191,24 +191,24 @@ def pulled(tmp_path):
         variables = {"container_app": "shop", "container_app_root": "/srv/shop", "container_image": "registry.example/shop:1"}
         variables |= {"container_wanted": {"environment": [], "shared": [], "directories": []}, "__container_pull_seconds": 2}
         task = {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.container", "tasks_from": "identify"}}
-        words, environment = ["--extra-vars", json.dumps(variables)], {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        return run_playbook(tmp_path, [task], {"here": {}}, *words, good=False, environment=environment, timeout=60)
+        arguments, environment = ["--extra-vars", json.dumps(variables)], {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        return run_playbook(tmp_path, [task], {"here": {}}, *arguments, succeeds=False, environment=environment, timeout=60)
 
     return run
 
 
-def test_a_registry_that_never_answers_is_not_waited_for(pulled):
-    said = pulled("exec sleep 50").text
-    assert "can't pull registry.example/shop:1: the registry has not delivered it within 2 seconds." in said
+def test_a_registry_that_never_responds_causes_a_timeout(pulled):
+    output = pulled("exec sleep 50").text
+    assert "can't pull registry.example/shop:1: the registry did not deliver it within 2 seconds." in output
 
 
-def test_what_a_registry_says_is_shown_for_a_terminal(pulled):
+def test_a_registry_s_output_is_shown_without_escape_sequences(pulled):
     run = pulled(
         r"{ printf 'no\033]0;title\007\033[2J https://ann:hunter2@registry.example\342\200\256 '; yes | head -c 9000 | tr -d '\n'; } >&2; exit 1"
     )
-    said = run.output
+    output = run.output
     assert "can't pull registry.example/shop:1: no https://…@registry.example" in run.text
-    assert "\x1b" not in said and "\u202e" not in said and "hunter2" not in said and "y" * 500 not in said
+    assert "\x1b" not in output and "\u202e" not in output and "hunter2" not in output and "y" * 500 not in output
 
 
 @pytest.mark.parametrize(
@@ -226,10 +226,12 @@ def test_what_a_registry_says_is_shown_for_a_terminal(pulled):
         "/é",
     ],
 )
-def test_a_working_directory_that_is_no_plain_path_is_refused(workdir):
-    with pytest.raises(container_image.ImageError, match=r"^Dockerfile: the image's working directory is .*No unit was written") as refused:
+def test_a_working_directory_that_is_not_a_plain_path_is_rejected(workdir):
+    with pytest.raises(
+        container_image.ImageError, match=r"^Dockerfile: the image's working directory .* is not supported.*No unit was written"
+    ) as error:
         container_image.check({"WorkingDir": workdir, "Cmd": ["serve"]}, "Dockerfile")
-    assert str(refused.value).isprintable() and str(refused.value).isascii()
+    assert str(error.value).isprintable() and str(error.value).isascii()
 
 
 @pytest.mark.parametrize("workdir", ["", "/", "/app", "/usr/src/my-app_2.0"])
@@ -237,8 +239,8 @@ def test_a_plain_working_directory_is_accepted(workdir):
     container_image.check({"WorkingDir": workdir, "Entrypoint": ["serve"]}, "Dockerfile")
 
 
-def test_an_image_has_links_to_what_releases_share(tmp_path):
-    lines = container_image.links(["uploads", "data/cache", "data/cache/small", "uploads2"], "/var/lib/shop")
+def test_an_image_has_links_to_the_shared_directories(tmp_path):
+    lines = container_image.link_commands(["uploads", "data/cache", "data/cache/small", "uploads2"], "/var/lib/shop")
     subprocess.run(["sh", "-ec", lines], cwd=tmp_path, check=True)
     found = {str(path.relative_to(tmp_path)): os.readlink(path) for path in tmp_path.rglob("*") if path.is_symlink()}
     assert found == {name: f"/var/lib/shop/{name}" for name in ("uploads", "data/cache", "uploads2")}
@@ -247,12 +249,12 @@ def test_an_image_has_links_to_what_releases_share(tmp_path):
 # -- the units ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_only_the_host_knows_is_filled_in():
+def test_values_known_only_to_the_host_are_filled_in():
     known = {"user": "7:8", "number": "2"}
     assert quadlet_units.fill("--user=${user} shop.${number} ${HOME} $user", known) == "--user=7:8 shop.2 ${HOME} $user"
 
 
-# -- its command -------------------------------------------------------------------------------------------------------
+# -- the image's command -----------------------------------------------------------------------------------------------
 
 ON_PORT = """
 import http.server, os, signal, sys
@@ -285,8 +287,8 @@ def serve(tmp_path):
 
     def start(entrypoint, command, **more):
         (tmp_path / "image.json").write_text(json.dumps({"Entrypoint": entrypoint, "Cmd": command, **more}))
-        words = [sys.executable, tmp_path / "serve.py", tmp_path / "image.json"]
-        process = subprocess.Popen(words, env=dict(os.environ, SOCKET=str(tmp_path / "wsgi.sock")), stderr=subprocess.PIPE, text=True)
+        arguments = [sys.executable, tmp_path / "serve.py", tmp_path / "image.json"]
+        process = subprocess.Popen(arguments, env=dict(os.environ, SOCKET=str(tmp_path / "wsgi.sock")), stderr=subprocess.PIPE, text=True)
         started.append(process)
         end = time.monotonic() + 10
         while not (tmp_path / "wsgi.sock").exists() and process.poll() is None and time.monotonic() < end:
@@ -306,26 +308,26 @@ def connect(tmp_path):
     return client
 
 
-def test_a_command_that_serves_on_a_port_is_reached_by_the_socket(serve, tmp_path):
+def test_a_command_that_listens_on_a_port_is_reachable_through_the_socket(serve, tmp_path):
     process = serve([sys.executable], ["-c", ON_PORT])
     body = os.urandom(300_000)
     with connect(tmp_path) as client:
-        # a connection is kept, as nginx keeps it
+        # the connection is kept open, as nginx does
         for _ in range(2):
             client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             answer = client.makefile("rb")
             headers = b"".join(iter(answer.readline, b"\r\n"))
             assert b" 200 " in headers and answer.read(len(body)) == body
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 7, "it gets the signal, and how it ends is told"
+    assert process.wait(10) == 7, "the command gets the signal, and its exit code is passed on"
 
 
-# answers after a second, and ends when it has
+# responds after a second, then exits
 SLOW = """
 import os, signal, socket, time
 signal.signal(signal.SIGTERM, lambda *_: None)
 listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
-listener.accept()  # the proxy sees whether it is there
+listener.accept()  # the proxy's probe
 client = listener.accept()[0]
 client.recv(10)
 time.sleep(1)
@@ -333,8 +335,8 @@ client.sendall(b"x" * 3_000_000)
 """
 
 
-def test_an_answer_on_its_way_arrives(serve, tmp_path):
-    """The command ends when it has answered; what it said has still to pass the proxy."""
+def test_a_response_is_completed_after_the_command_has_exited(serve, tmp_path):
+    """The command exits after its response, which the proxy must still deliver."""
     process = serve([sys.executable], ["-c", SLOW])
     with connect(tmp_path) as client:
         client.sendall(b"?")
@@ -344,19 +346,19 @@ def test_an_answer_on_its_way_arrives(serve, tmp_path):
     assert process.wait(10) == 0
 
 
-def test_an_image_s_own_signal_ends_its_command(serve, tmp_path):
+def test_the_image_s_stop_signal_stops_its_command(serve, tmp_path):
     process = serve([sys.executable], ["-c", ON_PORT.replace("signal.SIGTERM", "signal.SIGQUIT")], StopSignal="SIGQUIT")
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 7
 
 
-def test_a_command_that_opens_the_socket_has_it_to_itself(serve, tmp_path):
+def test_a_command_that_opens_the_socket_itself_needs_no_proxy(serve, tmp_path):
     serve(None, [sys.executable, "-c", ON_SOCKET])
     with connect(tmp_path) as client:
         assert client.recv(10) == b"mine"
 
 
-def test_a_command_that_listens_on_ipv6_too_is_reached(serve, tmp_path):
+def test_a_command_that_listens_on_ipv6_too_is_reachable(serve, tmp_path):
     dual = ON_PORT.replace(
         'http.server.ThreadingHTTPServer(("127.0.0.1",',
         'socket = __import__("socket")\nclass Dual(http.server.ThreadingHTTPServer):\n    address_family = socket.AF_INET6\nDual(("::",',
@@ -367,7 +369,7 @@ def test_a_command_that_listens_on_ipv6_too_is_reached(serve, tmp_path):
         assert b" 200 " in client.recv(100)
 
 
-# answers the proxy's probe, and leaves its port to another user of the host
+# accepts the proxy's probe, then leaves its port to another user of the host
 STOLEN = """
 import os, signal, socket, time
 signal.alarm(30)
@@ -395,24 +397,24 @@ time.sleep(60)
 
 
 @pytest.mark.skipif(os.geteuid(), reason="another user's listener needs root")
-def test_a_port_that_another_user_took_first_is_not_served(serve, tmp_path):
+def test_a_port_taken_by_another_user_before_the_start_is_not_served(serve, tmp_path):
     process = serve([sys.executable], ["-c", TAKEN])
     assert process.wait(10) == 1 and "was taken by another user of the host" in process.stderr.read()
     assert not (tmp_path / "wsgi.sock").exists()
 
 
 @pytest.mark.skipif(os.geteuid(), reason="another user's listener needs root")
-def test_a_port_that_another_user_took_later_gets_no_visitor(serve, tmp_path):
+def test_a_port_taken_by_another_user_later_gets_no_requests(serve, tmp_path):
     serve([sys.executable], ["-c", STOLEN])
     time.sleep(1)
-    # it may be closed before anything is sent
+    # the proxy may close the connection before the request is sent
     with connect(tmp_path) as client, contextlib.suppress(ConnectionError):
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert client.recv(100) == b""
 
 
 @pytest.mark.skipif(os.geteuid(), reason="another user's listeners need root")
-def test_many_listeners_of_another_user_slow_no_visitor_down(serve, tmp_path):
+def test_many_listeners_of_another_user_do_not_slow_down_requests(serve, tmp_path):
     with foreign_listeners("127.0.0.2", 10_000):
         serve([sys.executable], ["-c", ON_PORT])
         started = time.monotonic()
@@ -423,21 +425,21 @@ def test_many_listeners_of_another_user_slow_no_visitor_down(serve, tmp_path):
         assert time.monotonic() - started < 1
 
 
-def test_without_netlink_the_owner_is_known_too(monkeypatch):
-    def refuse(_port):
+def test_a_port_s_owner_is_found_without_netlink(monkeypatch):
+    def fail(_port):
         raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
 
-    monkeypatch.setattr(flaskhost_port, "asked", refuse)
+    monkeypatch.setattr(flaskhost_port, "owner_by_netlink", fail)
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.2", 0)) as other:
         assert flaskhost_port.owners(listener.getsockname()[1]) == {os.getuid()}
         assert flaskhost_port.owners(other.getsockname()[1]) == set()
 
 
-def test_an_image_without_a_command_is_refused(serve):
+def test_an_image_without_a_command_is_rejected(serve):
     process = serve(None, None)
     assert process.wait(10) == 1 and "the image has no command" in process.stderr.read()
 
 
-def test_one_that_is_killed_is_told_of(serve):
+def test_a_killed_command_is_reported(serve):
     process = serve(None, [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
     assert process.wait(10) == 137

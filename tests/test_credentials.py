@@ -1,4 +1,4 @@
-"""S25: a credential of a URL in the settings shows nowhere: not in what Ansible prints with -vvv, not on a host, not in a process's arguments."""
+"""S25: a credential in a URL of the settings appears neither in Ansible's output with -vvv, nor on a host, nor in a process's arguments."""
 
 import base64
 import functools
@@ -13,29 +13,29 @@ from urllib.parse import quote
 import pytest
 from conftest import LOCAL, PROJECT, run_playbook, with_modules
 
-# as it is in the URL: percent-encoded
+# in a URL, the token is percent-encoded
 TOKEN, ENCODED = "tok3n/of@the:owner", quote("tok3n/of@the:owner", safe="")
 MARKS = ["tok3n", base64.b64encode(f"ann:{TOKEN}".encode()).decode(), base64.b64encode(f"{TOKEN}:".encode()).decode()]
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a git repository to those who have the credential, and remembers who asked."""
+    """Serves a git repository to clients with the credential, and records the credentials of all requests."""
 
-    def __init__(self, folder, allowed=(), redirect=""):
-        self.allowed, self.redirect, self.asked = allowed, redirect, []
-        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    def __init__(self, directory, allowed=(), redirect=""):
+        self.allowed, self.redirect, self.credentials = allowed, redirect, []
+        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(directory)))
         threading.Thread(target=self.serve_forever, daemon=True).start()
         self.place = f"127.0.0.1:{self.server_port}"
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
-        given = self.headers.get("Authorization", "")
-        self.server.asked.append(given)
+        sent = self.headers.get("Authorization", "")
+        self.server.credentials.append(sent)
         if self.server.redirect:
             self.send_response(302)
             self.send_header("Location", self.server.redirect + self.path)
-        elif base64.b64decode(given.removeprefix("Basic ")).decode() in self.server.allowed:
+        elif base64.b64decode(sent.removeprefix("Basic ")).decode() in self.server.allowed:
             super().do_GET()
             return
         else:
@@ -50,7 +50,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def controller(tmp_path, monkeypatch):
-    """A home of its own, and a git that notes its arguments."""
+    """A controller with a separate home directory, and a git that records its arguments."""
     git = subprocess.run(["which", "git"], check=True, capture_output=True, text=True).stdout.strip()
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/git").write_text(
@@ -67,22 +67,22 @@ def controller(tmp_path, monkeypatch):
 
 @pytest.fixture
 def repository(controller):
-    folder = controller / "repositories/x.git"
+    directory = controller / "repositories/x.git"
     source = controller / "source"
     source.mkdir()
     (source / "requirements.txt").write_text("Flask\n")
     identity = ["-c", "user.name=ann", "-c", "user.email=ann@example.com", "-c", "init.defaultBranch=main"]
-    for words in ["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]:
-        subprocess.run(["git", *identity, "-C", source, *words], check=True)
-    subprocess.run(["git", "clone", "-q", "--bare", source, folder], check=True)
-    subprocess.run(["git", "-C", folder, "update-server-info"], check=True)
-    shutil.copytree(folder, folder.with_name("z.git"))
+    for arguments in ["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]:
+        subprocess.run(["git", *identity, "-C", source, *arguments], check=True)
+    subprocess.run(["git", "clone", "-q", "--bare", source, directory], check=True)
+    subprocess.run(["git", "-C", directory, "update-server-info"], check=True)
+    shutil.copytree(directory, directory.with_name("z.git"))
     (controller / "arguments").unlink()
-    return folder.parent
+    return directory.parent
 
 
-def play(controller, book, hosts, good=None, **options):
-    return run_playbook(controller, book, hosts, "-vvv", "--diff", settings={}, good=good, timeout=300, **options)
+def play(controller, book, hosts, succeeds=None, **options):
+    return run_playbook(controller, book, hosts, "-vvv", "--diff", settings={}, succeeds=succeeds, timeout=300, **options)
 
 
 def settings(**changes):
@@ -91,21 +91,21 @@ def settings(**changes):
 
 
 def assert_no_credential(controller, output):
-    places = {"the output": output}
+    texts = {"the output": output}
     for path in controller.rglob("*"):
         if path.is_file() and path != controller / "hosts.json":
-            places[str(path)] = path.read_bytes().decode(errors="replace")
-    for place, text in places.items():
+            texts[str(path)] = path.read_bytes().decode(errors="replace")
+    for name, text in texts.items():
         for mark in MARKS:
-            assert mark not in text, f"{place}: {[line for line in text.splitlines() if mark in line]}"
+            assert mark not in text, f"{name}: {[line for line in text.splitlines() if mark in line]}"
 
 
-def test_preflight_shows_no_credential(controller, repository):
+def test_preflight_does_not_show_a_credential(controller, repository):
     server, wrong = Server(repository, [f"ann:{TOKEN}", f"{TOKEN}:"]), Server(repository)
     elsewhere = Server(repository, redirect=f"http://{wrong.place}")
     hosts = {
         "version": settings(app_source=f"http://ann:{ENCODED}@{server.place}/x.git", app_version="v9"),
-        "folder": settings(app_source=f"http://ann:{ENCODED}@{server.place}/x.git", app_folder="nowhere"),
+        "directory": settings(app_source=f"http://ann:{ENCODED}@{server.place}/x.git", app_directory="nowhere"),
         "module": settings(app_source=f"http://{ENCODED}@{server.place}/z.git", app_static={"/s/": "none"}),
         "missing": settings(app_source=f"http://ann:{ENCODED}@{server.place}/y.git"),
         "denied": settings(app_source=f"http://ann:{ENCODED}@{wrong.place}/x.git"),
@@ -122,28 +122,28 @@ def test_preflight_shows_no_credential(controller, repository):
         ),
         "index": settings(app_source=str(PROJECT / "sample_app"), python_venv_index_url="https://ann:tok3n@YOUR_INDEX/simple"),
     }
-    run = play(controller, "playbooks/preflight.yml", hosts, good=False)
+    run = play(controller, "playbooks/preflight.yml", hosts, succeeds=False)
     text = run.text
     assert "No host was touched" in text, run.output
-    assert f"app_version is 'v9': it is no branch, tag or commit of http://{server.place}/x.git" in text
-    assert "has no folder 'nowhere'" in text and "the source has no folder 'none'" in text
+    assert f"app_version is 'v9': no such branch, tag or commit in http://{server.place}/x.git" in text
+    assert "has no directory 'nowhere'" in text and "the source has no directory 'none'" in text
     for name in hosts:
         assert f"(host {name})" in text or f", {name})" in text or f"host {name}," in text, name
     assert_no_credential(controller, run.output)
-    used = {base64.b64decode(given.removeprefix("Basic ")).decode() for given in server.asked if given}
+    used = {base64.b64decode(sent.removeprefix("Basic ")).decode() for sent in server.credentials if sent}
     assert used == {f"ann:{TOKEN}", f"{TOKEN}:"}
     assert b"clone" in (controller / "arguments").read_bytes()
 
 
-def test_a_redirect_leads_no_credential_elsewhere(controller, repository):
+def test_a_credential_does_not_follow_a_redirect(controller, repository):
     other = Server(repository)
     server = Server(repository, redirect=f"http://{other.place}")
     play(controller, "playbooks/preflight.yml", {"h": settings(app_source=f"http://ann:{ENCODED}@{server.place}/x.git")})
-    assert server.asked and other.asked and {*other.asked} == {""}
+    assert server.credentials and other.credentials and {*other.credentials} == {""}
 
 
 def test_a_host_gets_no_credential(controller, repository, monkeypatch):
-    """What the release's lock and its manifest are made of, as the modules on a host are given it."""
+    """Checks the arguments of the modules that write the lock and the release's manifest on the host."""
     server = Server(repository, [f"ann:{TOKEN}"])
     roles = PROJECT / "roles/release/tasks"
     variables = {
@@ -152,7 +152,7 @@ def test_a_host_gets_no_credential(controller, repository, monkeypatch):
         "release_root": str(controller),
         "release_version": "",
         "release_lock_expires_seconds": 1,
-        "release_source_folder": "",
+        "release_source_directory": "",
         "release_venv": "v",
         "release_id": "r",
         "release_command": "",
@@ -177,11 +177,13 @@ def test_a_host_gets_no_credential(controller, repository, monkeypatch):
         {"name": "develop", "ansible.builtin.include_tasks": str(roles / "develop.yml")},
     ]
     result = {"lock_taken_over": {}, "edited": [], "live": ""}
-    stub = f"#!/bin/sh\ncat $1 >>{controller}/given\necho '{json.dumps(result)}'\n"
-    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(with_modules(controller, release_lock=stub, release_folder=stub)))
-    run = play(controller, tasks, {"h": LOCAL}, good=False, variables=variables)
-    assert "to develop it here, name a folder" in run.text, run.output
-    given = (controller / "given").read_text()
-    assert f"releasing http://…@{server.place}/x.git" in given.encode().decode("unicode_escape", errors="replace") or "manifest" in given
+    stub = f"#!/bin/sh\ncat $1 >>{controller}/received\necho '{json.dumps(result)}'\n"
+    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(with_modules(controller, release_lock=stub, release_layout=stub)))
+    run = play(controller, tasks, {"h": LOCAL}, succeeds=False, variables=variables)
+    assert "To develop the app here, set app_source to a local directory" in run.text, run.output
+    received = (controller / "received").read_text()
+    assert (
+        f"releasing http://…@{server.place}/x.git" in received.encode().decode("unicode_escape", errors="replace") or "manifest" in received
+    )
     (controller / "book.yml").unlink()
     assert_no_credential(controller, run.output)

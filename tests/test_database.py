@@ -1,4 +1,4 @@
-"""A database elsewhere: what its URL says, and whether it is there."""
+"""An external database: parsing its URL, and probing its address."""
 
 import contextlib
 import socket
@@ -7,11 +7,11 @@ import threading
 import pytest
 from conftest import plugin
 
-urls, reach = plugin("module_utils/urls"), plugin("modules/reach")
+urls, probe = plugin("module_utils/urls"), plugin("modules/probe")
 
 
 @pytest.mark.parametrize(
-    ("url", "wanted"),
+    ("url", "expected"),
     [
         ("postgresql://u:p@db.example/shop", {"kind": "postgresql", "host": "db.example", "port": 5432}),
         ("postgres://u:p%40@db.example:25060/shop?sslmode=require", {"kind": "postgresql", "host": "db.example", "port": 25060}),
@@ -21,38 +21,38 @@ urls, reach = plugin("module_utils/urls"), plugin("modules/reach")
         ("sqlite:////var/lib/shop/shop.db", {}),
         ("", {}),
         ("nonsense", {}),
-        # who looks them up otherwise sees whether they are there
+        # several servers, or not a TCP address: not probed
         ("mongodb+srv://u:p@cluster.example/shop", {}),
         ("postgresql://u:p@h1:5432,h2:5432/shop", {}),
         ("postgresql://u:p@%2Frun%2Fpostgresql/shop", {}),
     ],
 )
-def test_where_a_url_leads(url, wanted):
-    assert urls.database_address(url) == wanted
+def test_the_address_is_parsed_from_the_url(url, expected):
+    assert urls.database_address(url) == expected
 
 
 @pytest.mark.parametrize(
     "url", ["sqlite:///x.db", "mongodb+srv://u:p@h/d", "postgresql://u:p@h1:5432,h2:5433/d", "postgresql://?service=shop", "redis://h"]
 )
-def test_a_url_that_may_be_right_is_left_alone(url):
+def test_a_url_that_may_be_valid_is_accepted(url):
     assert urls.database_problem(url) == ""
 
 
 @pytest.fixture
 def server():
-    """Says one thing to whoever comes."""
+    """A server that sends the same response to each client, and records what it receives."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve(answer):
         def accept():
             with contextlib.suppress(OSError), listener.accept()[0] as connection:
-                asked.append(connection.recv(8))
+                received.append(connection.recv(8))
                 connection.sendall(answer)
 
-        asked = []
+        received = []
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()
-        return asked, listener.getsockname()[1]
+        return received, listener.getsockname()[1]
 
     yield serve
     listener.close()
@@ -60,18 +60,18 @@ def server():
 
 @pytest.mark.parametrize(
     ("answer", "why"),
-    [(b"S", ""), (b"N", ""), (b"HTTP/1.1 400", "what answers there is no PostgreSQL"), (b"", "what answers there is no PostgreSQL")],
+    [(b"S", ""), (b"N", ""), (b"HTTP/1.1 400", "the service is not PostgreSQL"), (b"", "the service is not PostgreSQL")],
 )
-def test_what_answers_is_asked_whether_it_is_one(server, answer, why):
-    asked, port = server(answer)
-    assert reach.why("127.0.0.1", port, "postgresql") == why
-    assert asked == [b"\x00\x00\x00\x08\x04\xd2\x16\x2f"]
+def test_a_probe_checks_that_the_server_is_postgresql(server, answer, why):
+    received, port = server(answer)
+    assert probe.problem("127.0.0.1", port, "postgresql") == why
+    assert received == [b"\x00\x00\x00\x08\x04\xd2\x16\x2f"]
 
 
-def test_why_it_can_not_be_reached_is_told(server):
+def test_the_reason_why_a_database_is_unreachable_is_reported(server):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    assert reach.why("127.0.0.1", port) == "connection refused"
-    assert reach.why("db.invalid", 5432) == "no address is known for this name"
-    _asked, port = server(b"")
-    assert reach.why("127.0.0.1", port, "mysql") == ""
+    assert probe.problem("127.0.0.1", port) == "connection refused"
+    assert probe.problem("db.invalid", 5432) == "no address found for this name"
+    _received, port = server(b"")
+    assert probe.problem("127.0.0.1", port, "mysql") == ""

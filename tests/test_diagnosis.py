@@ -1,4 +1,4 @@
-"""What is advised when a release fails: by real messages, in little time whatever the app logs."""
+"""The fix that a failed release recommends, tested with real messages and hostile logs."""
 
 import time
 
@@ -11,7 +11,7 @@ WRITABLE = "app_shared"
 CODE = "systemd_allow_writable_code: true"
 EXITED = "Start the release and wait until it is healthy: the app exited"
 
-# as they were printed in the sandbox of app.service.j2 on Debian 12 (systemd 252) and 13 (257)
+# real messages from the sandbox of app.service.j2 on Debian 12 (systemd 252) and 13 (257)
 IN_THE_SANDBOX = [
     ("FileNotFoundError: [Errno 2] No such file or directory: '/proc/meminfo'", "[ProcSubset=all]"),
     ("FileNotFoundError: [Errno 2] No such file or directory: '/proc/stat'", "[ProcSubset=all]"),
@@ -45,29 +45,29 @@ OTHERS = [
     ("OSError: [Errno 28] No space left on device: '/var/lib/shop/x'", "disk is full"),
     ("OSError: [Errno 30] Read-only file system: '/var/lib/shop/x'", "when a disk fails"),
     ("error: failed to create directory `/srv/shop/venvs/x`: Read-only file system (os error 30)", "when a disk fails"),
-    ("MemoryError", "Give it more memory"),
-    ('psycopg2.OperationalError: FATAL:  password authentication failed for user "x"', "The database doesn't let it in"),
-    ('FATAL:  database "x" does not exist', "The database doesn't let it in"),
-    ("connection to server at 10.0.0.5 (10.0.0.5), port 5432 failed: timeout expired", "The database can't be reached"),
-    ("OperationalError: could not translate host name", "The database can't be reached"),
-    ("redis.exceptions.ConnectionError: Error 111", "Redis can't be reached"),
+    ("MemoryError", "Give the app more memory"),
+    ('psycopg2.OperationalError: FATAL:  password authentication failed for user "x"', "The database rejects the login"),
+    ('FATAL:  database "x" does not exist', "The database rejects the login"),
+    ("connection to server at 10.0.0.5 (10.0.0.5), port 5432 failed: timeout expired", "The database is unreachable"),
+    ("OperationalError: could not translate host name", "The database is unreachable"),
+    ("redis.exceptions.ConnectionError: Error 111", "Redis is unreachable"),
     ("your requirements are unsatisfiable", "this host's Python 3.13"),
-    ("error: Failed to build `x`", "Run deploy.yml, which installs what uwsgi needs (gcc, libc-dev). If the package"),
+    ("error: Failed to build `x`", "Run deploy.yml, which installs the packages that uwsgi needs (gcc, libc-dev). If the package"),
     ("Connection refused", "python_venv_index_url"),
-    ("sqlite3.OperationalError: no such table: entry", "See that app_release_command migrates it"),
+    ("sqlite3.OperationalError: no such table: entry", "Check that app_release_command migrates the database"),
     ("ModuleNotFoundError: No module named 'x'", "dependencies"),
     ("nothing that is known", "Fix the app or its settings, then run this again."),
     ("", "Fix the app or its settings, then run this again."),
 ]
-OF_THE_RUN = [
+FROM_THE_RUN = [
     ("Lay out the release: /srv/shop/releases/x: Read-only file system", "when a disk fails"),
     ("Run the release command: the command failed with exit code 159", "SystemCallFilter=NAME"),
     ("Start: the app crashed with signal 31", "SystemCallFilter=NAME"),
     ("Start: the app crashed with signal 5", CODE),
     ("Start: the app crashed with signal 11", CODE),
-    ("Start: the app was killed by signal 9", "Give it more memory"),
-    ("Start: there is no memory for it beside the live release", "Give it more memory"),
-    ("Start: /healthz answered 404, for 60 seconds", "app_health_path"),
+    ("Start: the app was killed by signal 9", "Give the app more memory"),
+    ("Start: not enough memory to start it beside the live release", "Give the app more memory"),
+    ("Start: /healthz returned 404 (checked for 60 seconds)", "app_health_path"),
 ]
 
 
@@ -75,14 +75,14 @@ def remedy(failure, log=""):
     return diagnosis.remedy(failure, log, "/var/lib/shop", "3.13", "uwsgi", ["gcc", "libc-dev"])
 
 
-@pytest.mark.parametrize(("log", "words"), IN_THE_SANDBOX + OTHERS)
-def test_what_the_app_logged(log, words):
-    assert words in remedy(EXITED, f"starting\n{log}\n[ERROR] Worker (pid:11) exited with code 3.")
+@pytest.mark.parametrize(("log", "advice"), IN_THE_SANDBOX + OTHERS)
+def test_the_fix_for_an_app_s_log_message(log, advice):
+    assert advice in remedy(EXITED, f"starting\n{log}\n[ERROR] Worker (pid:11) exited with code 3.")
 
 
-@pytest.mark.parametrize(("failure", "words"), OF_THE_RUN)
-def test_what_the_run_says(failure, words):
-    assert words in remedy(failure)
+@pytest.mark.parametrize(("failure", "advice"), FROM_THE_RUN)
+def test_the_fix_for_a_failed_task(failure, advice):
+    assert advice in remedy(failure)
 
 
 PIECES = [
@@ -101,20 +101,20 @@ PIECES = [
 
 
 @pytest.mark.parametrize("piece", PIECES)
-def test_a_long_line_takes_no_time(piece):
+def test_a_long_line_is_processed_quickly(piece):
     started = time.monotonic()
     remedy(piece * (400_000 // len(piece)), piece * (4_000_000 // len(piece)))
     assert time.monotonic() - started < 1
 
 
-def test_lines_that_the_app_repeats_do_not_hide_the_end():
+def test_repeated_lines_do_not_hide_the_end_of_the_log():
     assert "app_shared" in remedy(EXITED, "noise\n" * 100_000 + "OSError: [Errno 30] Read-only file system: 'logs'\n")
 
 
 RESULTS = [
     (
-        {"reason": "/healthz could not be asked (\x1b[2J\x07)", "log": "\x1b]0;t\x07" + "A" * 400_000},
-        "could not be asked (\ufffd)",
+        {"reason": "the request to /healthz failed (\x1b[2J\x07)", "log": "\x1b]0;t\x07" + "A" * 400_000},
+        "the request to /healthz failed (\ufffd)",
         "Fix the app",
     ),
     (
@@ -128,7 +128,7 @@ RESULTS = [
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory):
-    """The role's task that reports a failure, with the role's variables, on a host for each result."""
+    """The output of the role's task that reports a failure, with one host for each result."""
     settings = yaml.safe_load((PROJECT / "roles/release/vars/main.yml").read_text())
     report = next(
         task for task in yaml.safe_load((PROJECT / "roles/release/tasks/abandon.yml").read_text()) if "ansible.builtin.fail" in task
@@ -148,15 +148,16 @@ def failed(tmp_path_factory):
         "ansible_failed_task": {"name": "Start"},
     }
     tasks = [{"ansible.builtin.set_fact": {"ansible_facts": {"python": {"version": {"major": 3, "minor": 13}}}}}, report]
-    hosts = {f"h{number}": {"ansible_failed_result": result} for number, (result, _words, _remedy) in enumerate(RESULTS)}
+    hosts = {f"h{number}": {"ansible_failed_result": result} for number, (result, _reason, _remedy) in enumerate(RESULTS)}
     started = time.monotonic()
-    run = run_playbook(tmp_path_factory.mktemp("failed"), tasks, hosts, variables=settings, good=False)
+    run = run_playbook(tmp_path_factory.mktemp("failed"), tasks, hosts, variables=settings, succeeds=False)
     assert time.monotonic() - started < 15
     return run
 
 
 @pytest.mark.parametrize("number", range(len(RESULTS)))
 def test_the_message_of_a_failed_release(failed, number):
-    said, (_result, words, remedy) = failed.failures[f"h{number}"], RESULTS[number]
-    assert "Release r2 was not activated." in said and words in said and remedy in said and "Release r1 goes on serving." in said
+    message, (_result, reason, remedy) = failed.failures[f"h{number}"], RESULTS[number]
+    assert "Release r2 was not activated." in message and reason in message and remedy in message
+    assert "Release r1 keeps serving." in message
     assert not set(failed.stdout) & {"\x1b", "\x07", "\x9b"} and max(map(len, failed.stdout.split("\n"))) < 2300

@@ -9,7 +9,7 @@ names_of_machine = plugin("filter/inventory").names_of_machine
 facts, shell_lock, lock = plugin("filter/facts"), plugin("filter/shell_lock"), plugin("module_utils/lock")
 
 
-def test_apps_share_a_machine_if_they_have_its_address_and_port():
+def test_hosts_with_the_same_address_and_port_are_one_machine():
     hosts = {
         "shop": {"ansible_host": "192.0.2.7"},
         "blog": {"ansible_host": "192.0.2.7", "ansible_port": 22},
@@ -22,7 +22,7 @@ def test_apps_share_a_machine_if_they_have_its_address_and_port():
     assert names_of_machine("192.0.2.8", list(hosts), hosts) == ["192.0.2.8"]
 
 
-def test_a_distribution_is_named_as_the_roles_know_it():
+def test_a_distribution_has_the_name_that_the_roles_use():
     ubuntu = {"distribution": "Ubuntu", "distribution_version": "24.04", "distribution_major_version": "24"}
     debian = {"distribution": "Debian", "distribution_version": "12.5", "distribution_major_version": "12"}
     assert facts.distribution({}) == ""
@@ -32,13 +32,13 @@ def test_a_distribution_is_named_as_the_roles_know_it():
 @pytest.mark.parametrize(
     ("cores", "memory", "minimum", "workers"), [(1, 460, 2, 2), (1, 290, 2, 1), (1, 100, 2, 1), (8, 900, 1, 6), (1, 4000, 1, 1)]
 )
-def test_a_server_has_a_process_for_each_core_as_far_as_memory_goes(cores, memory, minimum, workers):
+def test_a_server_has_one_worker_per_core_within_the_memory_limit(cores, memory, minimum, workers):
     host = {"processor_vcpus": cores, "memtotal_mb": memory}
     assert facts.worker_count(host, minimum=minimum) == workers
     assert facts.worker_count({}) == 1
 
 
-def test_a_script_and_a_module_wait_for_each_other(tmp_path, monkeypatch):
+def test_a_script_and_a_module_use_the_same_lock(tmp_path, monkeypatch):
     directory = tmp_path / "run"
     monkeypatch.setattr(shell_lock, "DIRECTORY", str(directory))
     monkeypatch.setattr(shell_lock, "WAIT_SECONDS", 1)
@@ -55,6 +55,6 @@ def test_a_script_and_a_module_wait_for_each_other(tmp_path, monkeypatch):
     assert second.stderr == f"Another run has held {directory}/host.lock for 1 seconds (fuser -v shows it).\n"
 
 
-def test_the_certificate_s_program_takes_the_lock_of_the_others():
+def test_the_certificate_program_uses_the_same_lock_directory():
     program = load(PROJECT / "roles/tls/files/certificate.py")
     assert str(program.RUN / "flaskhost") == lock.DIRECTORY

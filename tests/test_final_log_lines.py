@@ -1,4 +1,4 @@
-"""The app's final log lines, as they are shown when a release fails."""
+"""The app's final log lines, which are shown when a release fails."""
 
 import time
 
@@ -6,7 +6,7 @@ from conftest import plugin
 
 journal = plugin("module_utils/journal")
 
-FAREWELL = """\
+SERVER_TRACEBACK = """\
 [ERROR] Worker (pid:11) exited with code 3.
 Traceback (most recent call last):
   File "gunicorn/arbiter.py", line 270, in run
@@ -21,7 +21,7 @@ Traceback (most recent call last):
     self.reap_workers()
 gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>
 """
-OF_THE_APP = """\
+APP_TRACEBACK = """\
 Traceback (most recent call last):
   File "shop/__init__.py", line 3, in <module>
     settings["KEY"]
@@ -38,26 +38,26 @@ shop.SettingMissing: KEY is not set
 """
 
 
-def test_the_app_s_tracebacks_are_kept_and_the_server_s_are_not():
-    lines = journal.without_server_tracebacks(f"{OF_THE_APP}{FAREWELL}".splitlines())
-    assert lines == [*OF_THE_APP.splitlines(), "[ERROR] Worker (pid:11) exited with code 3."]
+def test_the_app_s_tracebacks_are_kept_and_the_server_s_are_removed():
+    lines = journal.without_server_tracebacks(f"{APP_TRACEBACK}{SERVER_TRACEBACK}".splitlines())
+    assert lines == [*APP_TRACEBACK.splitlines(), "[ERROR] Worker (pid:11) exited with code 3."]
     assert journal.last_exception(lines) == "shop.SettingMissing: KEY is not set"
 
 
-def test_a_traceback_that_breaks_off_is_kept():
-    lines = OF_THE_APP.splitlines()[:3]
+def test_an_incomplete_traceback_is_kept():
+    lines = APP_TRACEBACK.splitlines()[:3]
     assert journal.without_server_tracebacks(lines) == lines
     assert journal.last_exception(lines) == ""
 
 
 def logged(monkeypatch, data):
-    """The final lines of a journal that holds this."""
+    """The final lines of a journal with this content."""
     real = journal.run
     monkeypatch.setattr(journal, "run", lambda _argv, **options: real(["cat", str(data)], **options))
     return journal.final_lines("shop", [])
 
 
-def test_what_a_terminal_would_obey_is_not_among_them(monkeypatch, tmp_path):
+def test_escape_sequences_are_removed(monkeypatch, tmp_path):
     log = tmp_path / "log"
     log.write_bytes(b"\x1b[2J\x1b]0;pwned\x07Traceback (most recent call last):\n  File x\n\x1b[31mValueError\x1b[0m: \xff\r\n")
     lines = logged(monkeypatch, log)
@@ -65,7 +65,7 @@ def test_what_a_terminal_would_obey_is_not_among_them(monkeypatch, tmp_path):
     assert journal.last_exception(lines) == "ValueError: \ufffd"
 
 
-def test_a_log_line_of_megabytes_is_cut_and_the_end_is_kept(monkeypatch, tmp_path):
+def test_long_lines_are_shortened_and_the_end_of_the_log_is_kept(monkeypatch, tmp_path):
     log = tmp_path / "log"
     log.write_text("Traceback (most recent call last):\n" * 100_000 + "x" * 5_000_000 + "\n" + "y" * 10_000 + "\nthe end\n")
     started = time.monotonic()
@@ -75,7 +75,7 @@ def test_a_log_line_of_megabytes_is_cut_and_the_end_is_kept(monkeypatch, tmp_pat
     assert sum(map(len, lines)) < 70_000
 
 
-def test_many_tracebacks_take_time_in_proportion():
+def test_many_tracebacks_are_processed_in_linear_time():
     lines = [
         *["", "During handling of the above exception, another exception occurred:"] * 50_000,
         "Traceback (most recent call last)",

@@ -1,4 +1,4 @@
-"""The health page of a hostile app: whatever it answers, asking it ends in time and takes little memory."""
+"""Health checks of a hostile app: with any response, a check ends in time and uses little memory."""
 
 import resource
 import socket
@@ -34,7 +34,7 @@ def flood(start, piece):
     return answer
 
 
-def say(text):
+def send(text):
     return lambda connection: connection.sendall(text)
 
 
@@ -57,41 +57,41 @@ def serve(listener, answer, wrap=lambda connection: connection):
 
 
 @pytest.fixture
-def ask(tmp_path):
-    """What is found of an app that answers so; and how long that took."""
+def check_app(tmp_path):
+    """Checks an app with this response. Returns the problem, the status and the duration."""
     listener = socket.socket(socket.AF_UNIX)
 
-    def asked(answer):
+    def check(answer):
         path = str(tmp_path / "wsgi.sock")
         listener.bind(path)
         listener.listen()
         serve(listener, answer)
         page = health.Page({"path": "/health", "answer_seconds": SECONDS, "host": "shop.example", "port": 0}, path)
         started = time.monotonic()
-        return page.ask(), page.status, time.monotonic() - started
+        return page.probe(), page.status, time.monotonic() - started
 
-    yield asked
+    yield check
     listener.close()
 
 
 GOOD = {
-    "with a length": say(OK + b"Content-Length: 2\r\n\r\nok"),
-    "in chunks": say(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
-    "until it closes": say(OK + b"\r\nok"),
-    "a redirect": say(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"),
-    "100 first": say(b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n"),
-    "a long page": say(OK + b"Content-Length: 300000\r\n\r\n" + b"x" * 300_000),
-    "a long page in chunks": say(OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1000\r\n" + b"x" * 4096 + b"\r\n0\r\n\r\n"),
-    # its status is good, and no more of it is read
+    "with a length": send(OK + b"Content-Length: 2\r\n\r\nok"),
+    "in chunks": send(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+    "until it closes": send(OK + b"\r\nok"),
+    "a redirect": send(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"),
+    "100 first": send(b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n"),
+    "a long page": send(OK + b"Content-Length: 300000\r\n\r\n" + b"x" * 300_000),
+    "a long page in chunks": send(OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1000\r\n" + b"x" * 4096 + b"\r\n0\r\n\r\n"),
+    # the status counts, and only the beginning of the body is read
     "a body without an end": flood(OK + b"\r\n", b"x"),
     "chunks without an end": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"4\r\nxxxx\r\n"),
 }
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_good_answer_is_good(ask, name):
-    found, status, took = ask(GOOD[name])
-    assert (found, status in (200, 302)) == ("", True) and took < SECONDS
+def test_a_valid_response_is_accepted(check_app, name):
+    found, status, duration = check_app(GOOD[name])
+    assert (found, status in (200, 302)) == ("", True) and duration < SECONDS
 
 
 SLOW = {
@@ -108,10 +108,10 @@ SLOW = {
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_one_that_answers_now_and_then_has_no_more_time_than_one_that_does_not_answer(ask, name):
-    found, _status, took = ask(SLOW[name])
-    assert found in (f"/health gave no answer within {SECONDS} seconds", "/health could not be asked (got more than 100 headers)")
-    assert took < SECONDS + 0.4
+def test_a_slow_response_has_the_same_time_limit_as_no_response(check_app, name):
+    found, _status, duration = check_app(SLOW[name])
+    assert found in (f"/health did not respond within {SECONDS} seconds", "the request to /health failed (got more than 100 headers)")
+    assert duration < SECONDS + 0.4
 
 
 ENDLESS = {
@@ -123,24 +123,24 @@ ENDLESS = {
     "no line": flood(b"", b"\0"),
     "a chunk's size": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
     "trailers": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n"),
-    "no HTTP": say(b"\x1b[2J\x1b]0;title\x07\xff\n\n"),
-    "no status": say(b"HTTP/1.1 \x1b[31mred 200\r\n\r\n"),
-    "a chunk of a negative size": say(OK + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nxxx"),
+    "no HTTP": send(b"\x1b[2J\x1b]0;title\x07\xff\n\n"),
+    "no status": send(b"HTTP/1.1 \x1b[31mred 200\r\n\r\n"),
+    "a chunk of a negative size": send(OK + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nxxx"),
 }
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_one_that_never_ends_or_is_no_answer_is_read_no_further(ask, name):
+def test_an_endless_or_invalid_response_is_not_read_further(check_app, name):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found, status, took = ask(ENDLESS[name])
-    assert found.startswith("/health could not be asked (") or status == 200
+    found, status, duration = check_app(ENDLESS[name])
+    assert found.startswith("the request to /health failed (") or status == 200
     assert len(found) < 300 and found.isprintable()
-    assert took < SECONDS and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+    assert duration < SECONDS and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
 
 
 @pytest.fixture
 def nginx(tmp_path):
-    """A server with TLS that answers so; gives what tells of its page."""
+    """A TLS server with this response. Returns the settings of its health check."""
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=a"]
     subprocess.run([*command, "-keyout", tmp_path / "key", "-out", tmp_path / "certificate"], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -155,41 +155,41 @@ def nginx(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
-    [(drip(OK), "no answer within"), (say(OK + b"Content-Length: 2\r\n\r\nok"), ""), (drip(OK + b"\r\n"), "no answer within")],
+    ("answer", "message"),
+    [(drip(OK), "did not respond within"), (send(OK + b"Content-Length: 2\r\n\r\nok"), ""), (drip(OK + b"\r\n"), "did not respond within")],
 )
-def test_through_nginx_too(nginx, answer, words):
+def test_the_time_limit_also_applies_through_nginx(nginx, answer, message):
     page = health.Page(nginx(answer))
     started = time.monotonic()
-    found = page.ask()
-    assert words in found and bool(words) == bool(found) and time.monotonic() - started < SECONDS + 0.4
+    found = page.probe()
+    assert message in found and bool(message) == bool(found) and time.monotonic() - started < SECONDS + 0.4
 
 
-LIMITED = say(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
+LIMITED = send(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
 
 
-@pytest.mark.parametrize(("status", "why"), [(b"200 OK", ""), (b"500 Internal Server Error", "/ answered 500")])
-def test_where_another_app_has_used_up_the_requests_of_this_host_the_live_release_is_asked_itself(nginx, tmp_path, status, why):
+@pytest.mark.parametrize(("status", "why"), [(b"200 OK", ""), (b"500 Internal Server Error", "/ returned 500")])
+def test_the_live_release_is_checked_directly_if_another_app_has_exhausted_the_rate_limit(nginx, tmp_path, status, why):
     (tmp_path / "live").mkdir()
     page = release.site_page(nginx(LIMITED), layout.Layout(str(tmp_path), "shop"))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "live/wsgi.sock"))
         listener.listen()
-        serve(listener, say(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"))
-        assert page.ask() == why
+        serve(listener, send(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"))
+        assert page.probe() == why
 
 
-def test_a_handshake_that_does_not_come_to_its_end_ends_in_time():
+def test_an_incomplete_tls_handshake_times_out():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serve(listener, drip(b"\x16\x03\x03\x40\x00", b"\0"))
         page = health.Page({"path": "/", "answer_seconds": SECONDS, "host": "shop.example", "port": listener.getsockname()[1]})
         started = time.monotonic()
-        assert page.ask() == f"/ gave no answer within {SECONDS} seconds" and time.monotonic() - started < SECONDS + 0.4
+        assert page.probe() == f"/ did not respond within {SECONDS} seconds" and time.monotonic() - started < SECONDS + 0.4
 
 
-def test_a_socket_that_is_not_there_or_not_listened_on(tmp_path):
+def test_a_missing_socket_and_one_without_a_listener_are_reported(tmp_path):
     page = health.Page({"path": "/", "answer_seconds": SECONDS, "host": "a", "port": 0}, str(tmp_path / "none"))
-    assert page.ask() == "the server has not opened its socket"
+    assert page.probe() == "the server has not opened its socket"
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tmp_path / "none"))
-    assert page.ask() == "/ could not be asked: the server accepts no connection"
+    assert page.probe() == "the request to / failed: the server refused the connection"

@@ -1,4 +1,4 @@
-"""A hostile repository or directory is rejected by preflight, as `make deploy` runs it, before a host is touched; nothing of it runs here."""
+"""Preflight rejects a hostile repository or directory before any host is touched, and runs none of its code on the controller."""
 
 import json
 import os
@@ -14,13 +14,13 @@ import pytest
 from conftest import PROJECT, plugin, run_playbook
 
 app_source, run_git = plugin("action/app_source"), plugin("plugin_utils/git")
-source_folder, source_git = plugin("plugin_utils/source_folder"), plugin("plugin_utils/source_git")
+source_directory, source_git = plugin("plugin_utils/source_directory"), plugin("plugin_utils/source_git")
 TOKEN = "tok3n-of-the-owner"
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """The controller's home: clones and archives of these tests only, and a git that knows who commits."""
+    """An empty home directory for the controller, and an identity for git commits."""
     for key, value in {"HOME": tmp_path / "home", "GIT_CONFIG_NOSYSTEM": 1}.items():
         monkeypatch.setenv(key, str(value))
     for kind in "AUTHOR", "COMMITTER":
@@ -32,29 +32,29 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def source(tmp_path, home):
-    """A directory that can be deployed."""
-    folder = tmp_path / "source"
-    (folder / "shop/static").mkdir(parents=True)
-    (folder / "shop/__init__.py").write_text("app = 1\n")
-    (folder / "shop/static/site.css").write_text("p {}\n")
-    (folder / "requirements.txt").write_text("Flask\n")
-    return folder
+    """A deployable source directory."""
+    directory = tmp_path / "source"
+    (directory / "shop/static").mkdir(parents=True)
+    (directory / "shop/__init__.py").write_text("app = 1\n")
+    (directory / "shop/static/site.css").write_text("p {}\n")
+    (directory / "requirements.txt").write_text("Flask\n")
+    return directory
 
 
-def git(folder, *words, **options):
-    return subprocess.run(["git", "-C", folder, *words], check=True, capture_output=True, text=True, **options).stdout.strip()
+def git(directory, *arguments, **options):
+    return subprocess.run(["git", "-C", directory, *arguments], check=True, capture_output=True, text=True, **options).stdout.strip()
 
 
-def committed(folder):
-    git(folder, "init", "-q", "-b", "main")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", "one")
-    return f"file://{folder}"
+def committed(directory):
+    git(directory, "init", "-q", "-b", "main")
+    git(directory, "add", "-A")
+    git(directory, "commit", "-qm", "one")
+    return f"file://{directory}"
 
 
-def crafted(folder, *entries):
-    """A commit of a tree with these entries beside those of the source: (mode, name, content or entries)."""
-    url = committed(folder)
+def crafted(directory, *entries):
+    """A repository whose last commit adds these entries to the source: (mode, name, content or entries)."""
+    url = committed(directory)
 
     def tree(entries):
         lines = []
@@ -64,27 +64,27 @@ def crafted(folder, *entries):
             elif mode == "160000":
                 sha = content
             else:
-                sha = git(folder, "hash-object", "-w", "--stdin", input=content)
+                sha = git(directory, "hash-object", "-w", "--stdin", input=content)
             kind = {"040000": "tree", "160000": "commit"}.get(mode, "blob")
             lines.append(f"{mode} {kind} {sha}\t{name}\0")
-        return git(folder, "mktree", "-z", "--missing", input="".join(lines))
+        return git(directory, "mktree", "-z", "--missing", input="".join(lines))
 
-    ours = [line.split(maxsplit=3) for line in git(folder, "ls-tree", "HEAD").splitlines()]
+    ours = [line.split(maxsplit=3) for line in git(directory, "ls-tree", "HEAD").splitlines()]
     kept = "".join(f"{mode} {kind} {sha}\t{name}\0" for mode, kind, sha, name in ours)
-    added = "".join(f"{line}\0" for line in git(folder, "ls-tree", "-z", tree(entries)).split("\0") if line)
-    whole = git(folder, "mktree", "-z", "--missing", input=kept + added)
-    git(folder, "update-ref", "refs/heads/main", git(folder, "commit-tree", whole, "-m", "two"))
+    added = "".join(f"{line}\0" for line in git(directory, "ls-tree", "-z", tree(entries)).split("\0") if line)
+    whole = git(directory, "mktree", "-z", "--missing", input=kept + added)
+    git(directory, "update-ref", "refs/heads/main", git(directory, "commit-tree", whole, "-m", "two"))
     return url
 
 
 def limit():
-    """What is endless must not take this machine's disk or memory if it is read after all."""
+    """Protect this machine's disk and memory in case an endless file is read."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
     resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
 
 
-def preflight(tmp_path, cases, good=False):
-    """What preflight.yml says of hosts, each with settings of its own; none can be reached: one that it connects to says so."""
+def preflight(tmp_path, cases, succeeds=False):
+    """Run preflight.yml for these hosts. All are unreachable, so the output shows whether preflight connected to one."""
     common = {
         "ansible_host": "127.0.0.1",
         "ansible_port": 9,
@@ -94,15 +94,18 @@ def preflight(tmp_path, cases, good=False):
         "app_static": {},
         "app_secrets": {"SECRET_KEY": "5f3c9a"},
     }
-    folder = tmp_path / "inventory"
-    folder.mkdir(exist_ok=True)
+    directory = tmp_path / "inventory"
+    directory.mkdir(exist_ok=True)
     hosts = {name: common | settings for name, settings in cases.items()}
-    return run_playbook(folder, "playbooks/preflight.yml", hosts, settings={}, good=good, timeout=300, preexec_fn=limit)
+    return run_playbook(directory, "playbooks/preflight.yml", hosts, settings={}, succeeds=succeeds, timeout=300, preexec_fn=limit)
 
 
 def rejected(tmp_path, *cases):
-    """Each case, (settings, words), is a host that is reported with these words; no host is touched. One more is good, so that each has its name."""
-    run = preflight(tmp_path, {f"h{number}": settings for number, (settings, _words) in enumerate([*cases, GOOD])})
+    """Each case (settings, message) is a host, for which preflight must report this message without touching any host.
+
+    A further host is valid, so that each report names its hosts.
+    """
+    run = preflight(tmp_path, {f"h{number}": settings for number, (settings, _message) in enumerate([*cases, GOOD])})
     text = run.text
     assert "No host was touched." in text and "Traceback" not in text, run.output
     assert "unreachable=0" in text and "Check the host" not in text, "a host was touched"
@@ -110,8 +113,8 @@ def rejected(tmp_path, *cases):
     for report in text.split("PLAY RECAP")[0].split(" - "):
         for name in re.sub(r".*\(host (.*?)\).*", r"\1", report).split(", "):
             reports[name] = reports.get(name, "") + report
-    for number, (_settings, words) in enumerate(cases):
-        assert words in reports.get(f"h{number}", ""), f"{words}: {json.dumps(reports, indent=2)}"
+    for number, (_settings, message) in enumerate(cases):
+        assert message in reports.get(f"h{number}", ""), f"{message}: {json.dumps(reports, indent=2)}"
     return text
 
 
@@ -125,10 +128,10 @@ def accepted(tmp_path, *settings):
     return text
 
 
-# -- what an archive holds (S3) -----------------------------------------------------------------------------------
+# -- the members of an archive (S3) -------------------------------------------------------------------------------
 
 
-def test_a_plain_source_reaches_the_host(tmp_path, source):
+def test_a_safe_source_is_accepted(tmp_path, source):
     (source / "latest.css").symlink_to("shop/static/site.css")
     (source / "assets").symlink_to("shop/static")
     url, static = committed(source), {"/static/": "assets"}
@@ -137,69 +140,69 @@ def test_a_plain_source_reaches_the_host(tmp_path, source):
 
 CRAFTED = [
     ([("120000", "data", "/etc")], "'data' of the source is a link to the absolute path '/etc'"),
-    ([("120000", "data", "shop/../../etc")], "'data' of the source is a link to 'shop/../../etc', which leads out of the source"),
-    ([("120000", "a", "b"), ("120000", "b", "a")], "'a' of the source is a link to 'b', which leads back to itself"),
-    ([("120000", "data", "shop/../" * 5000 + "shop")], "'data' of the source is a link to a path of more than 1024 bytes"),
-    ([("120000", "data", "/etc"), ("040000", "data", [("100644", "cron", "x")])], "'data' of the source is there twice"),
-    ([("100644", "twice", "a"), ("100644", "twice", "b")], "'twice' of the source is there twice"),
-    ([("100644", "a\nb", "x")], r"'a\nb' of the source has control characters"),
-    ([("100644", "a\x1b[2J", "x")], r"'a\x1b[2J' of the source has control characters"),
+    ([("120000", "data", "shop/../../etc")], "'data' of the source is a link to 'shop/../../etc', which is outside the source"),
+    ([("120000", "a", "b"), ("120000", "b", "a")], "'a' of the source is a link to 'b', which is a loop"),
+    ([("120000", "data", "shop/../" * 5000 + "shop")], "'data' of the source is a link whose target is longer than 1024 bytes"),
+    ([("120000", "data", "/etc"), ("040000", "data", [("100644", "cron", "x")])], "'data' of the source exists twice"),
+    ([("100644", "twice", "a"), ("100644", "twice", "b")], "'twice' of the source exists twice"),
+    ([("100644", "a\nb", "x")], r"'a\nb' of the source has a name with control characters"),
+    ([("100644", "a\x1b[2J", "x")], r"'a\x1b[2J' of the source has a name with control characters"),
     ([("040000", "vendor", [("160000", "lib", "1" * 40)])], "'vendor/lib' of the source is a git submodule"),
     ([("040000", "..", [("100644", "x", "y")])], "'..' of the source is not a plain relative path"),
-    ([("040000", ".git", [("100644", "x", "y")])], "git could not read it (error: invalid path '.git/x')"),
+    ([("040000", ".git", [("100644", "x", "y")])], "git cannot read the source (error: invalid path '.git/x')"),
 ]
 
 
 def test_a_crafted_commit_is_rejected(tmp_path, source):
     cases = []
-    for number, (entries, words) in enumerate(CRAFTED):
+    for number, (entries, message) in enumerate(CRAFTED):
         copy = shutil.copytree(source, tmp_path / f"copy{number}")
-        cases.append(({"app_source": crafted(copy, *entries)}, words))
-        # in a directory of the source, which then is the app
+        cases.append(({"app_source": crafted(copy, *entries)}, message))
+        # the same entries in a subdirectory that is the app
         if number < 9:
             copy = shutil.copytree(source, tmp_path / f"deep{number}")
             url = crafted(copy, ("040000", "app", [("100644", "requirements.txt", "Flask"), *entries]))
-            cases.append(({"app_source": url, "app_folder": "app"}, words))
+            cases.append(({"app_source": url, "app_directory": "app"}, message))
     rejected(tmp_path, *cases)
 
 
-def test_what_git_would_unpack_in_memory_is_rejected_before(source, home, monkeypatch):
-    """Links and names of hundreds of megabytes, directories without end: git and tarfile have each in memory as a whole."""
+def test_a_tree_that_would_exhaust_memory_is_rejected_before_it_is_unpacked(source, home, monkeypatch):
+    """Git and tarfile keep link targets, names and directory listings completely in memory, even those of hundreds of megabytes."""
     committed(source)
     blob = git(source, "hash-object", "-w", "--stdin", input="x" * 2**25)
     deep = git(source, "mktree", input="")
     for _ in range(18):
         deep = git(source, "mktree", input="".join(f"040000 tree {deep}\t{name}\n" for name in "abcd"))
     cases = {
-        f"120000 blob {blob}\tlink": "is a link to a path of more than 1024 bytes",
+        f"120000 blob {blob}\tlink": "is a link whose target is longer than 1024 bytes",
         f"100644 blob {blob}\t{'n' * 2**25}": "^'n{255}…' of the source has a name that is too long",
         f"040000 tree {deep}\tdeep": "more than 200000 files",
     }
-    monkeypatch.setattr(source_git, "copied", lambda *_: pytest.fail("it is archived"))
-    for number, (entry, words) in enumerate(cases.items()):
+    monkeypatch.setattr(source_git, "copy_members", lambda *_: pytest.fail("the tree was unpacked"))
+    for number, (entry, message) in enumerate(cases.items()):
         monkeypatch.setattr(source_git, "RUN", str(number))
         tree = git(source, "mktree", input=f"{entry}\n")
         git(source, "update-ref", "refs/heads/main", git(source, "commit-tree", tree, "-m", "two"))
-        with pytest.raises(app_source.archives.UnsafeArchive, match=words):
+        with pytest.raises(app_source.archives.UnsafeArchive, match=message):
             found(f"file://{source}", home)
 
 
-def test_a_link_of_the_app_s_folder_to_what_is_beside_it_is_rejected(tmp_path, source):
+def test_a_link_out_of_the_app_s_directory_is_rejected(tmp_path, source):
     (source / "shop/requirements.txt").symlink_to("../requirements.txt")
-    url, words = committed(source), "'requirements.txt' of the source is a link to '../requirements.txt', which leads out"
-    rejected(tmp_path, *(({"app_source": where, "app_folder": "shop"}, words) for where in (url, str(source))))
+    url, message = committed(source), "'requirements.txt' of the source is a link to '../requirements.txt', which is outside"
+    rejected(tmp_path, *(({"app_source": path, "app_directory": "shop"}, message) for path in (url, str(source))))
 
 
-def test_a_name_that_is_not_utf_8_is_rejected(tmp_path, source):
+def test_a_file_name_that_is_not_utf_8_is_rejected(tmp_path, source):
     with open(os.fsencode(source) + b"/caf\xe9.txt", "w"):
         pass
     copy = shutil.copytree(source, tmp_path / "copy")
-    words = r"'caf\udce9.txt' of the source has control characters in its name, or bytes that are not UTF-8"
-    rejected(tmp_path, *(({"app_source": where}, words) for where in (str(source), str(copy), committed(copy))))
+    message = r"'caf\udce9.txt' of the source has a name with control characters or bytes that are not UTF-8"
+    rejected(tmp_path, *(({"app_source": path}, message) for path in (str(source), str(copy), committed(copy))))
 
 
 def test_a_cached_archive_is_checked_too(tmp_path, source, home):
-    """An earlier version of Flaskhost may have packed it."""
+    """An earlier version of Flaskhost may have created it."""
     good = {"app_source": committed(source)}
     accepted(tmp_path, good)
     (archive,) = (home / ".cache/flaskhost/source").glob("*.tar.gz")
@@ -210,8 +213,8 @@ def test_a_cached_archive_is_checked_too(tmp_path, source, home):
     rejected(tmp_path, (good, "absolute path '/etc'"))
 
 
-def test_an_archive_of_one_source_is_never_taken_for_another_s(source, home):
-    """Somebody with time can make a commit whose name begins as that of another."""
+def test_sources_with_the_same_commit_have_separate_archives(source, home):
+    """The full commit hash is part of the name, because an attacker can create a commit with the same prefix."""
     url = committed(source)
     first = found(url, home)
     copy = shutil.copytree(source, source.with_name("copy"))
@@ -219,18 +222,18 @@ def test_an_archive_of_one_source_is_never_taken_for_another_s(source, home):
     assert first["archive"].endswith(f"-{first['commit']}.tar.gz") and len(os.path.basename(found(source, home)["archive"])) == 64 + 7
 
 
-def test_the_app_s_data_are_never_put_behind_a_link_of_the_source(tmp_path, source):
-    """S3: root would have removed /etc/uploads."""
+def test_shared_directories_are_never_below_a_link_of_the_source(tmp_path, source):
+    """S3: otherwise, root would remove /etc/uploads."""
     cases = []
-    for target, words in ("/etc", "absolute path '/etc'"), ("shop", "'data/uploads' goes through 'data', a link of the source"):
+    for target, message in ("/etc", "absolute path '/etc'"), ("shop", "'data/uploads' contains the symbolic link 'data' of the source"):
         copy = shutil.copytree(source, tmp_path / target.strip("/"))
         (copy / "data").symlink_to(target)
-        cases += [({"app_source": where, "app_shared": ["data/uploads"]}, words) for where in (str(copy), committed(copy))]
+        cases += [({"app_source": path, "app_shared": ["data/uploads"]}, message) for path in (str(copy), committed(copy))]
     rejected(tmp_path, *cases)
 
 
-def test_nginx_is_never_given_what_the_app_writes(tmp_path, source):
-    """S15: root would have written into the app's data."""
+def test_static_directories_never_overlap_with_shared_ones(tmp_path, source):
+    """S15: otherwise, root would write into the app's data."""
     (source / "media/thumbs").mkdir(parents=True)
     (source / "media/thumbs/a.css").touch()
     (source / "pub").symlink_to("media")
@@ -240,45 +243,45 @@ def test_nginx_is_never_given_what_the_app_writes(tmp_path, source):
         *(
             (
                 {"app_source": str(source), "app_shared": [shared], "app_static": {"/m/": static}},
-                f"'{static}' overlaps '{shared}' of app_shared",
+                f"'{static}' overlaps with '{shared}' in app_shared",
             )
             for shared, static in pairs
         ),
     )
 
 
-def test_the_app_s_folder_is_within_the_source(tmp_path, source):
+def test_app_directory_must_be_within_the_source(tmp_path, source):
     (source / "etc").symlink_to("/etc")
     (source / "inner").symlink_to("shop")
     url = committed(source)
     rejected(
         tmp_path,
-        ({"app_source": str(source), "app_folder": "etc"}, "app_folder is 'etc': 'etc' goes through a link"),
-        ({"app_source": str(source), "app_folder": "inner"}, "app_folder is 'inner': 'inner' goes through a link"),
-        ({"app_source": url, "app_folder": "etc"}, "has no folder 'etc'"),
-        ({"app_source": url, "app_folder": "../x"}, "app_folder is '../x'"),
+        ({"app_source": str(source), "app_directory": "etc"}, "app_directory is 'etc': 'etc' contains a symbolic link"),
+        ({"app_source": str(source), "app_directory": "inner"}, "app_directory is 'inner': 'inner' contains a symbolic link"),
+        ({"app_source": url, "app_directory": "etc"}, "has no directory 'etc'"),
+        ({"app_source": url, "app_directory": "../x"}, "app_directory is '../x'"),
     )
 
 
-# -- what can't be read stops preflight (B1) ----------------------------------------------------------------------
+# -- an unreadable source stops preflight (B1) --------------------------------------------------------------------
 
 
-def test_a_source_that_is_not_there_stops_before_any_host(tmp_path, source):
+def test_a_missing_source_or_version_is_reported_before_any_host_is_touched(tmp_path, source):
     url = committed(source)
-    cases = [({"app_source": str(source / "nowhere")}, "it is neither a git URL nor a folder")]
+    cases = [({"app_source": str(source / "nowhere")}, "it is neither a git URL nor a directory")]
     for version in "v9.9", "-x", "--all", "--git-dir=/", "a b", "HEAD:shop":
-        cases.append(({"app_source": url, "app_version": version}, f"app_version is '{version}': it is no branch, tag or commit of"))
+        cases.append(({"app_source": url, "app_version": version}, f"app_version is '{version}': no such branch, tag or commit in"))
     for name in "app_source", "app_version":
-        cases.append(({"app_source": str(source), name: "a\0b"}, f"{name} is 'a\\x00b': it has a control character"))
+        cases.append(({"app_source": str(source), name: "a\0b"}, f"{name} is 'a\\x00b': the value contains a control character"))
     rejected(tmp_path, *cases)
 
 
-# -- nothing runs on the controller -------------------------------------------------------------------------------
+# -- the source's code does not run on the controller -------------------------------------------------------------
 
 
 @pytest.fixture
 def trap(tmp_path):
-    """A program that leaves a mark."""
+    """A program that creates a file if it is run, which fails the test."""
     program = tmp_path / "trap"
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/sprung\n")
     program.chmod(0o755)
@@ -286,18 +289,18 @@ def trap(tmp_path):
     assert not (tmp_path / "sprung").exists(), "a program of the source ran on the controller"
 
 
-def test_a_url_runs_nothing(tmp_path, trap):
+def test_a_hostile_url_does_not_run_a_program(tmp_path, trap):
     urls = {
-        f"ext::{trap} x": "neither a git URL nor a folder",
-        f"-u{trap}@host:x": "neither a git URL nor a folder",
-        "-x@host:y": "git could not read it",
-        f"ssh://-oProxyCommand={trap}/x": "git could not read it",
-        f"file:///x --upload-pack={trap}": "a space in its URL",
+        f"ext::{trap} x": "neither a git URL nor a directory",
+        f"-u{trap}@host:x": "neither a git URL nor a directory",
+        "-x@host:y": "git cannot read the source",
+        f"ssh://-oProxyCommand={trap}/x": "git cannot read the source",
+        f"file:///x --upload-pack={trap}": "the URL contains a space",
     }
-    rejected(tmp_path, *(({"app_source": url}, words) for url, words in urls.items()))
+    rejected(tmp_path, *(({"app_source": url}, message) for url, message in urls.items()))
 
 
-def test_a_working_copy_s_configuration_runs_nothing(tmp_path, source, trap):
+def test_the_git_configuration_of_a_working_copy_does_not_run_a_program(tmp_path, source, trap):
     committed(source)
     for name in "core.fsmonitor", "core.sshCommand", "core.pager", "core.editor", "filter.x.clean", "filter.x.process", "alias.ls-files":
         git(source, "config", name, f"!{trap}" if name.startswith("alias") else str(trap))
@@ -307,8 +310,8 @@ def test_a_working_copy_s_configuration_runs_nothing(tmp_path, source, trap):
     accepted(tmp_path, {"app_source": str(source)})
 
 
-def test_an_object_that_is_missing_is_not_fetched(tmp_path, source, trap):
-    """A partial clone fetches what it lacks by a command of its configuration."""
+def test_a_missing_git_object_is_not_fetched(tmp_path, source, trap):
+    """A partial clone would fetch missing objects with a command from its configuration."""
     committed(source)
     (source / ".gitignore").write_text("*.log\n")
     git(source, "add", ".gitignore")
@@ -320,20 +323,20 @@ def test_an_object_that_is_missing_is_not_fetched(tmp_path, source, trap):
     git(source, "config", "extensions.partialClone", "origin")
     for key, value in {"url": str(source), "uploadpack": str(trap), "promisor": "true"}.items():
         git(source, "config", f"remote.origin.{key}", value)
-    preflight(tmp_path, {"h": {"app_source": str(source)}}, good=None)
+    preflight(tmp_path, {"h": {"app_source": str(source)}}, succeeds=None)
 
 
-def test_an_embedded_bare_repository_runs_nothing(tmp_path, source, trap):
-    """Git takes a directory for a repository if it looks like one: here within another working copy."""
+def test_an_embedded_bare_repository_does_not_run_a_program(tmp_path, source, trap):
+    """Git treats any directory that looks like a repository as one, even within another working copy."""
     committed(source.parent / "source")
     git(source, "init", "-q", "--bare", "inner")
     (source / "inner/requirements.txt").touch()
     for key, value in {"core.bare": "false", "core.worktree": str(source / "inner"), "core.fsmonitor": str(trap)}.items():
         subprocess.run(["git", "config", "--file", source / "inner/config", key, value], check=True)
-    rejected(tmp_path, ({"app_source": str(source / "inner")}, "git could not read it"))
+    rejected(tmp_path, ({"app_source": str(source / "inner")}, "git cannot read the source"))
 
 
-def test_a_repository_may_not_replace_the_commit_that_app_version_names(tmp_path, source, home):
+def test_git_replace_cannot_replace_the_commit_of_app_version(tmp_path, source, home):
     url = committed(source)
     first = git(source, "rev-parse", "HEAD")
     (source / "shop/__init__.py").write_text("evil = 1\n")
@@ -345,7 +348,7 @@ def test_a_repository_may_not_replace_the_commit_that_app_version_names(tmp_path
         assert tar.extractfile("shop/__init__.py").read() == b"app = 1\n"
 
 
-def test_the_same_content_is_packed_the_same(tmp_path, source, home):
+def test_gitattributes_do_not_change_the_archive(tmp_path, source, home):
     (source / ".gitattributes").write_text("version.txt export-subst\nnotes export-ignore\n")
     (source / "version.txt").write_text("$Format:%H %d %GG$")
     (source / "notes").touch()
@@ -360,8 +363,8 @@ LFS = (
 )
 
 
-def test_no_filter_of_the_operator_s_runs_on_a_source(tmp_path, source, home, trap):
-    """Git LFS is one, which would fetch from where the source says."""
+def test_the_operator_s_git_filters_do_not_run_on_a_source(tmp_path, source, home, trap):
+    """E.g. the Git LFS filter would download from a URL that the source chooses."""
     (source / ".gitattributes").write_text("*.bin filter=lfs ident\n")
     (source / "logo.bin").write_text("$Id$")
     url = committed(source)
@@ -373,27 +376,27 @@ def test_no_filter_of_the_operator_s_runs_on_a_source(tmp_path, source, home, tr
             assert tar.extractfile("logo.bin").read() == b"$Id$"
 
 
-def test_a_file_that_is_in_git_lfs_is_named(tmp_path, source):
+def test_a_file_in_git_lfs_is_reported(tmp_path, source):
     (source / "shop/static/logo.png").write_text(LFS)
     copy = shutil.copytree(source, tmp_path / "copy")
-    words = "'shop/static/logo.png' of the source is in Git LFS, from which nothing is fetched. Run `git lfs pull`"
-    rejected(tmp_path, *(({"app_source": where}, words) for where in (str(source), committed(copy))))
+    message = "'shop/static/logo.png' of the source is in Git LFS, which Flaskhost does not fetch. Run `git lfs pull`"
+    rejected(tmp_path, *(({"app_source": path}, message) for path in (str(source), committed(copy))))
 
 
-def test_a_git_that_takes_too_long_ends_with_its_descendants(tmp_path, source, home, monkeypatch):
+def test_git_is_killed_with_its_descendants_after_a_timeout(tmp_path, source, home, monkeypatch):
     url, real = committed(source), shutil.which("git")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/git").write_text(f'#!/bin/sh\ncase "$*" in *archive*) setsid sleep 7654 & wait ;; esac\nexec {real} "$@"\n')
     (tmp_path / "bin/git").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     monkeypatch.setattr(run_git, "GIT_SECONDS", 2)
-    with pytest.raises(app_source.SourceError, match="git has not read it within"):
+    with pytest.raises(app_source.SourceError, match="git did not finish within"):
         found(url, home)
     assert "sleep 7654" not in subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
 
 
-def test_git_s_failure_is_never_taken_for_no_git(tmp_path, source):
-    """B3: what git ignores would be shipped."""
+def test_a_repository_that_git_cannot_read_is_not_treated_as_a_plain_directory(tmp_path, source):
+    """B3: otherwise, ignored files would be shipped."""
     committed(source)
     (source / ".git/config").write_text("[nonsense")
     other = shutil.copytree(source, tmp_path / "other", ignore=shutil.ignore_patterns(".git"))
@@ -404,37 +407,40 @@ def test_git_s_failure_is_never_taken_for_no_git(tmp_path, source):
     if os.geteuid() == 0:
         for path in foreign, foreign / ".git":
             os.chown(path, 65534, 65534)
-        cases.append(({"app_source": str(foreign)}, "git could not read it (fatal: detected dubious ownership"))
+        cases.append(({"app_source": str(foreign)}, "git cannot read the source (fatal: detected dubious ownership"))
     rejected(
         tmp_path,
-        ({"app_source": str(source)}, "git could not read it (fatal: bad config"),
+        ({"app_source": str(source)}, "git cannot read the source (fatal: bad config"),
         *cases,
-        ({"app_source": str(other)}, "git could not read it (fatal: not a git repository: /nowhere). Make `git status` succeed"),
+        (
+            {"app_source": str(other)},
+            "git cannot read the source (fatal: not a git repository: /nowhere). Make sure that `git status` succeeds",
+        ),
     )
 
 
-# -- what is no plain file (S27) ----------------------------------------------------------------------------------
+# -- special files and links (S27) --------------------------------------------------------------------------------
 
 
-def test_what_is_no_file_is_left_out_with_a_warning(tmp_path, source):
+def test_fifos_and_sockets_are_skipped_with_a_warning(tmp_path, source):
     copy = shutil.copytree(source, tmp_path / "copy")
     for name in "fifo", "socket":
         (copy / name).touch()
     committed(copy)
-    for folder in source, copy:
-        (folder / "fifo").unlink(missing_ok=True)
-        os.mkfifo(folder / "fifo")
+    for directory in source, copy:
+        (directory / "fifo").unlink(missing_ok=True)
+        os.mkfifo(directory / "fifo")
     (copy / "socket").unlink()
-    with socket.socket(socket.AF_UNIX) as here, socket.socket(socket.AF_UNIX) as there:
-        here.bind(str(source / "socket"))
-        there.bind(str(copy / "socket"))
+    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        first.bind(str(source / "socket"))
+        second.bind(str(copy / "socket"))
         output = accepted(tmp_path, {"app_source": str(source)}, {"app_source": str(copy)})
     for name in "fifo", "socket":
-        assert f"'{name}' of the source is neither a file nor a directory nor a link, and is left out" in output
+        assert f"'{name}' of the source is not a file, directory or symbolic link and is not deployed" in output
 
 
-def test_a_working_copy_ships_nothing_of_this_controller_through_a_link(tmp_path, source, home):
-    """Git lists what its index has; the link on the disk is hidden from it."""
+def test_a_working_copy_does_not_ship_the_controller_s_files_through_a_link(tmp_path, source, home):
+    """Git lists the files of its index, while the link on the disk is excluded from its view."""
     (home / ".ssh").mkdir()
     (home / ".ssh/id_ed25519").write_text("the operator's key")
     (source / "lib/keys").mkdir(parents=True)
@@ -446,17 +452,17 @@ def test_a_working_copy_ships_nothing_of_this_controller_through_a_link(tmp_path
         shutil.rmtree(copy / link)
         (copy / link).symlink_to(home / ".ssh" if link == "lib/keys" else home)
         (copy / ".git/info/exclude").write_text(f"/{link}\n")
-        words = f"'lib/keys/id_ed25519' of the source lies beneath '{link}', which is not a directory. Make it a directory again"
-        cases.append(({"app_source": str(copy)}, words))
+        message = f"'lib/keys/id_ed25519' of the source is below '{link}', which is not a directory. Make it a directory again"
+        cases.append(({"app_source": str(copy)}, message))
     (home / "keys").symlink_to(".ssh")
     rejected(tmp_path, *cases)
 
 
-def test_a_device_is_left_out(source, home):
+def test_a_device_is_skipped(source, home):
     try:
         os.mknod(source / "zero", 0o666 | 0o020000, os.makedev(1, 5))
     except PermissionError:
-        pytest.skip("only root makes devices")
+        pytest.skip("only root can create devices")
     assert "zero" not in found(source, home)["files"]
 
 
@@ -465,13 +471,15 @@ def test_an_endless_file_behind_a_link_is_never_read(tmp_path, source):
     rejected(tmp_path, ({"app_source": str(source)}, "'zero' of the source is a link to the absolute path '/dev/zero'"))
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path, source):
+def test_a_file_that_exceeds_the_size_limit_is_not_read(tmp_path, source):
     copy = shutil.copytree(source, tmp_path / "copy")
     committed(copy)
-    for folder in source, copy:
-        with open(folder / "dump.sql", "wb") as handle:
+    for directory in source, copy:
+        with open(directory / "dump.sql", "wb") as handle:
             handle.truncate(2**40)
-    rejected(tmp_path, *(({"app_source": str(folder)}, "'dump.sql' brings the source to more than 2048 MB") for folder in (source, copy)))
+    rejected(
+        tmp_path, *(({"app_source": str(directory)}, "with 'dump.sql', the source is larger than 2048 MB") for directory in (source, copy))
+    )
 
 
 def found(source, home):
@@ -481,7 +489,7 @@ def found(source, home):
 
 @pytest.fixture
 def nobody(source, home):
-    """Root may read everything: these tests are somebody else."""
+    """Run the test as another user, because root can read everything."""
     for path in (source, *source.parents[: len(source.parents) - 2]):
         path.chmod(0o755)
     (home / "cache").mkdir(mode=0o777)
@@ -496,7 +504,7 @@ def nobody(source, home):
 
 @pytest.mark.parametrize("name", ["secret.txt", "closed"])
 @pytest.mark.parametrize("versioned", [False, True])
-def test_what_can_not_be_read_is_named(source, home, request, name, versioned):
+def test_an_unreadable_file_or_directory_is_reported(source, home, request, name, versioned):
     (source / "secret.txt").touch()
     (source / "closed").mkdir()
     (source / "closed/x").touch()
@@ -507,16 +515,16 @@ def test_what_can_not_be_read_is_named(source, home, request, name, versioned):
             os.chown(source / ".git", 65534, 65534)
     (source / name).chmod(0)
     request.getfixturevalue("nobody")
-    with pytest.raises(app_source.SourceError, match=rf"^app_source: '.*{name}' can't be read.*Make it readable"):
+    with pytest.raises(app_source.SourceError, match=rf"^app_source: cannot read '.*{name}'.*Make it readable"):
         found(source, home)
-    # for pytest, which removes it
+    # so that pytest can remove it
     os.seteuid(os.getuid())
     (source / name).chmod(0o755)
 
 
-def test_what_changes_meanwhile_is_taken_as_it_was_listed(source, home, monkeypatch):
-    listed = source_folder.list_files(str(source))
-    monkeypatch.setattr(source_folder, "list_files", lambda _folder: [*listed, "gone.txt"])
+def test_files_that_change_during_packing_keep_their_listed_size(source, home, monkeypatch):
+    listed = source_directory.list_files(str(source))
+    monkeypatch.setattr(source_directory, "list_files", lambda _directory: [*listed, "gone.txt"])
     assert "gone.txt" not in found(source, home)["files"]
     real = os.fstat
 
@@ -526,17 +534,17 @@ def test_what_changes_meanwhile_is_taken_as_it_was_listed(source, home, monkeypa
             os.pwrite(os.open(path, os.O_WRONLY), b"more = 1\n" * 1000, 8)
         return before
 
-    monkeypatch.setattr(source_folder.os, "fstat", growing)
+    monkeypatch.setattr(source_directory.os, "fstat", growing)
     with tarfile.open(found(source, home)["archive"]) as tar:
         assert tar.extractfile("shop/__init__.py").read() == b"app = 1\n"
 
 
-def test_texts_of_the_source_are_read_within_limits(tmp_path, source):
+def test_procfile_and_dependency_lists_have_size_limits(tmp_path, source):
     def copy(name, **files):
-        folder = shutil.copytree(source, tmp_path / name)
+        directory = shutil.copytree(source, tmp_path / name)
         for file, text in files.items():
-            (folder / file).write_text(text)
-        return str(folder)
+            (directory / file).write_text(text)
+        return str(directory)
 
     escape, long = copy("one", Procfile="web: a\x1bb\n"), copy("two", Procfile=f"web: {'echo x; ' * 40_000}(\n")
     types = copy("four", Procfile="".join(f"type-{number}: x\n" for number in range(100_000)) + f"{'y' * 9000}: x\n" * 2)
@@ -550,20 +558,20 @@ def test_texts_of_the_source_are_read_within_limits(tmp_path, source):
         (many / f"r{number}").write_text("#" * 2**23)
         (linked / f"r{number}").symlink_to("shop/large")
     (linked / "shop/large").write_text("#" * 2**23)
-    for folder in many, linked:
-        (folder / "requirements.txt").write_text("".join(f"-r r{number}\n" for number in range(5)))
+    for directory in many, linked:
+        (directory / "requirements.txt").write_text("".join(f"-r r{number}\n" for number in range(5)))
     with open(source / "requirements.txt", "w") as handle:
         handle.truncate(2**26)
     text = rejected(
         tmp_path,
-        ({"app_source": types, "app_server": "procfile"}, f"line 100002 of its Procfile describes '{'y' * 200} [… 8800 more characters]'"),
-        ({"app_source": many_types, "app_server": "procfile"}, "has no type of process 'web'. It has type-0, type-1,"),
-        ({"app_source": turned, "app_server": "procfile"}, r"line 1 of its Procfile, 'web: a\u202eb', has a control character"),
-        ({"app_source": token, "app_server": "procfile"}, "the command of 'web' in its Procfile is none that a shell understands"),
-        ({"app_source": escape, "app_server": "procfile"}, r"line 1 of its Procfile, 'web: a\x1bb', has a control character"),
-        ({"app_source": long, "app_server": "procfile"}, "the command of 'web' in its Procfile is none that a shell understands"),
-        ({"app_source": str(source)}, "'requirements.txt' brings its Procfile and its lists of dependencies to more than 32 MB"),
-        ({"app_source": str(many)}, "brings its Procfile and its lists of dependencies to more than 32 MB"),
-        ({"app_source": str(linked)}, "brings its Procfile and its lists of dependencies to more than 32 MB"),
+        ({"app_source": types, "app_server": "procfile"}, f"line 100002 of its Procfile defines '{'y' * 200} [… 8800 more characters]'"),
+        ({"app_source": many_types, "app_server": "procfile"}, "has no process type 'web'. It has type-0, type-1,"),
+        ({"app_source": turned, "app_server": "procfile"}, r"line 1 of its Procfile, 'web: a\u202eb', contains a control character"),
+        ({"app_source": token, "app_server": "procfile"}, "the command of 'web' in its Procfile is not a valid shell command"),
+        ({"app_source": escape, "app_server": "procfile"}, r"line 1 of its Procfile, 'web: a\x1bb', contains a control character"),
+        ({"app_source": long, "app_server": "procfile"}, "the command of 'web' in its Procfile is not a valid shell command"),
+        ({"app_source": str(source)}, "with 'requirements.txt', the source's Procfile and dependency files are larger than 32 MB"),
+        ({"app_source": str(many)}, "the source's Procfile and dependency files are larger than 32 MB"),
+        ({"app_source": str(linked)}, "the source's Procfile and dependency files are larger than 32 MB"),
     )
     assert len(text) < 20_000

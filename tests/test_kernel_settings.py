@@ -1,4 +1,4 @@
-"""What the kernel has is compared with what it should have; nothing else of it is touched."""
+"""Kernel settings are compared with the required values, and only those that differ are written."""
 
 import pytest
 from conftest import plugin
@@ -8,7 +8,7 @@ kernel = plugin("modules/kernel_settings")
 
 @pytest.fixture(autouse=True)
 def proc(tmp_path, monkeypatch):
-    """A kernel on paper."""
+    """A directory in place of /proc/sys."""
     monkeypatch.setattr(kernel, "ROOT", str(tmp_path))
     for name, value in {
         "kernel/kptr_restrict": "0",
@@ -28,27 +28,27 @@ def differing(settings):
     return {kernel.name(path): (before, after) for path, before, after in kernel.differences(settings)}
 
 
-def test_a_star_is_every_interface():
+def test_a_star_matches_every_interface():
     found = differing({"net.ipv4.conf.*.rp_filter": 1})
     assert list(found.values()) == [("0", "1"), ("2", "1")] and "net.ipv4.conf.all.rp_filter" in found
 
 
-def test_what_is_as_it_should_be_is_left_alone():
+def test_a_correct_value_is_not_a_difference():
     assert differing({"net.ipv4.conf.lo.rp_filter": 1, "net.ipv4.tcp_rmem": "4096 131072 6291456"}) == {}
 
 
-def test_what_this_kernel_has_not_got_is_passed_over():
+def test_a_setting_that_the_kernel_lacks_is_skipped():
     assert differing({"kernel.yama.ptrace_scope": 2, "kernel.kptr_restrict": 2}) == {"kernel.kptr_restrict": ("0", "2")}
 
 
-def test_a_value_is_written_as_it_is(proc):
+def test_a_value_is_written_unchanged(proc):
     ((path, _before, after),) = kernel.differences({"kernel.core_pattern": "|/bin/false"})
     kernel.write(path, after)
     assert (proc / "kernel/core_pattern").read_text() == "|/bin/false\n"
     assert differing({"kernel.core_pattern": "|/bin/false"}) == {}
 
 
-def test_a_container_sets_nothing_of_the_machine_s_kernel():
+def test_a_container_sets_only_its_own_kernel_settings():
     settings = {"net.ipv4.conf.*.rp_filter": 1, "net.ipv6.conf.all.accept_redirects": 0, "net.core.bpf_jit_harden": 2, "kernel.sysrq": 0}
-    assert kernel.own(settings, in_container=False) == settings
-    assert list(kernel.own(settings, in_container=True)) == ["net.ipv4.conf.*.rp_filter", "net.ipv6.conf.all.accept_redirects"]
+    assert kernel.applicable(settings, in_container=False) == settings
+    assert list(kernel.applicable(settings, in_container=True)) == ["net.ipv4.conf.*.rp_filter", "net.ipv6.conf.all.accept_redirects"]

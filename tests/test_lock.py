@@ -1,4 +1,4 @@
-"""A lock of the host can be held by root only, is waited for with an end, and says who holds it."""
+"""The host's locks can be held by root only, waiting for them has a time limit, and the error names the holder."""
 
 import os
 import re
@@ -29,26 +29,26 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_lock_that_is_held_is_waited_for_with_an_end_and_its_holder_is_named(holder, tmp_path):
-    told = rf"process {holder.pid} \(laying out release r1\) has held \S+/run/shop.lock for more than 0.3 seconds. Wait until it ends, or stop it"
-    with pytest.raises(lock.LockTimeout, match=told):
+def test_waiting_for_a_lock_times_out_and_the_holder_is_reported(holder, tmp_path):
+    message = rf"process {holder.pid} \(laying out release r1\) has held \S+/run/shop.lock for more than 0.3 seconds. Wait until it ends, or stop it"
+    with pytest.raises(lock.LockTimeout, match=message):
         lock.acquire("shop", "me", seconds=0.3, directory=tmp_path / "run")
 
 
-def test_a_lock_of_the_controller_is_free_after_its_block(tmp_path):
+def test_a_lock_on_the_controller_is_released_after_its_block(tmp_path):
     for _ in range(2):
-        told = pytest.raises(lock.LockTimeout, match=rf"process {os.getpid()} \(fetching\) has held")
-        with lock.locked(tmp_path / "lock", "fetching", seconds=0.3), told:
+        timeout = pytest.raises(lock.LockTimeout, match=rf"process {os.getpid()} \(fetching\) has held")
+        with lock.locked(tmp_path / "lock", "fetching", seconds=0.3), timeout:
             lock.open_locked(tmp_path / "lock", "me", seconds=0.1)
 
 
-def test_a_lock_is_free_when_its_holder_was_killed(holder, tmp_path):
+def test_a_lock_is_released_when_its_holder_is_killed(holder, tmp_path):
     holder.kill()
     holder.wait()
     lock.acquire("shop", "me", seconds=5, directory=tmp_path / "run")
 
 
-def test_a_holder_that_writes_nothing_is_found_by_fuser(tmp_path):
+def test_the_error_mentions_fuser_if_the_holder_is_unknown(tmp_path):
     (tmp_path / "shop.lock").touch()
     with subprocess.Popen(
         ["flock", tmp_path / "shop.lock", "sh", "-c", "echo held; exec sleep 60"], stdout=subprocess.PIPE, text=True
@@ -59,7 +59,7 @@ def test_a_holder_that_writes_nothing_is_found_by_fuser(tmp_path):
         subprocess.run(["pkill", "--parent", str(process.pid)])
 
 
-def test_nobody_else_can_open_it_whatever_the_umask_and_whatever_it_was_before(tmp_path):
+def test_only_root_can_open_the_lock_file_with_any_umask_and_previous_mode(tmp_path):
     (tmp_path / "shop.lock").touch(mode=0o644)
     before = os.umask(0o077)
     try:
@@ -67,18 +67,18 @@ def test_nobody_else_can_open_it_whatever_the_umask_and_whatever_it_was_before(t
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "shop.lock").stat().st_mode) == 0o600
-    # nginx passes through to the sockets of the apps
+    # nginx must be able to traverse the directory to the apps' sockets
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
-    # a process that the step starts, and that stays, would hold the lock for ever
+    # a background process that inherits the handle would hold the lock forever
     assert not os.get_inheritable(handle)
 
 
-def test_no_program_of_the_project_locks_what_an_app_can_open():
-    """The app could hold the lock: a directory of its own group, or a file that others can read."""
-    files = [path for folder in ("plugins/modules", "roles") for path in (PROJECT / folder).rglob("*") if path.is_file()]
-    places = [(path, line) for path in files for line in path.read_text().splitlines() if re.search(r"\bflock\b", line)]
-    assert places
-    for path, line in places:
+def test_no_program_uses_a_lock_that_an_app_can_open():
+    """An app could hold a lock on any file or directory that it can open."""
+    files = [path for directory in ("plugins/modules", "roles") for path in (PROJECT / directory).rglob("*") if path.is_file()]
+    uses = [(path, line) for path in files for line in path.read_text().splitlines() if re.search(r"\bflock\b", line)]
+    assert uses
+    for path, line in uses:
         assert "/run/flaskhost/" in line or "flock --timeout 300 9" in line or path.name in ("backup.py", "certificate.py"), (
             f"{path}: {line}"
         )

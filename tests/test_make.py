@@ -1,4 +1,4 @@
-"""What a person types: on macOS as on Linux, and with nothing of the operator's in the tests."""
+"""The make targets: they work on macOS and Linux, and the tests are isolated from the operator's environment."""
 
 import os
 import re
@@ -26,13 +26,13 @@ LAB = [
     for verb in re.findall(r"^([a-z-]+):.* ## ", MAKEFILE, re.MULTILINE)
     if re.fullmatch(r"test(-\w+)?|molecule|demo|bench|audit", verb)
 ]
-# tools that `make` itself installs; make 3.81 would not find them by their name alone
+# tools that `make` installs; make 3.81 does not find them by name alone
 TOOLS = sorted(path.name for path in (PROJECT / ".venv/bin").iterdir() if path.is_file() and os.access(path, os.X_OK))
 
 
 @pytest.fixture
 def mac(tmp_path):
-    """A clone on a Mac: its `uname`, and an ansible-playbook that says what it was started with."""
+    """A clone on a Mac: a stand-in for `uname`, and an ansible-playbook that prints its arguments and environment."""
     project, programs = tmp_path / "flaskhost", tmp_path / "programs"
     (project / ".venv/bin").mkdir(parents=True)
     programs.mkdir()
@@ -41,11 +41,11 @@ def mac(tmp_path):
     program(programs / "uname", "echo Darwin")
     program(project / ".venv/bin/ansible-playbook", 'echo "$@"; env; echo "vault: ${ANSIBLE_VAULT_PASSWORD_FILE:-none}"')
 
-    def make(*words, good=True, **environment):
+    def make(*arguments, succeeds=True, **environment):
         environment = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(tmp_path)} | environment
-        command = ["make", "--assume-old=.venv/ready", "--assume-old=.uv/bin/uv", *words]
+        command = ["make", "--assume-old=.venv/ready", "--assume-old=.uv/bin/uv", *arguments]
         done = subprocess.run(command, cwd=project, env=environment, text=True, capture_output=True)
-        assert (done.returncode == 0) is good, done.stdout + done.stderr
+        assert (done.returncode == 0) is succeeds, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     return make
@@ -57,49 +57,48 @@ def program(path, script):
 
 
 @pytest.mark.parametrize(("verb", "playbook"), DEPLOY.items())
-def test_a_mac_deploys(mac, verb, playbook):
+def test_deploy_targets_work_on_a_mac(mac, verb, playbook):
     assert mac(verb, "STAGE=staging", "ARGS=--check").startswith(f"-i inventories/staging {playbook} --check\n")
 
 
-@pytest.mark.parametrize(("verb", "name", "asked"), [("run", "CMD", "FLASKHOST_RUN"), ("restore", "NAME", "FLASKHOST_RESTORE")])
-def test_only_what_is_typed_is_run_or_restored(mac, verb, name, asked):
-    """A shell may have a NAME or a CMD of its own, as WSL's has."""
-    assert f"{asked}=\n" in mac(verb, **{name: "of-this-machine"})
-    assert f'{asked}=echo $HOME "it\'s"\n' in mac(verb, f'{name}=echo $HOME "it\'s"')
+@pytest.mark.parametrize(("verb", "name", "variable"), [("run", "CMD", "FLASKHOST_RUN"), ("restore", "NAME", "FLASKHOST_RESTORE")])
+def test_cmd_and_name_are_taken_from_the_command_line_only(mac, verb, name, variable):
+    """The environment may contain NAME or CMD, e.g. on WSL."""
+    assert f"{variable}=\n" in mac(verb, **{name: "of-this-machine"})
+    assert f'{variable}=echo $HOME "it\'s"\n' in mac(verb, f'{name}=echo $HOME "it\'s"')
 
 
 @pytest.mark.parametrize("verb", LAB)
-def test_the_lab_says_in_one_line_that_it_needs_linux(mac, verb):
-    said = mac(verb, good=False)
-    first, last = said.splitlines()
+def test_lab_targets_report_on_a_mac_that_they_need_linux(mac, verb):
+    first, last = mac(verb, succeeds=False).splitlines()
     assert (
         first == f"make {verb} starts hosts in containers, which needs Linux. Run it on Debian or Ubuntu, or in a VM. Nothing was changed."
     )
     assert last.startswith("make: *** ")
 
 
-def test_every_lab_verb_is_known():
+def test_every_target_that_uses_the_lab_requires_linux():
     assert {"demo", "molecule", "bench", "audit", "test", "test-faults", "test-kills"} <= set(LAB)
     for recipe in re.findall(r"^([a-z-]+):([^=\n]*)\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE):
-        verb, needs, commands = recipe
-        assert "$(LAB) " not in commands or verb == "clean" or needs.split()[0] == "linux", verb
+        verb, prerequisites, commands = recipe
+        assert "$(LAB) " not in commands or verb == "clean" or prerequisites.split()[0] == "linux", verb
 
 
-def test_no_recipe_looks_for_an_installed_tool_in_the_path():
-    """make 3.81 starts a simple command without a shell, and looks for it in the PATH that make was started with."""
+def test_no_recipe_starts_an_installed_tool_by_name_alone():
+    """make 3.81 starts a simple command without a shell, and searches the PATH with which make was started."""
     for line in re.findall(r"^\t@?-?(.*)$", MAKEFILE, re.MULTILINE):
         for command in re.split(r"\|\||&&|;|\||\{", line):
-            words = [word for word in command.split() if not re.match(r"\w+=", word)]
-            assert not words or words[0] not in TOOLS, line
+            arguments = [word for word in command.split() if not re.match(r"\w+=", word)]
+            assert not arguments or arguments[0] not in TOOLS, line
 
 
-def test_recipes_need_no_bash():
+def test_recipes_do_not_need_bash():
     assert "SHELL" not in MAKEFILE
     for line in re.findall(r"^\t(.*)$", MAKEFILE, re.MULTILINE):
         assert "[[" not in line and "pipefail" not in line and "<(" not in line
 
 
-def test_a_stage_gets_its_own_vault_password(mac, tmp_path):
+def test_each_stage_uses_its_own_vault_password(mac, tmp_path):
     assert mac("status", "STAGE=staging").endswith("vault: none\n")
     password = tmp_path / ".config/flaskhost/vault-staging"
     password.parent.mkdir(parents=True)
@@ -109,14 +108,14 @@ def test_a_stage_gets_its_own_vault_password(mac, tmp_path):
     assert mac("status", "STAGE=production", ANSIBLE_VAULT_PASSWORD_FILE=str(password)).endswith(f"vault: {password}\n")
 
 
-def test_tests_see_nothing_of_the_operator_s(tmp_path):
-    """After `make secrets` for production, and with settings for Ansible, git, ssh and a cloud."""
+def test_unit_tests_do_not_see_the_operator_s_environment(tmp_path):
+    """The operator has run `make secrets` for production, and has settings for Ansible, git, ssh and a cloud."""
     home = tmp_path / "home"
     (home / ".config/flaskhost").mkdir(parents=True)
     (home / ".config/flaskhost/vault-production").write_text("planted\n")
     (home / ".ansible.cfg").write_text("[defaults]\nvault_password_file = ~/.config/flaskhost/vault-production\n")
     (home / ".gitconfig").write_text("[user]\nname = planted\n")
-    theirs = {
+    operator_environment = {
         "HOME": str(home),
         "ANSIBLE_VAULT_PASSWORD_FILE": str(home / ".config/flaskhost/vault-production"),
         "ANSIBLE_CONFIG": str(home / ".ansible.cfg"),
@@ -136,7 +135,7 @@ def test_tests_see_nothing_of_the_operator_s(tmp_path):
     recipe = subprocess.run(
         ["make", "--assume-old=.venv/ready", "--assume-old=.uv/bin/uv", "--dry-run", "unit"],
         cwd=PROJECT,
-        env={"PATH": os.environ["PATH"], **theirs},
+        env={"PATH": os.environ["PATH"], **operator_environment},
         text=True,
         capture_output=True,
         check=True,
@@ -146,7 +145,11 @@ def test_tests_see_nothing_of_the_operator_s(tmp_path):
     seen = tmp_path / "seen.json"
     command = [str(PROJECT / ".venv/bin/pytest"), "-q", "-p", "no:cacheprovider", str(test)]
     subprocess.run(
-        command, cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTEST_SEEN": str(seen), **theirs}, check=True, capture_output=True
+        command,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTEST_SEEN": str(seen), **operator_environment},
+        check=True,
+        capture_output=True,
     )
     text = seen.read_text()
     assert "planted" not in text and "vault-production" not in text and "ANSIBLE" not in text

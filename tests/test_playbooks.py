@@ -1,29 +1,29 @@
-"""Whichever playbook is run, the owner's settings are the same; and the files that it would write fit the host."""
+"""All playbooks use the same settings, and the rendered files fit each distribution."""
 
 import json
 import re
 
 import pytest
-from conftest import LOCAL, PROJECT, evaluate, run_playbook, settings_of
+from conftest import LOCAL, PROJECT, evaluate, role_settings, run_playbook
 
 DISTRIBUTIONS = [("Ubuntu", "22.04"), ("Ubuntu", "24.04"), ("Ubuntu", "26.04"), ("Debian", "12"), ("Debian", "13")]
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """What a play sees that stands where each playbook stands: at the top, and in playbooks/."""
-    folder = tmp_path_factory.mktemp("settings")
+    """The settings that a play sees at the top of the project, and in playbooks/."""
+    directory = tmp_path_factory.mktemp("settings")
     shown = "{{ hostvars[inventory_hostname] | dict2items | selectattr('key', 'match', '(app|ufw|nginx|base|tls)_') | items2dict }}"
     seen = []
-    for place in (PROJECT, PROJECT / "playbooks"):
-        task = {"ansible.builtin.copy": {"content": shown, "dest": f"{folder}/{place.name}", "mode": "0600"}}
-        book = place / ".test-of-settings.yml"
+    for location in (PROJECT, PROJECT / "playbooks"):
+        task = {"ansible.builtin.copy": {"content": shown, "dest": f"{directory}/{location.name}", "mode": "0600"}}
+        book = location / ".test-of-settings.yml"
         book.write_text(json.dumps([{"hosts": "all", "connection": "local", "gather_facts": False, "tasks": [task]}]))
         try:
             run_playbook(PROJECT, book, "inventories/staging")
         finally:
             book.unlink()
-        seen.append(json.loads((folder / place.name).read_text()))
+        seen.append(json.loads((directory / location.name).read_text()))
     return seen
 
 
@@ -33,19 +33,19 @@ def test_every_playbook_sees_the_same_settings(settings):
     assert at_the_top["app_domains"] == ["YOUR_DOMAIN"]
 
 
-def test_a_stage_outranks_what_holds_everywhere(settings):
+def test_a_stage_s_settings_override_group_vars_all(settings):
     for seen in settings:
         assert seen["app_env"] == {"APP_STAGE": "staging"}
 
 
-def test_every_playbook_is_one_that_ansible_can_read():
+def test_every_playbook_passes_the_syntax_check():
     run_playbook(PROJECT, "deploy.yml", "inventories/staging", *sorted(PROJECT.glob("playbooks/*.yml")), "--syntax-check")
 
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
-    """nginx's configuration, and the units of the certificate, for every distribution: as it is by default, and with all of TLS."""
-    folder = tmp_path_factory.mktemp("rendered")
+    """The nginx configuration and the certificate's units for every distribution, with the defaults and with all TLS features (-tls)."""
+    directory = tmp_path_factory.mktemp("rendered")
     variants = {
         "": {},
         "-tls": {"tls_source": "letsencrypt", "nginx_tls_profile": "modern", "nginx_http3": True, "nginx_ocsp_stapling": True},
@@ -63,7 +63,7 @@ def rendered(tmp_path_factory):
         for name, version in DISTRIBUTIONS
         for variant, changed in variants.items()
     }
-    settings = settings_of("app", "tls", "nginx", "ufw") | {
+    settings = role_settings("app", "tls", "nginx", "ufw") | {
         **LOCAL,
         "app_name": "shop",
         "app_domains": ["shop.example", "www.shop.example"],
@@ -74,13 +74,13 @@ def rendered(tmp_path_factory):
     templates = ["nginx/templates/nginx.conf", "nginx/templates/site.conf"]
     templates += ["tls/templates/certificate.service", "tls/templates/certificate.timer"]
     texts = {path.rpartition("/")[2]: f"{{{{ lookup('ansible.builtin.template', '{PROJECT}/roles/{path}.j2') }}}}" for path in templates}
-    (folder / "templates").symlink_to(PROJECT / "templates")
-    found = evaluate(folder, [{"ansible.builtin.set_fact": {"ansible_facts": "{{ facts }}"}}], texts, hosts, settings=settings)
+    (directory / "templates").symlink_to(PROJECT / "templates")
+    found = evaluate(directory, [{"ansible.builtin.set_fact": {"ansible_facts": "{{ facts }}"}}], texts, hosts, settings=settings)
     return lambda host, name: found[host][name]
 
 
 @pytest.mark.parametrize("host", [f"{name}{version}" for name, version in DISTRIBUTIONS])
-def test_nginx_gets_only_directives_that_its_version_knows(rendered, host):
+def test_nginx_gets_only_directives_that_its_version_supports(rendered, host):
     old = host == "Ubuntu22.04"  # nginx 1.18
     general, site = rendered(host, "nginx.conf"), rendered(host, "site.conf")
     assert ("ssl_reject_handshake" in general) is not old
@@ -94,29 +94,31 @@ def test_nginx_gets_only_directives_that_its_version_knows(rendered, host):
 
 
 @pytest.mark.parametrize("host", [f"{name}{version}" for name, version in DISTRIBUTIONS])
-def test_tls_is_as_mozilla_advises(rendered, host):
-    """Of all sites at once: nginx takes protocols from the default server."""
+def test_tls_follows_mozilla_s_recommendations(rendered, host):
+    """The settings apply to all sites, because nginx uses the protocols of the default server."""
     hybrid = host in ("Debian13", "Ubuntu26.04")  # OpenSSL 3.5
     for variant, protocols in ("", "TLSv1.2 TLSv1.3"), ("-tls", "TLSv1.3"):
         general, site = rendered(host + variant, "nginx.conf"), rendered(host + variant, "site.conf")
         assert f"ssl_protocols {protocols};" in general and "ssl_protocols" not in site
         assert f"ssl_ecdh_curve {'?X25519MLKEM768:' if hybrid else ''}X25519:prime256v1:secp384r1;" in general
         ciphers = re.search(r"ssl_ciphers (\S+);", general)[1].split(":")
-        assert len(ciphers) == 6 and all(re.fullmatch(r"ECDHE-(ECDSA|RSA)-(AES\d+-GCM-SHA\d+|CHACHA20-POLY1305)", one) for one in ciphers)
+        assert len(ciphers) == 6 and all(
+            re.fullmatch(r"ECDHE-(ECDSA|RSA)-(AES\d+-GCM-SHA\d+|CHACHA20-POLY1305)", cipher) for cipher in ciphers
+        )
 
 
 @pytest.mark.parametrize("host", [f"{name}{version}" for name, version in DISTRIBUTIONS])
-def test_http3_is_offered_where_it_was_asked_for_and_nginx_has_it(rendered, host):
-    has = host in ("Debian13", "Ubuntu26.04")
-    for variant, offered in ("", False), ("-tls", has):
+def test_http3_is_enabled_if_it_is_set_and_nginx_supports_it(rendered, host):
+    supported = host in ("Debian13", "Ubuntu26.04")
+    for variant, enabled in ("", False), ("-tls", supported):
         general, site = rendered(host + variant, "nginx.conf"), rendered(host + variant, "site.conf")
-        assert (general.count(" quic reuseport default_server;"), site.count(" quic;")) == ((2, 2) if offered else (0, 0))
-        assert ("Alt-Svc" in site) is offered
-    # over a reload
+        assert (general.count(" quic reuseport default_server;"), site.count(" quic;")) == ((2, 2) if enabled else (0, 0))
+        assert ("Alt-Svc" in site) is enabled
+    # keeps idle connections open during a reload
     assert ("keepalive_min_timeout" in general) is (host == "Ubuntu26.04")
 
 
-def test_what_browsers_are_told_follows_from_where_the_certificate_comes_from(rendered):
+def test_hsts_stapling_and_challenges_are_configured_for_letsencrypt_only(rendered):
     plain, real = rendered("Debian13", "site.conf"), rendered("Debian13-tls", "site.conf")
     for line in (
         'add_header Strict-Transport-Security "max-age=63072000" always;',
@@ -125,26 +127,26 @@ def test_what_browsers_are_told_follows_from_where_the_certificate_comes_from(re
         "root /run/flaskhost-acme/shop;",
     ):
         assert line in real and line not in plain
-    # over http and https
+    # in both servers, http and https
     challenge = r"location \^~ /.well-known/acme-challenge/ {[^}]*\b(root|return 404)\b[^}]*}"
     assert re.findall(challenge, real) == ["root"] * 2 and re.findall(challenge, plain) == ["return 404"] * 2
     http, https = real.split("\nserver {")[1:]
     assert "acme-challenge" in http and "acme-challenge" in https
-    # a `return` beside the location would come first
+    # at server level, `return` would take precedence over the challenge's location
     assert re.search(r"location / \{\s+return 301 https://\$host\$request_uri;", http)
     assert real.count("/etc/ssl/flaskhost/shop/certificate.pem;") == 2
 
 
-def test_the_units_of_the_certificate(rendered):
+def test_the_certificate_s_units(rendered):
     service, timer = rendered("Debian13-tls", "certificate.service"), rendered("Debian13-tls", "certificate.timer")
     assert "ExecStart=/usr/local/sbin/shop-certificate --timer /etc/ssl/flaskhost/shop\n" in service
-    # root's part: it writes beside the key and in two folders of its own; the client has a unit of its own
+    # root's program may write to the key's directory and to its runtime directories only; the client runs in a separate unit
     assert "ReadWritePaths=/etc/ssl/flaskhost/shop\n" in service and "RuntimeDirectory=flaskhost flaskhost-acme\n" in service
     assert "CapabilityBoundingSet=CAP_CHOWN\n" in service
     assert "OnCalendar=hourly" in timer and "WantedBy=timers.target" in timer
 
 
-def test_the_site_answers_to_its_names_and_serves_its_static_files(rendered):
+def test_the_site_has_its_names_static_files_and_upstream(rendered):
     site = rendered("Debian13", "site.conf")
     assert site.count("server_name shop.example www.shop.example;") == 2
     assert "location ^~ /assets/ {" in site
@@ -152,7 +154,7 @@ def test_the_site_answers_to_its_names_and_serves_its_static_files(rendered):
 
 
 def names_in(role):
-    """The names in a role's files that begin with __."""
+    """The names in a role's files that start with __."""
     for path in (PROJECT / "roles" / role).rglob("*"):
         if path.is_file() and path.suffix in (".yml", ".j2", ".py", ".md"):
             yield from ((path, name) for name in re.findall(r"\b__([a-z][a-z0-9_]*)\b", path.read_text()))

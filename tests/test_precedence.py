@@ -1,4 +1,4 @@
-"""A setting of the inventory wins over group_vars/all/ of a clone and over the roles' defaults, in whichever form the inventory has it."""
+"""Settings in the inventory, in any form, take precedence over group_vars/all/ of a clone and over the roles' defaults."""
 
 import json
 
@@ -9,43 +9,43 @@ from conftest import COLLECTIONS, LOCAL, PROJECT, READ_APP, evaluate
 SETTINGS = {"app_name": "shop", "ufw_blocked": ["198.51.100.0/24"]}
 
 
-def hosts_yml(folder):
+def hosts_yml(directory):
     """vars: of the group"""
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": LOCAL}, "vars": SETTINGS}}))
+    (directory / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": LOCAL}, "vars": SETTINGS}}))
 
 
-def all_vars(folder):
+def all_vars(directory):
     """vars: of all"""
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": SETTINGS}, "app_servers": {"hosts": {"h": LOCAL}}}))
+    (directory / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": SETTINGS}, "app_servers": {"hosts": {"h": LOCAL}}}))
 
 
-def ini(folder):
+def ini(directory):
     lines = [f"{name}={json.dumps(value) if isinstance(value, list) else value}" for name, value in SETTINGS.items()]
-    (folder / "hosts.ini").write_text("[app_servers]\nh ansible_connection=local\n[app_servers:vars]\n" + "\n".join(lines) + "\n")
+    (directory / "hosts.ini").write_text("[app_servers]\nh ansible_connection=local\n[app_servers:vars]\n" + "\n".join(lines) + "\n")
 
 
-def group_vars_all(folder):
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": LOCAL}}}))
-    (folder / "group_vars").mkdir()
-    (folder / "group_vars/all.yml").write_text(yaml.safe_dump(SETTINGS))
+def group_vars_all(directory):
+    (directory / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": LOCAL}}}))
+    (directory / "group_vars").mkdir()
+    (directory / "group_vars/all.yml").write_text(yaml.safe_dump(SETTINGS))
 
 
-def host_vars(folder):
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": LOCAL}}}))
-    (folder / "host_vars").mkdir()
-    (folder / "host_vars/h.yml").write_text(yaml.safe_dump(SETTINGS))
+def host_vars(directory):
+    (directory / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"h": LOCAL}}}))
+    (directory / "host_vars").mkdir()
+    (directory / "host_vars/h.yml").write_text(yaml.safe_dump(SETTINGS))
 
 
-def script(folder):
-    """As AWX and cloud inventories hand it over: a program that prints JSON."""
-    told = {"app_servers": {"hosts": ["h"], "vars": SETTINGS}, "_meta": {"hostvars": {"h": LOCAL}}}
-    (folder / "hosts.sh").write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(told)}\nEND\n")
-    (folder / "hosts.sh").chmod(0o755)
+def script(directory):
+    """A program that prints JSON, like the inventories of AWX and clouds."""
+    inventory = {"app_servers": {"hosts": ["h"], "vars": SETTINGS}, "_meta": {"hostvars": {"h": LOCAL}}}
+    (directory / "hosts.sh").write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(inventory)}\nEND\n")
+    (directory / "hosts.sh").chmod(0o755)
 
 
 @pytest.fixture
 def clone(tmp_path):
-    """A clone whose owner has set the same in group_vars/all/."""
+    """A clone that sets the same variables in group_vars/all/."""
     clone = tmp_path / "clone"
     clone.mkdir()
     for path in PROJECT.iterdir():
@@ -56,26 +56,26 @@ def clone(tmp_path):
     return clone
 
 
-def seen(folder, inventory, *options, **environment):
+def seen(directory, inventory, *options, **environment):
     shown = {name: f"{{{{ {name} }}}}" for name in (*SETTINGS, "app_server")}
-    return evaluate(folder, [READ_APP], shown, inventory, *options, cwd=folder, environment=environment)["h"]
+    return evaluate(directory, [READ_APP], shown, inventory, *options, cwd=directory, environment=environment)["h"]
 
 
 @pytest.mark.parametrize("form", [hosts_yml, all_vars, ini, group_vars_all, host_vars, script])
-def test_the_inventory_wins_over_the_clone(tmp_path, clone, form):
+def test_the_inventory_overrides_the_clone(tmp_path, clone, form):
     (tmp_path / "inventory").mkdir()
     form(tmp_path / "inventory")
     assert seen(clone, tmp_path / "inventory") == {**SETTINGS, "app_server": "uwsgi"}
 
 
-def test_the_command_line_wins_over_the_inventory(tmp_path, clone):
+def test_the_command_line_overrides_the_inventory(tmp_path, clone):
     (tmp_path / "inventory").mkdir()
     group_vars_all(tmp_path / "inventory")
     assert seen(clone, tmp_path / "inventory", "--extra-vars", "app_name=blog")["app_name"] == "blog"
 
 
 @pytest.mark.parametrize("form", [hosts_yml, all_vars, ini, group_vars_all, host_vars, script])
-def test_the_inventory_wins_over_the_defaults_of_an_installed_collection(tmp_path, form):
+def test_the_inventory_overrides_the_defaults_of_an_installed_collection(tmp_path, form):
     (tmp_path / "inventory").mkdir()
     form(tmp_path / "inventory")
     found = seen(tmp_path, tmp_path / "inventory", ANSIBLE_COLLECTIONS_PATH=str(COLLECTIONS), ANSIBLE_CONFIG=str(tmp_path / "none.cfg"))

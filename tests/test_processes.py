@@ -1,4 +1,4 @@
-"""A release's further processes, its scheduled commands and its one-off commands: what files they become, and what these do."""
+"""A release's worker processes, scheduled jobs and one-off commands: the files rendered for them, and what these files do."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ import yaml
 from conftest import LOCAL, PROJECT, READ_APP, evaluate, plugin
 
 procfile = plugin("plugin_utils/procfile")
-PROCFILE = """# what a platform would start
+PROCFILE = """# a Procfile as on other platforms
 web: gunicorn "shop:create_app()"
 release: flask db upgrade
 worker: rq worker --url "$REDIS_URL" && true
@@ -32,7 +32,7 @@ SETTINGS = {
     "app_release_command": "",
     "app_static": {},
 }
-WORLD = {
+ALL_KINDS = {
     "app_release_command": "procfile",
     "app_processes": {"worker": 2, "send-mail": 1, "sleeper": 0},
     "app_schedule": [{"name": "tidy", "command": "flask tidy 'a b'; echo $HOME", "at": "*-*-* 04:00"}],
@@ -41,25 +41,25 @@ WORLD = {
 HOSTS = {
     "plain": {},
     "plain-with-names": {"app_processes": {}, "app_schedule": [], "app_services": []},
-    "world": WORLD,
-    "three": {**WORLD, "app_processes": {"worker": 3}},
-    "later": {**WORLD, "app_schedule": [{"name": "tidy", "command": "true", "at": "*-*-* 05:00"}]},
-    "less": {**WORLD, "app_services": ["redis"]},
+    "full": ALL_KINDS,
+    "three": {**ALL_KINDS, "app_processes": {"worker": 3}},
+    "later": {**ALL_KINDS, "app_schedule": [{"name": "tidy", "command": "true", "at": "*-*-* 05:00"}]},
+    "less": {**ALL_KINDS, "app_services": ["redis"]},
     "procfile": {"app_server": "procfile"},
-    "container": {**WORLD, "app_runtime": "container", "app_shared": ["instance"], "container_options": ["--dns=none"]},
-    "container-of-another-file": {**WORLD, "app_runtime": "container", "container_file": "Containerfile"},
+    "container": {**ALL_KINDS, "app_runtime": "container", "app_shared": ["instance"], "container_options": ["--dns=none"]},
+    "container-of-another-file": {**ALL_KINDS, "app_runtime": "container", "container_file": "Containerfile"},
 }
 
 
 @pytest.fixture(scope="session")
 def identified(tmp_path_factory):
-    """What a release of each host is made of: its name, its files, its environment."""
-    folder = tmp_path_factory.mktemp("processes")
-    (folder / "source").mkdir()
-    (folder / "source/Procfile").write_text(PROCFILE)
-    (folder / "source/requirements.txt").write_text("Flask\n")
-    # a role that says what the role `release` knows
-    probe = folder / "roles/probe"
+    """The id, the files and the environment of each host's release."""
+    directory = tmp_path_factory.mktemp("processes")
+    (directory / "source").mkdir()
+    (directory / "source/Procfile").write_text(PROCFILE)
+    (directory / "source/requirements.txt").write_text("Flask\n")
+    # a role that exposes the variables of the role `release`
+    probe = directory / "roles/probe"
     (probe / "tasks").mkdir(parents=True)
     for name in ("defaults", "files", "templates", "vars"):
         (probe / name).symlink_to(PROJECT / "roles/release" / name)
@@ -70,8 +70,8 @@ def identified(tmp_path_factory):
         {"ansible.builtin.set_fact": {"seen": "{{ {'id': release_id, 'files': __release_files, 'env': __release_secret_files.env} }}"}},
     ]
     (probe / "tasks/main.yml").write_text(yaml.safe_dump(tasks))
-    settings = {**SETTINGS, **LOCAL, "app_source": str(folder / "source")}
-    return evaluate(folder, [READ_APP, {"ansible.builtin.include_role": {"name": "probe"}}], "{{ seen }}", HOSTS, settings=settings)
+    settings = {**SETTINGS, **LOCAL, "app_source": str(directory / "source")}
+    return evaluate(directory, [READ_APP, {"ansible.builtin.include_role": {"name": "probe"}}], "{{ seen }}", HOSTS, settings=settings)
 
 
 FACTS = {"processor_vcpus": 2, "memtotal_mb": 2000, "python": {"version": {"major": 3, "minor": 11}}}
@@ -80,31 +80,31 @@ FACTS = {"processor_vcpus": 2, "memtotal_mb": 2000, "python": {"version": {"majo
 # -- the Procfile ------------------------------------------------------------------------------------------------------
 
 
-def test_a_procfile_is_read_as_other_platforms_read_it():
+def test_a_procfile_is_parsed_as_on_other_platforms():
     assert list(procfile.commands(PROCFILE)) == ["web", "release", "worker", "send-mail"]
     assert procfile.commands("a:b\n  c :  d: e \n")["c"] == "d: e"
 
 
 @pytest.mark.parametrize(
-    ("text", "settings", "name", "words"),
+    ("text", "settings", "name", "message"),
     [
-        (None, {"app_processes": {"worker": 1}}, "app_processes", "the source has no Procfile at its top to say how to run worker"),
-        ("web: x", {"app_processes": {"worker": 1}}, "app_processes", "no type of process 'worker'. It has web."),
-        (PROCFILE, {"app_processes": {"wroker": 1}}, "app_processes", "no type of process 'wroker'. Did you mean worker?"),
-        ("", {"app_server": "procfile"}, "app_server", "no type of process 'web'. It has none at all."),
-        ("web: x", {"app_release_command": "procfile"}, "app_release_command", "no type of process 'release'"),
-        ("worker rq worker", {"app_processes": {"worker": 1}}, "app_source", "line 1 of its Procfile, 'worker rq worker', is no process"),
-        ("worker:", {"app_processes": {"worker": 1}}, "app_source", "line 1 of its Procfile, 'worker:', is no process"),
-        ("a: b\na: c", {"app_processes": {"a": 1}}, "app_source", "line 2 of its Procfile describes 'a' a second time"),
-        ("a: echo 'b", {"app_processes": {"a": 1}}, "app_source", "the command of 'a' in its Procfile is none that a shell understands: "),
+        (None, {"app_processes": {"worker": 1}}, "app_processes", "the source has no Procfile at its top, which must define worker"),
+        ("web: x", {"app_processes": {"worker": 1}}, "app_processes", "no process type 'worker'. It has web."),
+        (PROCFILE, {"app_processes": {"wroker": 1}}, "app_processes", "no process type 'wroker'. Did you mean worker?"),
+        ("", {"app_server": "procfile"}, "app_server", "no process type 'web'. It has no process types."),
+        ("web: x", {"app_release_command": "procfile"}, "app_release_command", "no process type 'release'"),
+        ("worker rq worker", {"app_processes": {"worker": 1}}, "app_source", "line 1 of its Procfile, 'worker rq worker', is not valid"),
+        ("worker:", {"app_processes": {"worker": 1}}, "app_source", "line 1 of its Procfile, 'worker:', is not valid"),
+        ("a: b\na: c", {"app_processes": {"a": 1}}, "app_source", "line 2 of its Procfile defines 'a' a second time"),
+        ("a: echo 'b", {"app_processes": {"a": 1}}, "app_source", "the command of 'a' in its Procfile is not a valid shell command: "),
     ],
 )
-def test_what_a_procfile_can_not_give_is_told(text, settings, name, words):
+def test_a_problem_of_a_procfile_is_reported(text, settings, name, message):
     ((setting, problem),) = procfile.problems(text, settings)
-    assert setting == name and words in problem
+    assert setting == name and message in problem
 
 
-def test_a_procfile_that_nobody_asks_is_left_alone():
+def test_an_unused_procfile_is_not_checked():
     assert not list(procfile.problems("no Procfile, but prose", {"app_processes": {"worker": 0}, "app_server": "gunicorn"}))
     assert not list(procfile.problems(None, {"app_processes": {}, "app_release_command": ""}))
 
@@ -112,69 +112,69 @@ def test_a_procfile_that_nobody_asks_is_left_alone():
 # -- the files of a release ------------------------------------------------------------------------------------------------
 
 
-def test_an_app_with_a_web_process_only_is_as_it_always_was(identified):
+def test_an_app_without_workers_and_jobs_has_no_extra_files(identified):
     assert set(identified["plain"]["files"]) == {"gunicorn.conf.py", "unit", "start", "flaskhost_app.py", "release-command"}
     assert identified["plain"]["id"] == identified["plain-with-names"]["id"]
 
 
 def test_each_process_has_a_unit(identified):
-    files = identified["world"]["files"]
+    files = identified["full"]["files"]
     assert {"worker.1.service", "worker.2.service", "send-mail.1.service"} == {name for name in files if re.search(r"\.\d\.", name)}
     assert files["release-command"].splitlines()[-1] == "flask db upgrade"
-    names = [identified[host]["id"] for host in ("plain", "world", "three", "later", "less")]
-    assert len({*names}) == 5, "how many there are, and when, is part of what a release is"
+    names = [identified[host]["id"] for host in ("plain", "full", "three", "later", "less")]
+    assert len({*names}) == 5, "the release's id depends on the number of workers and the schedule"
 
 
-def test_a_process_has_the_walls_of_the_server(identified):
-    """All that its unit says of its service, but for how it starts, and how long it may take to stop."""
+def test_a_worker_has_the_sandbox_of_the_server(identified):
+    """Its unit has the same settings, except for starting and stopping."""
 
     def lines(name):
-        return {line for line in identified["world"]["files"][name].splitlines() if re.match(r"[A-Z]\w+=", line)}
+        return {line for line in identified["full"]["files"][name].splitlines() if re.match(r"[A-Z]\w+=", line)}
 
     own = r"(Description|RequiresMountsFor|Type|ExecStart|WorkingDirectory|Environment\w*|Restart\w*|StartLimit\w+|RuntimeDirectory\w*|TimeoutStopSec|WantedBy)="
     for name in "worker.1.service", "schedule-tidy.service":
         assert not [line for line in lines("unit") ^ lines(name) if not re.match(own, line)]
     assert "StateDirectory=shop" in lines("worker.1.service")
-    # this folder goes when the unit stops, and it has the server's socket in it
-    assert "RuntimeDirectory" not in identified["world"]["files"]["worker.1.service"]
+    # systemd removes this directory when the unit stops, and the server's socket is in it
+    assert "RuntimeDirectory" not in identified["full"]["files"]["worker.1.service"]
     assert "TimeoutStopSec=300" in lines("worker.1.service")
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
-def test_systemd_understands_them(identified, tmp_path):
-    for name, text in identified["world"]["files"].items():
+def test_systemd_accepts_the_units(identified, tmp_path):
+    for name, text in identified["full"]["files"].items():
         if name == "unit":
             (tmp_path / "shop@r1.service").write_text(text)
         elif name.endswith((".service", ".timer")):
             (tmp_path / (name if name.startswith("schedule") else name.replace(".service", "@r1.service"))).write_text(text)
     command = ["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())]
-    said = subprocess.run(command, text=True, capture_output=True).stderr
-    assert not [line for line in said.splitlines() if line.startswith(str(tmp_path))], said
+    errors = subprocess.run(command, text=True, capture_output=True).stderr
+    assert not [line for line in errors.splitlines() if line.startswith(str(tmp_path))], errors
     assert len(list(tmp_path.iterdir())) == 6
 
 
-def test_a_schedule_follows_the_live_release(identified):
-    files = identified["world"]["files"]
+def test_a_scheduled_job_runs_in_the_live_release(identified):
+    files = identified["full"]["files"]
     assert "ExecStart=/srv/shop/live/process schedule:tidy" in files["schedule-tidy.service"]
     assert "%i" not in files["schedule-tidy.service"] and "[Install]" not in files["schedule-tidy.service"]
     assert "OnCalendar=*-*-* 04:00\n" in files["schedule-tidy.timer"]
 
 
-def test_what_the_app_uses_is_in_its_environment_and_starts_before_it(identified):
-    world, less, plain = identified["world"], identified["less"], identified["plain"]
-    assert 'DATABASE_URL="postgresql://shop@/shop?host=/run/postgresql"' in world["env"]
-    assert 'REDIS_URL="unix:///run/redis-shop/redis.sock"' in world["env"] and 'GREETING="hello"' in world["env"]
+def test_the_app_s_services_are_in_its_environment_and_start_before_it(identified):
+    full, less, plain = identified["full"], identified["less"], identified["plain"]
+    assert 'DATABASE_URL="postgresql://shop@/shop?host=/run/postgresql"' in full["env"]
+    assert 'REDIS_URL="unix:///run/redis-shop/redis.sock"' in full["env"] and 'GREETING="hello"' in full["env"]
     assert "DATABASE_URL" not in less["env"] and "REDIS_URL" not in plain["env"]
-    # so that a worker's last job still has its database when the host goes down
+    # so that a worker's last job can still use the database when the host shuts down
     after = "After=network-online.target postgresql.service redis-server@shop.service\n"
-    assert after in world["files"]["unit"] and after in world["files"]["worker.1.service"]
+    assert after in full["files"]["unit"] and after in full["files"]["worker.1.service"]
     assert "After=network-online.target\n" in plain["files"]["unit"]
 
 
 # -- in a container ----------------------------------------------------------------------------------------------------
 
 
-def test_a_container_has_a_source_for_quadlet_instead(identified):
+def test_a_container_has_quadlet_files_instead_of_units(identified):
     files = identified["container"]["files"]
     assert {name for name in files if "\n[Container]\n" in files[name]} == {
         *("unit", "worker.1.service", "worker.2.service", "send-mail.1.service", "schedule-tidy.service")
@@ -182,12 +182,12 @@ def test_a_container_has_a_source_for_quadlet_instead(identified):
     assert {"serve.py", "in-image", "start", "process", "release-command"} <= {*files}
     assert "ContainerName=shop-web-%i\n" in files["unit"]
     assert "ContainerName=shop-worker.${number}-%i\n" in files["worker.2.service"]
-    # not systemd's, but podman's walls: systemd would put them around podman, which makes them
+    # podman sets up the sandbox; systemd's would apply to podman itself
     assert "ProtectSystem" not in files["unit"] and "\nUser=" not in files["unit"] and "StateDirectory=" not in files["unit"]
     assert 'exec "$(command -v bash || echo sh)" -c "$1"' in files["process"] and ".venv" not in files["process"]
 
 
-def test_all_containers_of_a_release_have_the_same_walls(identified):
+def test_all_containers_of_a_release_have_the_same_sandbox(identified):
     files = identified["container"]["files"]
 
     def options(name):
@@ -200,78 +200,78 @@ def test_all_containers_of_a_release_have_the_same_walls(identified):
 
 
 def test_all_processes_of_an_app_log_to_its_own_journal(identified):
-    for host in "world", "container":
+    for host in "full", "container":
         units = {name: text for name, text in identified[host]["files"].items() if name == "unit" or name.endswith(".service")}
         assert units and all("\nLogNamespace=shop\n" in text for text in units.values())
 
 
-def test_a_container_gets_what_its_app_uses_and_no_value_is_in_its_unit(identified):
+def test_a_container_gets_its_services_and_no_secret_is_in_its_unit(identified):
     unit = identified["container"]["files"]["unit"]
     for name in "GREETING", "SECRET_KEY", "DATABASE_URL", "REDIS_URL":
         assert f'PodmanArgs="--env={name}"' in unit
-    for folder in "/run/postgresql", "/run/redis-shop", "/var/lib/shop":
-        assert f'PodmanArgs="--volume={folder}:{folder}"' in unit
-    # nothing of the image, and no path that the app could replace by a link before root follows it
+    for directory in "/run/postgresql", "/run/redis-shop", "/var/lib/shop":
+        assert f'PodmanArgs="--volume={directory}:{directory}"' in unit
+    # no path from the image, and none that the app could replace with a link that root then follows
     assert "${workdir}" not in unit and "/var/lib/shop/instance:" not in unit
     assert "5f3c9a" not in unit and "EnvironmentFile=/srv/shop/releases/%i/env" in unit
 
 
-def test_another_dockerfile_is_another_release(identified):
+def test_another_dockerfile_results_in_another_release(identified):
     image = re.search(r"^Image=localhost/flaskhost/shop:(\w{12})$", identified["container"]["files"]["unit"], re.MULTILINE)
     assert image and image[0] not in identified["container-of-another-file"]["files"]["unit"]
 
 
-# -- what they do ----------------------------------------------------------------------------------------------------------
+# -- running the rendered files --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def release(identified, tmp_path):
-    """A live release on disk, whose programs say how they were called."""
-    folder = tmp_path / "releases/r1"
-    (folder / "app").mkdir(parents=True)
-    (folder / ".venv/bin").mkdir(parents=True)
+    """A live release on disk, whose programs print their environment and arguments."""
+    directory = tmp_path / "releases/r1"
+    (directory / "app").mkdir(parents=True)
+    (directory / ".venv/bin").mkdir(parents=True)
     (tmp_path / "live").symlink_to("releases/r1")
     for name in "flask", "rq", "python":
-        program = folder / f".venv/bin/{name}"
+        program = directory / f".venv/bin/{name}"
         program.write_text('#!/bin/sh\nprintf "%s\\n" "$$" "$APP_RELEASE" "$PWD" "$GREETING" "$@"\n')
         program.chmod(0o755)
-    (folder / "process").write_text(identified["world"]["files"]["process"])
-    (folder / "process").chmod(0o755)
+    (directory / "process").write_text(identified["full"]["files"]["process"])
+    (directory / "process").chmod(0o755)
     return tmp_path
 
 
-def start(release, what):
+def start(release, name):
     process = subprocess.Popen(
-        [release / "live/process", what], env={"REDIS_URL": "unix:///a b", "HOME": "/h"}, text=True, stdout=subprocess.PIPE
+        [release / "live/process", name], env={"REDIS_URL": "unix:///a b", "HOME": "/h"}, text=True, stdout=subprocess.PIPE
     )
-    said = process.communicate(timeout=20)[0].splitlines()
-    return process, said
+    output = process.communicate(timeout=20)[0].splitlines()
+    return process, output
 
 
-def test_a_process_takes_the_place_of_its_shell(release):
-    """systemd's signal has to reach the worker itself, which then ends the job that it is at."""
-    process, (pid, name, folder, greeting, *words) = start(release, "send-mail")
+def test_a_process_replaces_its_shell(release):
+    """systemd's signal must reach the worker itself, so that it can finish its job."""
+    process, (pid, name, directory, greeting, *arguments) = start(release, "send-mail")
     assert (process.returncode, int(pid)) == (0, process.pid)
-    assert (name, folder, greeting, words) == ("r1", str(release / "releases/r1/app"), "its", ["mail.py"])
+    assert (name, directory, greeting, arguments) == ("r1", str(release / "releases/r1/app"), "its", ["mail.py"])
 
 
-def test_a_command_is_read_by_a_shell(release):
+def test_a_command_is_run_by_a_shell(release):
     assert start(release, "worker")[1][4:] == ["worker", "--url", "unix:///a b"]
     assert start(release, "schedule:tidy")[1][4:] == ["tidy", "a b", "/h"]
 
 
-def test_a_command_that_the_release_has_not_is_told(release):
-    process, _said = start(release, "schedule:other")
+def test_an_unknown_command_fails(release):
+    process, _output = start(release, "schedule:other")
     assert process.returncode == 64
 
 
-def test_a_one_off_command_has_the_walls_of_the_live_release(identified, tmp_path):
-    """What systemd-run is asked for is what the live release's own unit says, in its order."""
-    folder = tmp_path / "releases/r1"
-    folder.mkdir(parents=True)
+def test_a_one_off_command_has_the_sandbox_of_the_live_release(identified, tmp_path):
+    """systemd-run gets the settings of the live release's unit, in the same order."""
+    directory = tmp_path / "releases/r1"
+    directory.mkdir(parents=True)
     (tmp_path / "live").symlink_to("releases/r1")
     unit = identified["plain"]["files"]["unit"]
-    (folder / "unit").write_text(unit)
+    (directory / "unit").write_text(unit)
     script = (PROJECT / "roles/systemd/templates/run.sh.j2").read_text()
     (tmp_path / "run").write_text(script.replace("{{ systemd_app_root }}", str(tmp_path)).replace("{{ systemd_app }}", "shop"))
     (tmp_path / "systemd-run").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
@@ -280,21 +280,21 @@ def test_a_one_off_command_has_the_walls_of_the_live_release(identified, tmp_pat
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     command = ["sh", str(tmp_path / "run"), "flask", "--app", "a b"]
-    words = subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.split("\0")
-    assert words[-6:-1] == ["--", "/usr/bin/env", "flask", "--app", "a b"] and "--pipe" in words
-    given = [word.removeprefix("--property=") for word in words if word.startswith("--property=")]
+    arguments = subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.split("\0")
+    assert arguments[-6:-1] == ["--", "/usr/bin/env", "flask", "--app", "a b"] and "--pipe" in arguments
+    properties = [word.removeprefix("--property=") for word in arguments if word.startswith("--property=")]
     service = unit.replace("%i", "r1").partition("[Service]")[2].partition("[Install]")[0].splitlines()
-    left = r"(Type|ExecStart|Restart\w*|KillMode|RuntimeDirectory\w*)="
-    assert given == [line for line in service if re.match(r"[A-Z]\w+=", line) and not re.match(left, line)]
-    assert "User=shop" in given and "EnvironmentFile=/srv/shop/releases/r1/env" in given
-    # a container has its own programs
-    (folder / "in-image").touch()
-    words = subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.split("\0")
-    assert words[-6:-1] == ["--", str(folder / "in-image"), "flask", "--app", "a b"]
+    omitted = r"(Type|ExecStart|Restart\w*|KillMode|RuntimeDirectory\w*)="
+    assert properties == [line for line in service if re.match(r"[A-Z]\w+=", line) and not re.match(omitted, line)]
+    assert "User=shop" in properties and "EnvironmentFile=/srv/shop/releases/r1/env" in properties
+    # in a container, the image's programs run
+    (directory / "in-image").touch()
+    arguments = subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.split("\0")
+    assert arguments[-6:-1] == ["--", str(directory / "in-image"), "flask", "--app", "a b"]
 
 
-def test_the_web_line_gets_a_port_and_is_asked_to_finish(identified, tmp_path):
-    """It hears SIGTERM itself, and the proxy before it goes only when it has gone."""
+def test_the_procfile_s_web_process_gets_a_port_and_a_graceful_stop(identified, tmp_path):
+    """It receives SIGTERM itself, and the proxy stops only after it has exited."""
     files = identified["procfile"]["files"]
     (tmp_path / "web.sh").write_text(files["web.sh"])
     (tmp_path / "open.py").touch()

@@ -1,4 +1,4 @@
-"""The life of a release with workers and scheduled jobs: the modules, with a systemd that only remembers."""
+"""The life cycle of a release with workers and scheduled jobs: the modules, run with a simulated systemd."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ modules = {verb: plugin(f"modules/release_{verb}") for verb in ("info", "lock", 
 layout, release, files = plugin("module_utils/layout"), plugin("module_utils/release"), plugin("module_utils/files")
 command, journal, memory, sockets = (plugin(f"module_utils/{name}") for name in ("command", "journal", "memory", "sockets"))
 deploy_lock, findings = plugin("plugin_utils/deploy_lock"), plugin("filter/host")
-# keys of a task's result that are Ansible's own
+# keys that Ansible uses itself in a task's result
 RESERVED = {
     "async_result",
     "attempts",
@@ -43,7 +43,7 @@ SHORT = {
 
 
 class Failed(Exception):
-    """A module failed; with its result."""
+    """A module failed with this result."""
 
     def __init__(self, result):
         super().__init__(result["msg"])
@@ -55,7 +55,7 @@ class Ended(Exception):
 
 
 def run_module(verb, parameters, run_command, check_mode=False):
-    """The result of a release's module, run in this process, so that its systemd can be the one below."""
+    """Run a release module in this process, so that it uses the simulated systemd, and return its result."""
 
     class Module:
         def __init__(self, argument_spec, required_if=(), supports_check_mode=False):
@@ -65,7 +65,7 @@ def run_module(verb, parameters, run_command, check_mode=False):
             self.params, self.check_mode, self.run_command = checked.validated_parameters, check_mode, run_command
 
         def exit_json(self, **result):
-            assert not RESERVED & {*result}, "Ansible reads it, and may change its type"
+            assert not RESERVED & {*result}, "Ansible uses this key itself, and may change its type"
             raise Ended(result)
 
         def fail_json(self, **result):
@@ -80,26 +80,26 @@ def run_module(verb, parameters, run_command, check_mode=False):
 
 
 class Systemd:
-    """Units are active or not; a worker that is told to stop is busy until `finish`."""
+    """A simulated systemd. A worker that is stopped stays in its last job until `finish` is called."""
 
     def __init__(self, units):
-        self.units, self.state, self.said, self.dying = units, {}, [], set()
+        self.units, self.state, self.calls, self.dying = units, {}, [], set()
 
     def run_command(self, command):
-        program, *words = command
+        program, *arguments = command
         if program != "systemctl":
             return 0, "", ""
-        if words == ["--version"]:
+        if arguments == ["--version"]:
             return 0, "systemd 252 (252.39)\n", ""
-        options = [word for word in words if word.startswith("--")]
-        verb, *names = [word for word in words if not word.startswith("--")]
+        options = [word for word in arguments if word.startswith("--")]
+        verb, *names = [word for word in arguments if not word.startswith("--")]
         if verb == "list-units":
             states = next(option for option in options if option.startswith("--state="))[8:].split(",")
             found = [name for name, state in self.state.items() if state in states and any(fnmatch(name, pattern) for pattern in names)]
             return 0, "".join(f"{name} loaded\n" for name in found), ""
         if verb == "show":
             return 0, "\n\n".join(self.show(name) for name in names) + "\n", ""
-        self.said.append(" ".join([verb, *names]))
+        self.calls.append(" ".join([verb, *names]))
         for name in names:
             getattr(self, verb.replace("-", "_"))(name, options)
         return 0, "", ""
@@ -132,7 +132,7 @@ class Systemd:
             self.state[name] = "deactivating" if "worker" in name else "inactive"
 
     def kill(self, name, options):
-        assert "worker" not in name, "it may be at a job"
+        assert "worker" not in name, "the worker may be processing a job"
 
     def reset_failed(self, name, options):
         pass
@@ -154,33 +154,33 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(layout, "SYSTEM_UNITS", str(units))
     monkeypatch.setattr(memory, "available_mb", lambda: 1000)
     monkeypatch.setattr(journal, "run", lambda _argv, **_options: (0, "", ""))
-    # the app's lock is in /run/flaskhost
+    # the real lock is in /run/flaskhost
     monkeypatch.setattr(release, "acquire", lambda _app, _purpose: None)
     # the site is unhealthy while this release is live
     host = SimpleNamespace(root=root, units=units, systemd=systemd, bad="")
 
-    def ask(page):
-        return "/ answered 500" if not page.path and files.read_link(f"{root}/live") == host.bad else ""
+    def probe(page):
+        return "/ returned 500" if not page.path and files.read_link(f"{root}/live") == host.bad else ""
 
-    monkeypatch.setattr(release.Page, "ask", ask)
+    monkeypatch.setattr(release.Page, "probe", probe)
 
     def do(verb, name=None, check_mode=False, **parameters):
         parameters = {"app": "shop", "root": str(root), **SHORT.get(verb, {}), **parameters, **({"id": name} if name else {})}
-        systemd.said.clear()
+        systemd.calls.clear()
         return run_module(verb, parameters, systemd.run_command, check_mode)
 
     def build(name, workers=2, **timers):
-        folder = root / "releases" / name
-        (folder / ".venv").mkdir(parents=True)
-        (folder / ".venv/complete").touch()
-        (folder / "unit").write_text("the server")
-        (folder / "wsgi.sock").symlink_to(f"/run/flaskhost/shop/{name}/wsgi.sock")
+        directory = root / "releases" / name
+        (directory / ".venv").mkdir(parents=True)
+        (directory / ".venv/complete").touch()
+        (directory / "unit").write_text("the server")
+        (directory / "wsgi.sock").symlink_to(f"/run/flaskhost/shop/{name}/wsgi.sock")
         for number in range(1, workers + 1):
-            (folder / f"worker.{number}.service").write_text("a worker")
+            (directory / f"worker.{number}.service").write_text("a worker")
         for timer, when in timers.items():
-            (folder / f"schedule-{timer}.timer").write_text(when)
-            (folder / f"schedule-{timer}.service").write_text("a command")
-        (folder / "manifest.json").write_text(f'{{"built": "{time.time()}"}}')
+            (directory / f"schedule-{timer}.timer").write_text(when)
+            (directory / f"schedule-{timer}.service").write_text("a command")
+        (directory / "manifest.json").write_text(f'{{"built": "{time.time()}"}}')
 
     def ship(name, **options):
         build(name, **options)
@@ -216,8 +216,8 @@ def units_of(name, workers=2):
         b'{"token": "a", "since": 1' + b"0" * 400 + b"}",
     ],
 )
-def test_files_of_a_host_may_hold_anything(host, content):
-    """By hand, by an older version, by a disk that fails: status, rollback and the next run still do their work."""
+def test_invalid_files_on_a_host_do_not_break_the_modules(host, content):
+    """A file may be damaged by an edit, an older version or a failing disk. Status, rollback and the next run must still work."""
     host.ship("r1")
     host.build("r2")
     for name in "history", "lock", "releases/r1/manifest.json":
@@ -225,7 +225,7 @@ def test_files_of_a_host_may_hold_anything(host, content):
     found = host.do("info")
     assert found["live"] == "r1" and all(isinstance(line["id"], str) for line in found["history"])
     for name in found["built"]:
-        findings.kept(name, "r1", **found["releases"][name])
+        findings.release_row(name, "r1", **found["releases"][name])
     if found["lock_holder"]:
         found["lock_holder"]["dead"] = deploy_lock.is_dead(found["lock_holder"])
     assert list(findings.leftovers(found, []))
@@ -233,8 +233,8 @@ def test_files_of_a_host_may_hold_anything(host, content):
     assert taken["lock_holder"]["token"] == "t" and taken["lock_holder"]["what"] == "releasing"
 
 
-def test_a_release_whose_socket_leads_nowhere_is_read_like_any_other(host, tmp_path):
-    """On the mount of its sockets no link is followed: what the app has made a link fails with ELOOP."""
+def test_a_release_with_an_unreadable_socket_is_handled(host, tmp_path):
+    """The mount of the sockets does not follow links: if the app replaces its socket with a link, access fails with ELOOP."""
     host.ship("r1")
     os.symlink("loop", tmp_path / "loop")
     link = host.root / "releases/r1/wsgi.sock"
@@ -246,7 +246,7 @@ def test_a_release_whose_socket_leads_nowhere_is_read_like_any_other(host, tmp_p
     assert host.do("info")["live"] == "r2"
 
 
-def test_workers_come_and_go_with_their_release(host):
+def test_workers_start_and_stop_with_their_release(host):
     host.ship("r1")
     assert host.systemd.active() == units_of("r1")
     host.ship("r2", workers=3)
@@ -256,30 +256,30 @@ def test_workers_come_and_go_with_their_release(host):
     assert found["missing"]["r2"] == [] and found["processes"] == ["worker.1", "worker.2", "worker.3"]
 
 
-def test_a_worker_of_the_previous_release_takes_no_job_of_the_new_one(host):
-    """It is told to stop before the link moves, and nobody waits until it has ended."""
+def test_workers_of_the_previous_release_are_stopped_before_the_activation(host):
+    """They take no jobs from the new release. The activation does not wait until they have exited."""
     host.ship("r1")
     host.build("r2")
     host.do("start", "r2")
-    assert host.systemd.active() == sorted(units_of("r1") + units_of("r2")), "until then both work"
+    assert host.systemd.active() == sorted(units_of("r1") + units_of("r2")), "both releases' workers run until the activation"
     host.do("activate", "r2")
     assert host.systemd.state["shop-worker.1@r1.service"] == "deactivating"
-    assert "shop@r1.service" in host.systemd.active(), "its server goes on with what it accepted"
+    assert "shop@r1.service" in host.systemd.active(), "its server finishes the requests that it has accepted"
 
 
 def test_workers_start_after_the_server_is_healthy_and_before_the_activation(host):
     host.build("r1")
     host.do("start", "r1")
-    started = [words for words in host.systemd.said if words.startswith("start")]
+    started = [call for call in host.systemd.calls if call.startswith("start")]
     assert started == ["start shop@r1.service", "start shop-worker.1@r1.service shop-worker.2@r1.service"]
     assert not (host.root / "live").is_symlink()
 
 
-def test_a_release_whose_worker_dies_is_never_live(host):
+def test_a_release_whose_worker_exits_is_not_activated(host):
     host.ship("r1")
     host.build("r2")
     host.systemd.dying = {"shop-worker.2@r2.service"}
-    host.systemd.show = dying_later(host.systemd)
+    host.systemd.show = exiting_later(host.systemd)
     with pytest.raises(Failed, match=r"worker\.2 exited"):
         host.do("start", "r2", settle_seconds=1)
     host.do("stop", "r2", mark_bad="its worker died")
@@ -288,8 +288,8 @@ def test_a_release_whose_worker_dies_is_never_live(host):
     assert files.read_link(f"{host.root}/live") == "r1"
 
 
-def dying_later(systemd):
-    """Well at the first look, started again at the next."""
+def exiting_later(systemd):
+    """A worker that runs at the first check, and has been restarted at the next."""
     plain, seen = systemd.show, []
 
     def show(name):
@@ -308,20 +308,20 @@ def test_the_previous_workers_start_again_if_the_site_is_reverted(host):
         host.do("activate", "r2")
     assert error.value.result["reverted"]
     assert host.systemd.active() == units_of("r1")
-    assert host.systemd.state["shop-worker.1@r2.service"] == "deactivating", "it may have begun a job"
+    assert host.systemd.state["shop-worker.1@r2.service"] == "deactivating", "it may have started a job"
     assert host.do("info")["missing"]["r1"] == []
 
 
-def test_a_rollback_brings_the_previous_workers_and_their_number_back(host):
+def test_a_rollback_restores_the_number_of_workers(host):
     host.ship("r1", workers=1)
     host.ship("r2", workers=3)
-    # before their last job has ended
+    # r1's workers have not finished their last job yet
     for verb in "start", "activate", "prune":
         host.do(verb, "r1")
     assert host.systemd.active() == units_of("r1", 1)
 
 
-def test_a_release_is_kept_while_a_worker_of_it_is_at_its_last_job(host):
+def test_a_release_is_kept_until_its_workers_have_finished(host):
     for name in "r1", "r2", "r3":
         host.build(name)
         host.do("start", name)
@@ -335,7 +335,7 @@ def test_a_release_is_kept_while_a_worker_of_it_is_at_its_last_job(host):
 
 
 @pytest.mark.parametrize("by_hand", ["stop", "disable"])
-def test_a_worker_that_somebody_stopped_is_started_by_the_next_run(host, by_hand):
+def test_a_manually_stopped_worker_is_started_by_the_next_run(host, by_hand):
     host.ship("r1")
     host.systemd.run_command(["systemctl", by_hand, "shop-worker.2@r1.service"])
     assert host.do("info")["missing"]["r1"] == ["worker.2"]
@@ -343,7 +343,7 @@ def test_a_worker_that_somebody_stopped_is_started_by_the_next_run(host, by_hand
     assert host.do("info")["missing"]["r1"] == []
 
 
-def test_units_of_others_are_left_alone(host):
+def test_units_of_other_apps_are_not_changed(host):
     for name in "shopping@1.service", "shop-worker@1.service", "shop-1.2x@1.service":
         (host.units / name).touch()
         host.systemd.state[name] = "active"
@@ -352,13 +352,13 @@ def test_units_of_others_are_left_alone(host):
     assert {"shopping@1.service", "shop-worker@1.service", "shop-1.2x@1.service"} < {*host.systemd.active()}
 
 
-# -- the files that earlier versions and nginx know by these names ----------------------------------------------------------
+# -- the file names that nginx and earlier versions rely on -----------------------------------------------------------------
 
 
 def test_the_files_on_a_host_keep_their_names(host):
     for name in "r1", "r2":
         host.ship(name)
-    assert os.readlink(host.root / "live") == "releases/r2" and os.readlink(host.root / "former") == "releases/r1"
+    assert os.readlink(host.root / "live") == "releases/r2" and os.readlink(host.root / "previous") == "releases/r1"
     first, second = map(json.loads, (host.root / "history").read_text().splitlines())
     assert (first["before"], second["id"], second["before"], second["by"]) == ("", "r2", "r1", "ann@laptop")
     host.do("start", "r1")
@@ -368,11 +368,11 @@ def test_the_files_on_a_host_keep_their_names(host):
     assert found["previous"] == "" and found["releases"]["r2"]["bad"] and found["activation"]["before"] == "r2"
 
 
-def test_a_directory_in_the_place_of_a_link_is_not_replaced(host):
+def test_a_directory_in_place_of_the_live_link_is_not_replaced(host):
     host.build("r1")
     host.do("start", "r1")
     (host.root / "live").mkdir()
-    with pytest.raises(Failed, match="live must be a link to a release, and is a directory"):
+    with pytest.raises(Failed, match="live must be a link to a release, but is a directory"):
         host.do("activate", "r1")
 
 
@@ -383,7 +383,7 @@ def test_check_mode_changes_nothing(host, verb):
     before = sorted(host.root.rglob("*"))
     name, options = (None, {"lock_purpose": "releasing"}) if verb == "lock" else ("r2", {})
     assert host.do(verb, name, check_mode=True, **options)["changed"] == (verb != "lock")
-    assert sorted(host.root.rglob("*")) == before and not host.systemd.said
+    assert sorted(host.root.rglob("*")) == before and not host.systemd.calls
     assert host.do("lock", check_mode=True, lock_purpose="releasing")["lock_holder"] == {}
 
 
@@ -404,7 +404,7 @@ def test_the_deploy_lock_is_acquired_once_and_released_by_its_holder_only(host):
     assert host.do("info")["lock_holder"] == {} and not list(host.root.glob("lock*"))
 
 
-def test_pruning_releases_the_deploy_lock_if_it_is_asked_to(host):
+def test_pruning_releases_the_deploy_lock_if_unlock_is_set(host):
     host.ship("r1")
     host.do("lock", lock_purpose="releasing")
     assert not host.do("prune", "r1")["unlocked"]
@@ -421,7 +421,7 @@ def test_the_lock_of_a_run_that_died_is_taken_over(host, options):
     assert taken["lock_holder"]["what"] == "releasing v2" and not list(host.root.glob("lock?*"))
 
 
-def test_a_lock_needs_a_root_that_is_there(host):
+def test_the_lock_requires_the_app_s_root_directory(host):
     with pytest.raises(Failed, match="none is missing"):
         host.do("lock", lock_purpose="releasing", root=str(host.root / "none"))
 
@@ -430,9 +430,9 @@ def test_the_controller_knows_which_holder_has_died():
     ours = deploy_lock.holder()
     assert not deploy_lock.is_dead(ours)
     assert deploy_lock.is_dead({**ours, "token": f"{ours['controller']}:{ours['pid']}:1"}), "its process ID belongs to another process"
-    assert not deploy_lock.is_dead({**ours, "controller": "another", "token": "another:1:1"}), "only that controller knows"
+    assert not deploy_lock.is_dead({**ours, "controller": "another", "token": "another:1:1"}), "only that controller knows its processes"
     other = {**OTHER, "since": 1_000_000_000, "what": "releasing v2"}
-    assert "bob@ci has been at work here since 01:46:40 UTC: releasing v2. Nothing was touched" in deploy_lock.held_message(
+    assert "bob@ci has held the deploy lock since 01:46:40 UTC: releasing v2. Nothing was changed" in deploy_lock.held_message(
         other, {"root": "/srv/shop"}
     )
 
@@ -442,7 +442,7 @@ def test_the_controller_knows_which_holder_has_died():
 TIDY = "shop-schedule-tidy.timer"
 
 
-def test_the_schedule_is_the_live_release_s(host):
+def test_timers_are_those_of_the_live_release(host):
     host.build("r1", tidy="04:00")
     host.do("start", "r1")
     assert TIDY not in host.systemd.active()
@@ -457,16 +457,16 @@ def test_the_schedule_is_the_live_release_s(host):
     assert [name for name in host.systemd.active() if "schedule" in name] == [TIDY]
 
 
-def test_a_timer_that_stays_as_it_is_is_not_touched(host):
+def test_an_unchanged_timer_is_not_touched(host):
     host.ship("r1", tidy="04:00")
     host.build("r2", tidy="04:00")
     host.do("start", "r2")
     host.do("activate", "r2")
-    assert not [words for words in host.systemd.said if "schedule" in words or "daemon-reload" in words]
+    assert not [call for call in host.systemd.calls if "schedule" in call or "daemon-reload" in call]
 
 
-def test_a_schedule_that_a_dead_run_left_undone_is_noticed(host):
-    """It died after the link had moved."""
+def test_an_incomplete_schedule_of_a_killed_run_is_completed(host):
+    """The run was killed after it had moved the live link."""
     host.ship("r1", tidy="04:00")
     host.build("r2", tidy="05:00")
     host.do("start", "r2")
@@ -476,7 +476,7 @@ def test_a_schedule_that_a_dead_run_left_undone_is_noticed(host):
     assert (host.units / TIDY).read_text() == "05:00" and host.do("info")["missing"]["r2"] == []
 
 
-def test_a_site_that_is_reverted_keeps_its_schedule(host):
+def test_a_reverted_site_keeps_its_schedule(host):
     host.ship("r1", tidy="04:00")
     host.build("r2", tidy="05:00")
     host.do("start", "r2")
@@ -486,14 +486,14 @@ def test_a_site_that_is_reverted_keeps_its_schedule(host):
     assert (host.units / TIDY).read_text() == "04:00"
 
 
-def test_a_web_process_only_asks_systemd_no_more_than_before(host):
+def test_an_app_without_workers_and_jobs_needs_only_these_systemctl_calls(host):
     host.ship("r1", workers=0)
     host.build("r2", workers=0)
-    said = []
+    calls = []
     for verb in "start", "activate", "prune":
         host.do(verb, "r2")
-        said += host.systemd.said
-    verbs = [re.sub(r" .*", "", words) for words in said]
+        calls += host.systemd.calls
+    verbs = [re.sub(r" .*", "", call) for call in calls]
     assert verbs == ["reset-failed", "enable", "start", "disable", "stop"]
 
 
@@ -502,19 +502,19 @@ def test_a_web_process_only_asks_systemd_no_more_than_before(host):
 
 @pytest.fixture
 def images(host, tmp_path, monkeypatch):
-    """podman, as far as images go: those that it has, by tag; one that is in use stays."""
+    """A simulated podman with images by tag. An image in use can't be removed."""
     storage, tags, in_use = tmp_path / "storage", {}, set()
     (storage / "overlay-images").mkdir(parents=True)
     monkeypatch.setattr(layout, "IMAGES", str(storage))
-    monkeypatch.setattr(modules["prune"].shutil, "which", lambda name: f"/usr/bin/{name}")  # this machine may have none
+    monkeypatch.setattr(modules["prune"].shutil, "which", lambda name: f"/usr/bin/{name}")  # this machine may not have podman
 
     def podman(command):
-        words = command[1:]
-        if words[:2] == ["image", "ls"]:
-            assert "--filter=reference=localhost/flaskhost/shop" in words
+        arguments = command[1:]
+        if arguments[:2] == ["image", "ls"]:
+            assert "--filter=reference=localhost/flaskhost/shop" in arguments
             return 0, "".join(f"{tag}\n" for tag in tags), ""
-        assert words[:2] == ["image", "rm"]
-        tag = words[2].removeprefix("localhost/flaskhost/shop:")
+        assert arguments[:2] == ["image", "rm"]
+        tag = arguments[2].removeprefix("localhost/flaskhost/shop:")
         if tag in in_use:
             return 2, "", "image is in use by a container"
         (storage / "overlay-images" / tags.pop(tag)).rmdir()
@@ -542,13 +542,13 @@ def images(host, tmp_path, monkeypatch):
     return SimpleNamespace(ship=ship, tags=tags, in_use=in_use, storage=storage / "overlay-images")
 
 
-def test_images_go_with_the_last_release_that_runs_from_them(images):
+def test_an_image_is_removed_with_the_last_release_that_uses_it(images):
     for name, key in ("r1", "one"), ("r2", "one"), ("r3", "two"), ("r4", "three"):
         images.ship(name, key)
     assert set(images.tags) == {"two", "three"}
 
 
-def test_an_image_that_is_still_in_use_goes_the_next_time(images):
+def test_an_image_in_use_is_removed_by_a_later_run(images):
     images.ship("r1", "one")
     images.in_use.add("one")
     for name, key in ("r2", "two"), ("r3", "three"):
@@ -559,7 +559,7 @@ def test_an_image_that_is_still_in_use_goes_the_next_time(images):
     assert set(images.tags) == {"three", "four"}
 
 
-def test_the_name_of_what_was_pulled_last_stays_while_there_are_images(images, host):
+def test_the_pulled_image_is_kept_while_the_app_runs_from_images(images, host):
     images.tags["pulled"] = "id-pulled"
     (images.storage / "id-pulled").mkdir()
     images.ship("r1", "one")
@@ -567,10 +567,10 @@ def test_the_name_of_what_was_pulled_last_stays_while_there_are_images(images, h
     for name in "r2", "r3", "r4":
         host.ship(name)
         host.do("prune", name, keep=2)
-    assert not images.tags, "the app runs from venvs again"
+    assert not images.tags, "the app runs from a venv again"
 
 
-def test_a_release_whose_image_is_gone_is_none(images, host):
+def test_a_release_without_its_image_counts_as_unfinished(images, host):
     images.ship("r1", "one")
     images.ship("r2", "two")
     assert host.do("info")["previous"] == "r1"
@@ -580,10 +580,10 @@ def test_a_release_whose_image_is_gone_is_none(images, host):
 
 
 @pytest.mark.parametrize(
-    ("status", "words"),
+    ("status", "reason"),
     [("137", "the app was killed by signal 9"), ("1", "the app exited"), ("255", "the app exited")],
 )
-def test_a_container_that_was_killed_says_so_by_its_status(host, monkeypatch, status, words):
+def test_a_killed_container_is_recognized_by_its_exit_status(host, monkeypatch, status, reason):
     host.ship("r1", workers=0)
     host.build("r2", workers=0)
     plain = host.systemd.show
@@ -593,12 +593,12 @@ def test_a_container_that_was_killed_says_so_by_its_status(host, monkeypatch, st
         return dead if "r2" in name else plain(name)
 
     host.systemd.show = show
-    monkeypatch.setattr(release.Page, "ask", lambda page: "no answer")
-    with pytest.raises(Failed, match=words):
+    monkeypatch.setattr(release.Page, "probe", lambda page: "no answer")
+    with pytest.raises(Failed, match=reason):
         host.do("start", "r2")
 
 
-# -- what an app decides ------------------------------------------------------------------------------------------------
+# -- data that the app controls -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -610,8 +610,8 @@ def listener(tmp_path):
         yield path
 
 
-@pytest.mark.parametrize("count", [sockets.connections, sockets.listed])
-def test_connections_are_counted_beside_sockets_with_any_name(listener, count):
+@pytest.mark.parametrize("count", [sockets.connections, sockets.count_by_name])
+def test_connections_are_counted_despite_sockets_with_hostile_names(listener, count):
     names = [b"\0\xff\xfe", b"\0 with  blanks ", f"\0 {listener}".encode(), b"\0\n", b"\0" + listener.encode()]
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
@@ -623,29 +623,29 @@ def test_connections_are_counted_beside_sockets_with_any_name(listener, count):
         assert count(listener) == 3 and count(f"{listener}.none") == 0
 
 
-def test_no_neighbour_can_look_like_a_connection_to_another_app(host, monkeypatch, tmp_path):
-    """A name may hold a line as in /proc/net/unix; one that counted it would wait."""
-    place = tmp_path / "s"
+def test_another_app_cannot_fake_a_connection(host, monkeypatch, tmp_path):
+    """A socket's name can contain a line in the format of /proc/net/unix. If that line counted, draining would wait for it."""
+    path = tmp_path / "s"
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as victim, socket.socket(socket.AF_UNIX) as hostile:
         victim.bind("s")
         victim.listen()
         hostile.bind(b"\0\n0000000000000000: 00000003 00000000 00000000 0001 03 1 s")
-        assert sockets.listed("s") == 1
-        assert sockets.connections("s") == sockets.connections(str(place)) == 0
+        assert sockets.count_by_name("s") == 1
+        assert sockets.connections("s") == sockets.connections(str(path)) == 0
 
 
-def test_a_kernel_that_can_not_be_asked_is_read(listener, monkeypatch):
+def test_without_netlink_connections_are_read_from_proc(listener, monkeypatch):
     def absent(_file):
         raise FileNotFoundError(2, "No such file or directory")
 
-    monkeypatch.setattr(sockets, "asked", absent)
+    monkeypatch.setattr(sockets, "count_by_inode", absent)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(listener)
         assert sockets.connections(listener) == 1
 
 
-def test_history_and_notes_may_hold_anything(host):
+def test_invalid_history_and_notes_do_not_break_the_report(host):
     host.ship("r1")
     with open(host.root / "history", "ab") as history:
         history.write(b'{"id": 1}\n{"id": ["r1"]}\n1\nnull\n[]\n{"at": "x"}\n\xff\xfe\n{"id": "r1", "by": "\\u001b[2J"}\n')
@@ -660,8 +660,8 @@ def test_history_and_notes_may_hold_anything(host):
     json.dumps(found).encode()
 
 
-def test_an_app_that_never_stops_logging_does_not_hold_up_the_release_that_failed(host, monkeypatch, tmp_path):
-    """`journalctl --sync` waits for a queue that is never empty."""
+def test_an_app_that_logs_endlessly_does_not_block_the_report_of_a_failed_release(host, monkeypatch, tmp_path):
+    """`journalctl --sync` would wait until the queue is empty, which it never is."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/journalctl").write_text('#!/bin/sh\ncase "$*" in *--sync) exec sleep 60 ;; esac\necho the last line\n')
     (tmp_path / "bin/journalctl").chmod(0o755)

@@ -1,4 +1,4 @@
-"""A command of a release in its transient unit: what it prints is shown when it fails."""
+"""A release's command in its transient unit."""
 
 import json
 import os
@@ -12,7 +12,7 @@ release_job = plugin("modules/release_job")
 
 @pytest.fixture
 def unit(tmp_path, monkeypatch):
-    """Stands in for systemd: the command runs at once."""
+    """Stand-ins for systemd-run, which runs the command directly, and systemctl."""
     programs = {"systemd-run": 'while [ "$1" != -- ]; do shift; done\nshift\nexec "$@"', "systemctl": "echo inactive"}
     for name, script in programs.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -22,7 +22,7 @@ def unit(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_what_a_command_prints_is_shown_without_credentials(unit, capsys, code):
+def test_a_command_s_output_is_returned_without_credentials(unit, capsys, code):
     script = f"echo postgresql://ann:hunter2@db/shop; echo 'no https://ann:hunter2@index.example' >&2; exit {code}"
     arguments = {"app": "shop", "name": "release-command", "command": ["sh", "-c", script], "sandbox": [], "seconds": 60}
     with patch_module_args(arguments), pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""A secret is in one file of the release, which only root reads; a run tells nothing of it, however loudly it is asked to tell."""
+"""Secrets are stored in one file of the release, which only root can read, and appear in no output, not even with -vvv."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ MARKER = "planted-secret-7d41f0b2"
 
 @pytest.fixture(scope="module")
 def app():
-    """An app whose users this machine has for the while."""
+    """An app whose users exist on this machine during the test."""
     if os.geteuid():
         yield "root"
         return
@@ -25,9 +25,9 @@ def app():
 
 @pytest.fixture(scope="module")
 def run(app, tmp_path_factory):
-    """The steps in which a release gets its secrets, on this machine, at -vvv."""
-    folder = tmp_path_factory.mktemp("secrets")
-    root = folder / "srv"
+    """The output of the steps that handle secrets, run on this machine with -vvv, and the app's root."""
+    directory = tmp_path_factory.mktemp("secrets")
+    root = directory / "srv"
     (root / "releases").mkdir(parents=True)
     settings = {
         "app_name": "sample",
@@ -45,17 +45,17 @@ def run(app, tmp_path_factory):
         READ_APP,
         {"ansible.builtin.set_fact": {"release_host": nothing, "ansible_facts": facts, "release_plan": {}}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.release", "tasks_from": "identify"}},
-        # the venv is another's concern
+        # stands in for the venv
         {"ansible.builtin.file": {"path": f"{root}/venvs/{{{{ release_venv }}}}", "state": "directory", "mode": "0755"}},
         {"ansible.builtin.copy": {"dest": f"{root}/venvs/{{{{ release_venv }}}}/complete", "content": "", "mode": "0644"}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.release", "tasks_from": "build"}},
     ]
-    # as on a host whose logins are set up like that
-    return run_playbook(folder, tasks, {"shop": settings}, "-vvv", "--diff", good=None, umask=0o027).output, root
+    # umask 027, as on a host with hardened logins
+    return run_playbook(directory, tasks, {"shop": settings}, "-vvv", "--diff", succeeds=None, umask=0o027).output, root
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="sets owners, as on a host")
-def test_it_is_in_one_file_that_only_root_reads(run):
+def test_a_secret_is_in_one_file_that_only_root_can_read(run):
     output, root = run
     found = [path for path in root.rglob("*") if path.is_file() and MARKER.encode() in path.read_bytes()]
     assert [path.name for path in found] == ["env"], output
@@ -64,14 +64,14 @@ def test_it_is_in_one_file_that_only_root_reads(run):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="sets owners, as on a host")
-def test_nginx_reaches_the_static_files_whatever_the_umask_of_logins(run):
+def test_nginx_can_read_the_static_files_with_any_umask(run):
     _output, root = run
     (public,) = root.glob("releases/*/public")
     assert oct(public.stat().st_mode)[-3:] == "755"
     assert (public / "static/style.css").stat().st_mode & 0o004
 
 
-def test_a_run_at_its_loudest_tells_nothing_of_it(run):
+def test_a_secret_is_not_in_the_output_of_a_verbose_run(run):
     output, _root = run
     assert "Lay out the release" in output and "release_id" in output
     assert MARKER not in output

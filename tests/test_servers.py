@@ -1,4 +1,4 @@
-"""Whichever server serves it, the app is the same, is reached the same way, and its visitors are never cut off."""
+"""Every server loads the same app, opens the same socket, and finishes its requests when it stops."""
 
 import configparser
 import contextlib
@@ -22,25 +22,25 @@ from conftest import LOCAL, PROJECT, READ_APP, evaluate, foreign_listeners, plug
 
 SERVERS = ["gunicorn", "uwsgi", "waitress", "granian", "uvicorn", "mod_wsgi"]
 MODULE = 'shop.web:create_app("the shop")'
-# a value that a shell would take apart
+# a value with characters that are special to a shell
 TRICKY = "a 'b' $HOME \"c\""
 
 
 @pytest.fixture(scope="session")
 def contracts(tmp_path_factory):
-    """What each server's role says, on a host as most are (plain), and with settings of its owner's on a small one (own)."""
-    folder = tmp_path_factory.mktemp("servers")
+    """The spec and the files of each server's role, with the defaults (-plain), and with custom settings on a small host (-own)."""
+    directory = tmp_path_factory.mktemp("servers")
     provision = yaml.safe_load((PROJECT / "playbooks/provision.yml").read_text())[0]
     hosts = {}
     for server in SERVERS:
-        base = {"server": server, "release_root": str(folder / server), "release_command": ""}
+        base = {"server": server, "release_root": str(directory / server), "release_command": ""}
         hosts[f"{server}-plain"] = {**base, "memory": 2000, "app_module": "wsgi:app"}
         own = {f"{server}_settings": {"own-setting": TRICKY, "own-flag": True, "own-number": 7}}
         hosts[f"{server}-own"] = {**base, "memory": 460, "app_module": MODULE, **own}
     web = {"release_source_found": {"commands": {"web": "exec python server.py"}}}
     hosts["procfile-plain"] = {
         "server": "procfile",
-        "release_root": str(folder / "procfile"),
+        "release_root": str(directory / "procfile"),
         "memory": 2000,
         "app_module": "wsgi:app",
         **web,
@@ -73,27 +73,27 @@ def contracts(tmp_path_factory):
         {"ansible.builtin.set_fact": {"ansible_facts": {"processor_vcpus": 2, "memtotal_mb": "{{ memory }}"}}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.{{ server }}"}},
     ]
-    return evaluate(folder, tasks, contract, hosts, settings=settings)
+    return evaluate(directory, tasks, contract, hosts, settings=settings)
 
 
 @pytest.fixture
 def release(contracts, tmp_path):
-    """A release on disk, in an environment as its unit gives it; programs of the venv are stood in for."""
+    """A release on disk, run in the environment that its unit provides, with stand-ins for the venv's programs."""
 
     class Release:
-        folder, run = tmp_path / "release", tmp_path / "run"
-        programs, said = tmp_path / "bin", tmp_path / "said"
+        directory, run = tmp_path / "release", tmp_path / "run"
+        programs, output = tmp_path / "bin", tmp_path / "output"
 
         def __init__(self):
-            for folder in (self.folder / "app", self.run, self.programs):
-                folder.mkdir(parents=True)
+            for directory in (self.directory / "app", self.run, self.programs):
+                directory.mkdir(parents=True)
 
         def of(self, host):
             for name, content in contracts[host]["files"].items():
-                # a release is found by the folder of its app; here it is this one
-                (self.folder / name).write_text(re.sub(r"^RELEASE=.*", f"RELEASE={self.folder}", content, flags=re.MULTILINE))
+                # use this directory as the release
+                (self.directory / name).write_text(re.sub(r"^RELEASE=.*", f"RELEASE={self.directory}", content, flags=re.MULTILINE))
             for name in contracts[host]["server"].get("helpers", []):
-                shutil.copy(PROJECT / "roles/release/files" / name, self.folder)
+                shutil.copy(PROJECT / "roles/release/files" / name, self.directory)
             return self
 
         def program(self, name, text):
@@ -106,31 +106,31 @@ def release(contracts, tmp_path):
                 "PATH": f"{self.programs}:/usr/bin:/bin",
                 "RUNTIME_DIRECTORY": str(self.run),
                 "APP_RELEASE": "r1",
-                "SAID": str(self.said),
+                "OUTPUT": str(self.output),
             }
-            return subprocess.Popen(["sh", str(self.folder / "start")], cwd=self.folder / "app", env=environment, **options)
+            return subprocess.Popen(["sh", str(self.directory / "start")], cwd=self.directory / "app", env=environment, **options)
 
         def command(self, name):
-            """How the start script calls the server."""
-            self.program(name, f"import json, os, sys; open({str(self.said)!r}, 'w').write(json.dumps(sys.argv[1:]))")
+            """The arguments with which the start script calls the server."""
+            self.program(name, f"import json, os, sys; open({str(self.output)!r}, 'w').write(json.dumps(sys.argv[1:]))")
             assert self.start().wait(10) == 0
-            return json.loads(self.said.read_text())
+            return json.loads(self.output.read_text())
 
     return Release()
 
 
-def test_every_server_can_be_chosen():
+def test_app_server_accepts_every_server():
     (rule,) = [role.rules["app_server"] for role in plugin("plugin_utils/rules").read_roles() if "app_server" in role.rules]
     assert [server for server in SERVERS if rule(server, {})] == []
     assert all(server in rule("apache", {}) for server in SERVERS)
 
 
-def test_settings_alike_in_meaning_are_alike_in_name():
-    alike = ["requirement", "packages", "workers", "threads", "timeout_seconds", "graceful_timeout_seconds", "max_requests", "settings"]
+def test_servers_use_the_same_names_for_the_same_settings():
+    common = ["requirement", "packages", "workers", "threads", "timeout_seconds", "graceful_timeout_seconds", "max_requests", "settings"]
     own = {"gunicorn_worker_class", "gunicorn_cpu_affinity", "uwsgi_cheaper"}
     for server in SERVERS:
         names = yaml.safe_load((PROJECT / f"roles/{server}/defaults/main.yml").read_text())
-        assert {name for name in names if name.removeprefix(f"{server}_") not in alike} <= own
+        assert {name for name in names if name.removeprefix(f"{server}_") not in common} <= own
         assert {f"{server}_requirement", f"{server}_settings", f"{server}_graceful_timeout_seconds"} <= set(names)
 
 
@@ -139,43 +139,45 @@ def test_settings_alike_in_meaning_are_alike_in_name():
 
 @pytest.mark.parametrize("server", [server for server in SERVERS if server != "gunicorn"])
 def test_a_factory_is_called_with_its_arguments(release, server):
-    """In a process of its own: the app's folder is the current one, and is found first."""
+    """In a separate process, whose working directory is the app's and first in the import path."""
     release.of(f"{server}-own")
-    (release.folder / "app/shop").mkdir()
-    (release.folder / "app/shop/__init__.py").touch()
-    (release.folder / "app/shop/web.py").write_text("def create_app(name):\n    return f'made for {name}'\n")
+    (release.directory / "app/shop").mkdir()
+    (release.directory / "app/shop/__init__.py").touch()
+    (release.directory / "app/shop/web.py").write_text("def create_app(name):\n    return f'made for {name}'\n")
     assert application(release) == "made for the shop"
 
 
 @pytest.mark.parametrize("name", ["wsgi", "app", "application"])
-def test_an_object_is_served_whatever_its_module_is_called(release, contracts, name):
+def test_an_app_object_is_loaded_from_a_module_of_any_name(release, contracts, name):
     release.of("granian-plain")
-    path = release.folder / "flaskhost_app.py"
+    path = release.directory / "flaskhost_app.py"
     path.write_text(path.read_text().replace("import wsgi ", f"import {name} "))
-    (release.folder / f"app/{name}.py").write_text("app = 'the app'\n")
+    (release.directory / f"app/{name}.py").write_text("app = 'the app'\n")
     assert application(release) == "the app"
 
 
 def application(release):
     command = [sys.executable, "-c", "import flaskhost_app; print(flaskhost_app.application)"]
-    # the folder that Python itself would add is not there for a server's workers
-    environment = {"PYTHONPATH": str(release.folder), "PYTHONSAFEPATH": "1"}
-    return subprocess.run(command, cwd=release.folder / "app", env=environment, text=True, capture_output=True, check=True).stdout.strip()
+    # a server's workers don't have the directory that Python adds to the import path
+    environment = {"PYTHONPATH": str(release.directory), "PYTHONSAFEPATH": "1"}
+    return subprocess.run(
+        command, cwd=release.directory / "app", env=environment, text=True, capture_output=True, check=True
+    ).stdout.strip()
 
 
-# -- the start line ----------------------------------------------------------------------------------------------------
+# -- the start command -------------------------------------------------------------------------------------------------
 
 
 def test_gunicorn_calls_the_factory_itself(release):
     assert release.of("gunicorn-own").command("gunicorn")[-1] == MODULE
 
 
-@pytest.mark.parametrize(("cores", "kept"), [({4, 5}, [4, 5, 4]), ({4}, [4, 4, 4]), ({4, 5, 6}, None)])
-def test_gunicorns_workers_share_the_cores_evenly_after_one_has_died_too(release, monkeypatch, cores, kept):
-    """Two workers; the first core of two is free again when its worker dies. With more cores than workers, none is bound."""
+@pytest.mark.parametrize(("cores", "expected"), [({4, 5}, [4, 5, 4]), ({4}, [4, 4, 4]), ({4, 5, 6}, None)])
+def test_gunicorns_workers_are_spread_evenly_over_the_cores_even_after_one_has_died(release, monkeypatch, cores, expected):
+    """There are two workers. A replacement worker gets the core of the dead one. With more cores than workers, no worker is bound."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: cores)
-    config = runpy.run_path(str(release.of("gunicorn-plain").folder / "gunicorn.conf.py"))
-    if kept is None:
+    config = runpy.run_path(str(release.of("gunicorn-plain").directory / "gunicorn.conf.py"))
+    if expected is None:
         assert "pre_fork" not in config and "post_fork" not in config
         return
     arbiter, workers = SimpleNamespace(WORKERS={}), [SimpleNamespace() for _ in range(3)]
@@ -184,7 +186,7 @@ def test_gunicorns_workers_share_the_cores_evenly_after_one_has_died_too(release
         arbiter.WORKERS[id(worker)] = worker
     del arbiter.WORKERS[id(workers[0])]
     config["pre_fork"](arbiter, workers[2])
-    assert [worker.core for worker in workers] == kept
+    assert [worker.core for worker in workers] == expected
 
 
 @pytest.mark.parametrize(
@@ -192,29 +194,29 @@ def test_gunicorns_workers_share_the_cores_evenly_after_one_has_died_too(release
     [("uwsgi", None), ("granian", "{}/flaskhost_app.py:application"), ("uvicorn", "flaskhost_app:application")],
 )
 def test_a_server_opens_the_socket_and_loads_the_app(release, server, app):
-    words = release.of(f"{server}-plain").command(server)
-    assert any(str(release.run / "wsgi.sock") in word for word in words)
+    arguments = release.of(f"{server}-plain").command(server)
+    assert any(str(release.run / "wsgi.sock") in argument for argument in arguments)
     if app:
-        assert words[-1] == app.format(release.folder)
+        assert arguments[-1] == app.format(release.directory)
     else:
-        assert words[words.index("--ini") + 1] == str(release.folder / "uwsgi.ini")
+        assert arguments[arguments.index("--ini") + 1] == str(release.directory / "uwsgi.ini")
 
 
 @pytest.mark.parametrize("server", ["granian", "uvicorn"])
-def test_an_owners_settings_reach_the_server_whole(release, server):
-    words = release.of(f"{server}-own").command(server)
-    assert words[words.index("--own-setting") + 1] == TRICKY
-    assert words[words.index("--own-number") + 1] == "7"
-    assert words[words.index("--own-flag") + 1].startswith("--")
+def test_custom_settings_are_passed_to_the_server_unchanged(release, server):
+    arguments = release.of(f"{server}-own").command(server)
+    assert arguments[arguments.index("--own-setting") + 1] == TRICKY
+    assert arguments[arguments.index("--own-number") + 1] == "7"
+    assert arguments[arguments.index("--own-flag") + 1].startswith("--")
 
 
-def test_nothing_is_given_up_by_uwsgi_that_nginx_would_still_wait_for(contracts):
+def test_uwsgi_does_not_kill_a_request_before_nginx_times_out(contracts):
     settings = ini(contracts["uwsgi-plain"])
     timeout = yaml.safe_load((PROJECT / "roles/nginx/defaults/main.yml").read_text())["nginx_app_timeout_seconds"]
     assert int(settings["harakiri"]) >= timeout
 
 
-def test_uwsgi_is_what_the_course_teaches_where_there_is_room(contracts):
+def test_uwsgi_has_six_processes_where_memory_allows_and_custom_settings(contracts):
     settings = ini(contracts["uwsgi-plain"])
     assert (settings["processes"], settings["master"], settings["need-app"]) == ("6", "true", "true")
     assert ini(contracts["uwsgi-own"])["processes"] == "3"
@@ -232,14 +234,14 @@ def ini(contract):
     return parser["uwsgi"]
 
 
-def test_the_host_gets_the_packages_that_a_server_needs(contracts):
+def test_the_packages_of_a_server_are_installed(contracts):
     assert contracts["gunicorn-plain"]["installed"] == ["libpam-pwquality", "ufw", "dumb-init", "nginx", "python3"]
     assert {"apache2-bin", "apache2-dev", "gcc"} <= set(contracts["mod_wsgi-plain"]["installed"])
-    # Apache as the distribution runs it would take nginx's ports
+    # the package apache2 starts Apache on nginx's ports
     assert "apache2" not in contracts["mod_wsgi-plain"]["installed"]
 
 
-# -- the end -----------------------------------------------------------------------------------------------------------
+# -- stopping ----------------------------------------------------------------------------------------------------------
 
 WAITRESS = """
     import time
@@ -264,28 +266,28 @@ WAITRESS = """
 """
 
 
-def test_waitress_answers_what_it_accepted_before_it_ends(release):
+def test_waitress_finishes_its_requests_before_it_exits(release):
     release.of("waitress-plain")
     release.program("python", f"import os, sys; os.execv({sys.executable!r}, ['python', *sys.argv[1:]])")
-    (release.folder / "waitress.py").write_text(textwrap.dedent(WAITRESS))
-    (release.folder / "app/wsgi.py").write_text("app = 'the app'\n")
+    (release.directory / "waitress.py").write_text(textwrap.dedent(WAITRESS))
+    (release.directory / "app/wsgi.py").write_text("app = 'the app'\n")
     server = release.start()
-    wait_for(release.folder / "app/looping")
+    wait_for(release.directory / "app/looping")
     server.send_signal(signal.SIGTERM)
     assert server.wait(10) == 0
-    assert (release.folder / "app/answered").exists()
+    assert (release.directory / "app/answered").exists()
 
 
 APACHE = """
     import json, os, signal, sys, time
 
     def end(*_):
-        open(os.environ["SAID"], "a").write("drained")
+        open(os.environ["OUTPUT"], "a").write("drained")
         sys.exit()
 
     signal.signal(signal.SIGWINCH, end)
-    open(os.environ["SAID"] + ".words", "w").write(json.dumps(sys.argv[1:]))
-    open(os.environ["SAID"], "w").close()
+    open(os.environ["OUTPUT"] + ".arguments", "w").write(json.dumps(sys.argv[1:]))
+    open(os.environ["OUTPUT"], "w").close()
     signal.pause()
 """
 PYTHON = """
@@ -297,21 +299,21 @@ PYTHON = """
 """
 
 
-def test_apache_is_asked_to_finish_not_to_stop(release):
+def test_apache_is_stopped_gracefully(release):
     release.of("mod_wsgi-own").program("mod_wsgi-express", APACHE)
     release.program("python", PYTHON)
     server = release.start()
-    wait_for(release.said)
-    words = json.loads((release.said.parent / "said.words").read_text())
-    assert words[:2] == ["start-server", str(release.folder / "flaskhost_app.py")]
-    assert words[words.index("--port") + 1] == "12345"
-    assert words[words.index("--own-setting") + 1] == TRICKY
+    wait_for(release.output)
+    arguments = json.loads((release.output.parent / "output.arguments").read_text())
+    assert arguments[:2] == ["start-server", str(release.directory / "flaskhost_app.py")]
+    assert arguments[arguments.index("--port") + 1] == "12345"
+    assert arguments[arguments.index("--own-setting") + 1] == TRICKY
     server.send_signal(signal.SIGTERM)
     assert server.wait(10) is not None
-    assert release.said.read_text() == "drained"
+    assert release.output.read_text() == "drained"
 
 
-# finishes what it accepted, for which it needs no listener
+# closes its listener, and finishes its requests
 SERVER = """
     import os, signal, socket, sys, time
 
@@ -320,12 +322,12 @@ SERVER = """
 
     def end(*_):
         listener.close()
-        open(os.environ["SAID"] + ".closed", "w").close()
+        open(os.environ["OUTPUT"] + ".closed", "w").close()
         time.sleep(2)
         os._exit(0)
 
     signal.signal(signal.SIGTERM if os.environ.get("PORT") else signal.SIGWINCH, end)
-    open(os.environ["SAID"], "w").write(str(port))
+    open(os.environ["OUTPUT"], "w").write(str(port))
     while True:
         listener.accept()[0].sendall(b"ours")
 """
@@ -334,12 +336,12 @@ with_proxy = pytest.mark.skipif(not os.path.exists("/lib/systemd/systemd-socket-
 
 @pytest.fixture
 def behind_proxy(release):
-    """A server that listens on a port, behind systemd's proxy; started, and ended."""
+    """Starts a server that listens on a port behind systemd's proxy, and kills it after the test."""
     started = []
 
     def start(host, port=0):
         release.of(host).program("mod_wsgi-express", SERVER)
-        (release.folder / "app/server.py").write_text(textwrap.dedent(SERVER))
+        (release.directory / "app/server.py").write_text(textwrap.dedent(SERVER))
         real = f"os.execv({sys.executable!r}, ['python', *sys.argv[1:]])"
         release.program("python", f"import os, sys\nprint({port}) if {port} and sys.argv[1] == '-c' else {real}")
         started.append(release.start(start_new_session=True))
@@ -352,7 +354,7 @@ def behind_proxy(release):
 
 
 def answer(release):
-    """What a visitor gets by the release's socket."""
+    """The response that a visitor gets through the release's socket."""
     with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(FileNotFoundError, ConnectionError):
         client.settimeout(5)
         client.connect(str(release.run / "wsgi.sock"))
@@ -368,13 +370,13 @@ def steal(neighbor):
 
 @with_proxy
 @pytest.mark.parametrize("server", ["mod_wsgi", "procfile"])
-def test_nobody_is_led_to_another_app_that_takes_the_port_of_a_server_that_ends(release, behind_proxy, server):
+def test_requests_do_not_go_to_another_app_that_takes_the_port_of_a_stopping_server(release, behind_proxy, server):
     process = behind_proxy(f"{server}-plain")
     wait_for(release.run / "wsgi.sock")
     assert answer(release) == b"ours"
     process.send_signal(signal.SIGTERM)
-    wait_for(f"{release.said}.closed")
-    with socket.create_server(("127.0.0.1", int(release.said.read_text()))) as neighbor:
+    wait_for(f"{release.output}.closed")
+    with socket.create_server(("127.0.0.1", int(release.output.read_text()))) as neighbor:
         thread = threading.Thread(target=steal, args=[neighbor])
         thread.start()
         assert answer(release) == b"" and process.poll() is None
@@ -385,8 +387,8 @@ def test_nobody_is_led_to_another_app_that_takes_the_port_of_a_server_that_ends(
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's listener needs root")
 @pytest.mark.parametrize("server", ["mod_wsgi", "procfile"])
 @pytest.mark.parametrize("address", ["127.0.0.2", "::1"])
-def test_another_app_on_the_same_port_of_another_address_is_no_matter(release, behind_proxy, server, address):
-    """One that listens on all ports of it would keep the server from ever starting."""
+def test_another_app_can_use_the_same_port_on_another_address(release, behind_proxy, server, address):
+    """Otherwise, an app that listens on all ports of another address could keep the server from starting."""
     with foreign_listeners(address, 1) as ports:
         behind_proxy(f"{server}-plain", ports[0])
         wait_for(release.run / "wsgi.sock")
@@ -396,5 +398,5 @@ def test_another_app_on_the_same_port_of_another_address_is_no_matter(release, b
 def wait_for(path):
     end = time.monotonic() + 10
     while not os.path.exists(path):
-        assert time.monotonic() < end, f"{path} never came"
+        assert time.monotonic() < end, f"{path} was not created"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A service is behind if what it took up may be older than what is on disk; whatever the clock was."""
+"""A service is outdated if its configuration on disk may be newer than its start, even if the clock was wrong."""
 
 import os
 import time
@@ -26,21 +26,21 @@ def test_a_service_that_started_later_is_current(config):
     assert not service_current.is_behind(now(), [config])
 
 
-def test_a_change_below_a_folder_counts(config):
+def test_a_change_below_a_directory_is_detected(config):
     since = now()
     time.sleep(0.01)
     (config / "conf.d/site.conf").chmod(0o600)
     assert service_current.is_behind(since, [config])
 
 
-def test_a_file_that_went_counts(config):
+def test_a_removed_file_is_detected(config):
     since = now()
     time.sleep(0.01)
     (config / "conf.d/site.conf").unlink()
     assert service_current.is_behind(since, [config])
 
 
-def test_a_change_of_what_a_link_points_to_counts(config, tmp_path_factory):
+def test_a_change_of_a_link_s_target_is_detected(config, tmp_path_factory):
     target = tmp_path_factory.mktemp("elsewhere") / "snippet"
     target.write_text("")
     (config / "conf.d/snippet").symlink_to(target)
@@ -50,33 +50,33 @@ def test_a_change_of_what_a_link_points_to_counts(config, tmp_path_factory):
     assert service_current.is_behind(since, [config])
 
 
-def test_a_path_that_is_not_there_tells_nothing(config):
+def test_a_missing_path_is_ignored(config):
     assert not service_current.is_behind(now(), [config / "nowhere"])
     assert not service_current.is_behind(now() + DAY, [config / "nowhere"])
 
 
-def test_a_start_that_is_still_to_come_tells_nothing(config):
+def test_a_start_time_in_the_future_counts_as_outdated(config):
     assert service_current.is_behind(now() + DAY, [config])
 
 
-def test_a_change_can_be_dated_anew_and_content_and_mtime_stay(config):
+def test_noting_a_change_keeps_content_and_mtime(config):
     file = config / "conf.d/site.conf"
     before, since = file.stat(), now()
     time.sleep(0.01)
-    service_current.note_change(service_current.entries([config]))
+    service_current.touch(service_current.entries([config]))
     assert service_current.is_behind(since, [file])
     assert (file.stat().st_mtime_ns, file.read_text()) == (before.st_mtime_ns, "listen 80;\n")
 
 
 class FailingModule:
-    """systemd says no."""
+    """A module whose systemctl fails."""
 
     def __init__(self, config):
         self.params = {"config": [str(config)], "socket_config": [], "check": []}
 
     def run_command(self, command):
         if command[0] != "systemctl":
-            return 0, "the last words", ""
+            return 0, "the final log lines", ""
         self.failed_at = now()
         time.sleep(0.01)
         return 1, "", "Job failed"
@@ -85,19 +85,19 @@ class FailingModule:
         raise SystemExit(msg)
 
 
-def test_a_reload_that_failed_is_tried_again_by_the_next_run(config):
+def test_a_failed_reload_is_retried_by_the_next_run(config):
     module = FailingModule(config)
     time.sleep(0.01)
-    with pytest.raises(SystemExit, match="Job failed\nthe last words"):
-        service_current.carry_out(module, "nginx", ["reload"])
-    # to systemd, what failed was a change of state like any other
+    with pytest.raises(SystemExit, match="Job failed\nthe final log lines"):
+        service_current.run_steps(module, "nginx", ["reload"])
+    # systemd also records a failed reload as a change of state
     assert service_current.is_behind(module.failed_at, [config])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes the host's lock, as root does")
 @pytest.mark.parametrize(("settings", "did"), [([], "restart"), (["/nowhere"], "restart"), (["/etc/passwd"], "listen")])
-def test_where_the_clock_was_wrong_only_a_socket_with_settings_is_opened_anew(config, tmp_path, settings, did):
-    """Service and socket are up since tomorrow. To stop the socket of a journal fails, since what is logged starts it again."""
+def test_after_a_wrong_clock_only_a_socket_with_settings_is_restarted(config, tmp_path, settings, did):
+    """Service and socket have a start time of tomorrow. Stopping a journal's socket fails, since any log message starts it again."""
     tomorrow = time.strftime("%a %Y-%m-%d %H:%M:%S.000000 UTC", time.gmtime(time.time() + 86_400))
     shown = f"ActiveState=active\nActiveEnterTimestamp={tomorrow}\nStateChangeTimestamp={tomorrow}\nUnitsLoadTimestamp=\n"
     result = run_with(tmp_path, shown, name="journal", config=[str(config)], socket_config=settings, by="restart")
@@ -106,13 +106,13 @@ def test_where_the_clock_was_wrong_only_a_socket_with_settings_is_opened_anew(co
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes the host's lock, as root does")
 @pytest.mark.parametrize(("start", "did"), [(True, ["start"]), (False, [])])
-def test_a_service_that_others_start_when_they_need_it_is_left_to_them(config, tmp_path, start, did):
+def test_an_inactive_service_is_started_only_if_start_is_set(config, tmp_path, start, did):
     shown = "ActiveState=inactive\nActiveEnterTimestamp=\nStateChangeTimestamp=\nUnitsLoadTimestamp=\n"
     assert run_with(tmp_path, shown, name="journal", config=[str(config)], by="restart", start=start)["did"] == did
 
 
 def run_with(directory, shown, **arguments):
-    """The module, with a systemctl that says this of every unit."""
+    """Run the module with a systemctl that prints these properties for every unit."""
     (directory / "bin").mkdir()
     program = f"#!/bin/sh\n[ $1 != show ] || printf '%s' 'LoadState=loaded\nUnitFileState=static\n{shown}'\n"
     (directory / "bin/systemctl").write_text(program)
@@ -122,19 +122,19 @@ def run_with(directory, shown, **arguments):
 
 
 @pytest.mark.parametrize(
-    ("dropped_in", "says", "did"), [(True, "no", []), (True, "yes", ["daemon-reload"]), (False, "no", ["daemon-reload"])]
+    ("loaded", "needs_reload", "did"), [(True, "no", []), (True, "yes", ["daemon-reload"]), (False, "no", ["daemon-reload"])]
 )
-def test_a_systemd_that_does_not_say_when_it_read_its_units_is_asked_for_the_unit(monkeypatch, tmp_path, dropped_in, says, did):
-    """As Ubuntu 22.04's. A drop-in that it has read is no reason to read it in each run, though it is newer than the boot."""
+def test_without_the_time_of_the_last_reload_systemd_is_queried_for_the_unit(monkeypatch, tmp_path, loaded, needs_reload, did):
+    """Ubuntu 22.04's systemd has no such time. A loaded drop-in must not cause a reload in each run, though it is newer than the boot."""
     drop_in = tmp_path / "nginx.service.d/flaskhost.conf"
     drop_in.parent.mkdir()
     drop_in.write_text("[Service]\n")
     monkeypatch.setattr(service_current, "UNITS", str(tmp_path))
     known = {
         "UnitsLoadStartTimestamp": "Thu 2026-01-01 00:00:00.000000 UTC",
-        "NeedDaemonReload": says,
+        "NeedDaemonReload": needs_reload,
         "FragmentPath": "/lib/systemd/system/nginx.service",
-        "DropInPaths": f"/lib/systemd/system/nginx.service.d/own.conf {drop_in}" if dropped_in else "",
+        "DropInPaths": f"/lib/systemd/system/nginx.service.d/own.conf {drop_in}" if loaded else "",
     }
-    monkeypatch.setattr(service_current, "show", lambda module, wanted, *unit: {key: known[key] for key in wanted if key in known})
+    monkeypatch.setattr(service_current, "show", lambda module, names, *unit: {key: known[key] for key in names if key in known})
     assert (["daemon-reload"] if service_current.is_stale(None, "nginx.service") else []) == did

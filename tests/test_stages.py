@@ -1,4 +1,4 @@
-"""Development, staging, production: where a stage's secrets come from, and what is said of a version that skips one."""
+"""Development, staging and production: a stage's secrets, and the warning about a version that skips a stage."""
 
 import json
 import os
@@ -10,22 +10,22 @@ from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
 from conftest import PROJECT, plugin, run_playbook
 
-dotenv, stage_before = plugin("lookup/dotenv"), plugin("action/stage_before")
+dotenv, previous_stage_check = plugin("lookup/dotenv"), plugin("action/previous_stage_check")
 
 
 def values(path):
     return dotenv.LookupModule(loader=DataLoader()).run([str(path)])[0]
 
 
-def test_a_dotenv_file_is_read_as_flask_reads_it(tmp_path):
+def test_a_dotenv_file_is_parsed_as_in_flask(tmp_path):
     (tmp_path / ".env").write_text(
         "# secrets\nA=1\nexport B=\"two 'words'\" # c\nC='it {{ is }} $5'\nEMPTY=\nNOTHING\nURL=postgres://u:p@h/d?x=1\n"
     )
-    wanted = {"A": "1", "B": "two 'words'", "C": "it {{ is }} $5", "EMPTY": "", "URL": "postgres://u:p@h/d?x=1"}
-    assert values(tmp_path / ".env") == wanted
+    expected = {"A": "1", "B": "two 'words'", "C": "it {{ is }} $5", "EMPTY": "", "URL": "postgres://u:p@h/d?x=1"}
+    assert values(tmp_path / ".env") == expected
 
 
-def test_an_encrypted_dotenv_file_is_read_too(tmp_path):
+def test_an_encrypted_dotenv_file_can_be_read(tmp_path):
     (tmp_path / "password").write_text("open sesame")
     (tmp_path / ".env").write_text("SECRET_KEY=5f3c9a\n")
     (tmp_path / "hosts.yml").write_text(
@@ -38,12 +38,12 @@ def test_an_encrypted_dotenv_file_is_read_too(tmp_path):
     assert "5f3c9a" in subprocess.run(command, check=True, text=True, capture_output=True, cwd=PROJECT).stdout
 
 
-def test_a_dotenv_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(AnsibleError, match=r"\.env does not exist. Write it, with one NAME=value on each line"):
+def test_a_missing_dotenv_file_is_reported(tmp_path):
+    with pytest.raises(AnsibleError, match=r"\.env does not exist. Create it with one NAME=value per line"):
         values(tmp_path / ".env")
 
 
-# -- a version that staging never had --------------------------------------------------------------------------------------
+# -- a version that staging never ran --------------------------------------------------------------------------------------
 
 
 LOCAL = {"ansible_connection": "local", "ansible_become": False}
@@ -51,88 +51,88 @@ LOCAL = {"ansible_connection": "local", "ansible_become": False}
 
 @pytest.fixture
 def staging(tmp_path):
-    """An inventory whose host is this machine, and had two versions."""
-    folder = tmp_path / "inventories/staging"
-    folder.mkdir(parents=True)
+    """An inventory whose host is this machine, with two versions in its history."""
+    directory = tmp_path / "inventories/staging"
+    directory.mkdir(parents=True)
     hosts = {"staging": {**LOCAL, "app_root": str(tmp_path)}}
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": hosts}}))
+    (directory / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": hosts}}))
     lines = [{"id": "3f2a91c0de-7b1d22aa", "by": "ann@laptop"}, {"id": "5e5e5e5e5e-00000000", "by": "ci"}]
     (tmp_path / "history").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    return folder
+    return directory
 
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch):
-    monkeypatch.setattr(stage_before.constants, "CONFIG_FILE", str(PROJECT / "ansible.cfg"))
+    monkeypatch.setattr(previous_stage_check.constants, "CONFIG_FILE", str(PROJECT / "ansible.cfg"))
     monkeypatch.chdir(PROJECT)
 
 
-def test_nothing_is_said_of_a_version_that_staging_had(staging):
-    assert stage_before.say("staging", "3f2a91c0de", str(staging)) == ""
+def test_a_version_that_staging_ran_causes_no_warning(staging):
+    assert previous_stage_check.warning_about("staging", "3f2a91c0de", str(staging)) == ""
 
 
-def test_a_word_is_said_of_one_that_it_never_had(staging):
-    """The same settings of another version are another version; the start of its name is not its name."""
+def test_a_version_that_staging_never_ran_causes_a_warning(staging):
+    """Neither another version with the same settings nor a prefix of the version counts."""
     for version in "7b1d22aa00", "3f2a91c0d":
-        said = stage_before.say("staging", version, str(staging))
-        assert said == f"staging never had version {version}: nobody has tried it there. To try it first, deploy to staging."
+        output = previous_stage_check.warning_about("staging", version, str(staging))
+        assert output == f"staging never ran version {version}. To test the version first, deploy it to staging."
 
 
-def test_the_history_is_asked_for_where_the_app_is(staging, tmp_path, monkeypatch):
-    """No inventory names app_root: its default is the role app's."""
+def test_the_history_is_read_from_the_default_app_root(staging, tmp_path, monkeypatch):
+    """If the inventory does not set app_root, its default from the role app applies."""
     (staging / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": {"staging": {**LOCAL, "app_name": "shop"}}}}))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/tail").write_text(f"#!/bin/sh\n[ $3 = /srv/shop/history ] && exec cat {tmp_path}/history\n")
     (tmp_path / "bin/tail").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    assert stage_before.say("staging", "3f2a91c0de", str(staging)) == ""
+    assert previous_stage_check.warning_about("staging", "3f2a91c0de", str(staging)) == ""
 
 
-def test_a_stage_whose_secrets_have_a_password_of_their_own_is_asked(staging, tmp_path, monkeypatch):
+def test_a_stage_with_its_own_vault_password_can_be_queried(staging, tmp_path, monkeypatch):
     for stage in "staging", "production":
         (tmp_path / f"vault-{stage}").write_text(stage)
     (tmp_path / "plain").write_text("vault_app_secrets: {}\n")
     vault = ["ansible-vault", "encrypt", "--vault-password-file", tmp_path / "vault-staging", "--output"]
     (staging / "group_vars").mkdir()
     subprocess.run([*vault, staging / "group_vars/all.yml", tmp_path / "plain"], check=True, capture_output=True, cwd=PROJECT)
-    monkeypatch.setattr(stage_before.constants, "DEFAULT_VAULT_PASSWORD_FILE", str(tmp_path / "vault-production"))
+    monkeypatch.setattr(previous_stage_check.constants, "DEFAULT_VAULT_PASSWORD_FILE", str(tmp_path / "vault-production"))
     monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", str(tmp_path / "vault-production"))
-    assert stage_before.say("staging", "3f2a91c0de", str(staging)) == ""
+    assert previous_stage_check.warning_about("staging", "3f2a91c0de", str(staging)) == ""
 
 
-def test_a_stage_that_can_not_be_asked_is_no_reason_to_fail(staging, tmp_path):
+def test_an_unreachable_stage_causes_a_warning_and_no_failure(staging, tmp_path):
     hosts = {"staging": {"ansible_host": "127.0.0.1", "ansible_port": 9, "app_root": "/srv/x"}}
     (staging / "hosts.yml").write_text(yaml.safe_dump({"app_servers": {"hosts": hosts}}))
-    said = stage_before.say("staging", "3f2a91c0de", str(staging))
-    assert "Whether staging ever had version 3f2a91c0de can't be told: " in said and "Connection refused" in said
-    assert "there is no inventory" in stage_before.say("stageing", "3f2a91c0de", str(tmp_path / "stageing"))
+    output = previous_stage_check.warning_about("staging", "3f2a91c0de", str(staging))
+    assert "Cannot check whether staging ever ran version 3f2a91c0de: " in output and "Connection refused" in output
+    assert "there is no inventory" in previous_stage_check.warning_about("stageing", "3f2a91c0de", str(tmp_path / "stageing"))
 
 
-def test_a_stage_where_nothing_was_ever_live_never_had_any(staging, tmp_path):
+def test_a_stage_without_a_history_never_ran_a_version(staging, tmp_path):
     (tmp_path / "history").unlink()
-    assert "staging never had version" in stage_before.say("staging", "3f2a91c0de", str(staging))
+    assert "staging never ran version" in previous_stage_check.warning_about("staging", "3f2a91c0de", str(staging))
 
 
-def test_a_stage_that_nobody_has_set_up_is_not_asked(staging, monkeypatch):
+def test_a_stage_with_placeholders_is_not_queried(staging, monkeypatch):
     (staging / "hosts.yml").write_text("app_servers: {hosts: {staging: {ansible_host: YOUR_SERVER_ADDRESS}}}\n")
-    monkeypatch.setattr(stage_before, "ask", lambda *_: pytest.fail("it was asked"))
-    assert stage_before.say("staging", "3f2a91c0de", str(staging)) == ""
+    monkeypatch.setattr(previous_stage_check, "read_history", lambda *_: pytest.fail("the stage was queried"))
+    assert previous_stage_check.warning_about("staging", "3f2a91c0de", str(staging)) == ""
 
 
-@pytest.mark.parametrize("answer", ["exec setsid sleep 7653", "exec yes x7653", "ulimit -v >limit; exec sleep 7653"])
-def test_an_answer_that_never_comes_or_never_ends_is_not_waited_for(staging, tmp_path, monkeypatch, answer):
-    """Nothing of Ansible's goes on: its workers are in sessions of their own. What they may have in memory is bounded."""
+@pytest.mark.parametrize("script", ["exec setsid sleep 7653", "exec yes x7653", "ulimit -v >limit; exec sleep 7653"])
+def test_a_query_that_hangs_or_never_ends_is_killed(staging, tmp_path, monkeypatch, script):
+    """Ansible's worker processes, which run in separate sessions, are killed too, and their memory is limited."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/tail").write_text(f"#!/bin/sh\ncd {tmp_path}\n{answer}\n")
+    (tmp_path / "bin/tail").write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
     (tmp_path / "bin/tail").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    monkeypatch.setattr(stage_before, "SECONDS", 5)
-    said = stage_before.say("staging", "3f2a91c0de", str(staging))
-    assert said.startswith("Whether staging ever had version 3f2a91c0de can't be told: ")
+    monkeypatch.setattr(previous_stage_check, "SECONDS", 5)
+    output = previous_stage_check.warning_about("staging", "3f2a91c0de", str(staging))
+    assert output.startswith("Cannot check whether staging ever ran version 3f2a91c0de: ")
     running = subprocess.run(["ps", "-A", "-ww", "-o", "args="], capture_output=True, text=True, check=True).stdout
     assert "7653" not in running and str(staging) not in running
-    if "limit" in answer:
-        assert "it gave no answer within 5 seconds" in said and int((tmp_path / "limit").read_text()) == stage_before.MEMORY_KB
+    if "limit" in script:
+        assert "no response within 5 seconds" in output and int((tmp_path / "limit").read_text()) == previous_stage_check.MEMORY_KB
 
 
 ANYTHING = [
@@ -157,41 +157,41 @@ ANYTHING = [
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_history_may_hold_anything(staging, tmp_path, known):
+def test_an_invalid_history_does_not_break_the_check(staging, tmp_path, known):
     lines = [*ANYTHING, b'{"id": "3f2a91c0de-7b1d22aa"}'] if known else ANYTHING
     (tmp_path / "history").write_bytes(b"\n".join(lines))
-    said = stage_before.say("staging", "3f2a91c0de", str(staging))
-    assert said == ("" if known else "staging never had version 3f2a91c0de: nobody has tried it there. To try it first, deploy to staging.")
+    output = previous_stage_check.warning_about("staging", "3f2a91c0de", str(staging))
+    assert output == ("" if known else "staging never ran version 3f2a91c0de. To test the version first, deploy it to staging.")
 
 
 @pytest.mark.parametrize("line", ANYTHING)
-def test_an_answer_may_be_anything(staging, tmp_path, monkeypatch, line):
-    answer = ["sh", "-c", f"cat {tmp_path}/answer; printf '\\377\\033[2J https://ann:hunter2@host' >&2; exit 4"]
+def test_a_hostile_answer_is_reported_safely(staging, tmp_path, monkeypatch, line):
+    command = ["sh", "-c", f"cat {tmp_path}/answer; printf '\\377\\033[2J https://ann:hunter2@host' >&2; exit 4"]
     (tmp_path / "answer").write_bytes(line)
-    real = stage_before.command.run
-    monkeypatch.setattr(stage_before.command, "run", lambda _argv, **options: real(answer, **options))
-    said = stage_before.say("staging", "3f2a91c0de", str(staging))
-    assert said.isprintable() and len(said) < 400 and "hunter2" not in said
+    real = previous_stage_check.command.run
+    monkeypatch.setattr(previous_stage_check.command, "run", lambda _argv, **options: real(command, **options))
+    output = previous_stage_check.warning_about("staging", "3f2a91c0de", str(staging))
+    assert output.isprintable() and len(output) < 400 and "hunter2" not in output
 
 
 # -- the inventories -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage", ["development", "staging", "production"])
-def test_each_stage_tells_the_app_which_it_is(stage):
+def test_each_stage_sets_app_stage(stage):
     command = ["ansible-inventory", "-i", f"inventories/{stage}", "--playbook-dir", "playbooks", "--host", stage]
     found = json.loads(subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, check=True).stdout)
     assert found["app_env"]["APP_STAGE"] == stage
-    assert found.get("release_after_stage", "") == ("staging" if stage == "production" else "")
+    assert found.get("release_previous_stage", "") == ("staging" if stage == "production" else "")
 
 
-def test_a_laptop_is_never_provisioned():
-    said = run_playbook(PROJECT, "deploy.yml", "inventories/development", "--list-hosts").stdout
-    assert "hosts (0)" in said and "hosts (1)" not in said
+def test_deploy_does_not_touch_the_development_stage():
+    output = run_playbook(PROJECT, "deploy.yml", "inventories/development", "--list-hosts").stdout
+    assert "hosts (0)" in output and "hosts (1)" not in output
 
 
-def test_the_app_starts_on_a_laptop_with_its_stage_s_environment(tmp_path):
-    """With whatever the source says it depends on; its release command first."""
+def test_develop_runs_the_app_with_its_stage_s_environment(tmp_path):
+    """It installs the source's dependencies and runs the release command first."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "requirements.txt").write_text("Flask\n")
@@ -208,24 +208,26 @@ def test_the_app_starts_on_a_laptop_with_its_stage_s_environment(tmp_path):
         "app_secrets": {"KEY": "it's $5"},
     }
     environment = {**os.environ, "HOME": str(tmp_path), "BIN": str(tmp_path), "UV": str(tmp_path / "uv"), "FLASKHOST_RUN": ""}
-    words = ["--extra-vars", json.dumps(variables)]
-    run = run_playbook(PROJECT, "playbooks/develop.yml", "inventories/development", *words, environment=environment)
+    arguments = ["--extra-vars", json.dumps(variables)]
+    run = run_playbook(PROJECT, "playbooks/develop.yml", "inventories/development", *arguments, environment=environment)
     assert "it's $5" not in run.stdout, run.output
     script = tmp_path / ".cache/flaskhost/develop"
     assert script.stat().st_mode & 0o777 == 0o700
-    said = subprocess.run([script], text=True, capture_output=True, check=True, env=environment).stdout.splitlines()
+    output = subprocess.run([script], text=True, capture_output=True, check=True, env=environment).stdout.splitlines()
     rest = f"in {source}, development, it's $5, {tmp_path}/.local/share/flaskhost/sample"
-    assert said[0] == "with --no-project --with-requirements requirements.txt --with click<9 bash -c flask db upgrade"
-    assert said[1] == f"flask db upgrade {rest}"
-    assert said[3] == f'flask --app shop:create_app("x") run --debug {rest}'
-    said = subprocess.run([script], text=True, capture_output=True, check=True, env={**environment, "FLASKHOST_RUN": "flask routes"}).stdout
-    assert said.splitlines()[1] == f"flask routes {rest}"
+    assert output[0] == "with --no-project --with-requirements requirements.txt --with click<9 bash -c flask db upgrade"
+    assert output[1] == f"flask db upgrade {rest}"
+    assert output[3] == f'flask --app shop:create_app("x") run --debug {rest}'
+    output = subprocess.run(
+        [script], text=True, capture_output=True, check=True, env={**environment, "FLASKHOST_RUN": "flask routes"}
+    ).stdout
+    assert output.splitlines()[1] == f"flask routes {rest}"
 
 
-def test_in_a_fresh_clone_nothing_is_developed_and_what_is_missing_is_named(tmp_path):
+def test_develop_reports_missing_settings_in_a_fresh_clone(tmp_path):
     environment = {"HOME": str(tmp_path)}
-    said = run_playbook(PROJECT, "playbooks/develop.yml", "inventories/development", good=False, environment=environment).stdout
-    assert "settings need your attention. No host was touched." in said, said
+    output = run_playbook(PROJECT, "playbooks/develop.yml", "inventories/development", succeeds=False, environment=environment).stdout
+    assert "settings need your attention. No host was touched." in output, output
     for name in "app_name", "app_source", "app_module":
-        assert f"- {name} is not set: " in said
+        assert f"- {name} is not set: " in output
     assert not (tmp_path / ".cache/flaskhost/develop").exists()

@@ -1,4 +1,4 @@
-"""Text that an app can write does nothing to the terminal in which it is shown."""
+"""Text that an app controls can be shown in a terminal without any effect on it."""
 
 import json
 import time
@@ -10,7 +10,7 @@ text = plugin("module_utils/text")
 
 
 @pytest.mark.parametrize(
-    ("written", "shown"),
+    ("source", "shown"),
     [
         (b"plain \xc3\xa9 text\n\tindented", "plain é text\n\tindented"),
         (b"a\xffb", "a\ufffdb"),
@@ -29,24 +29,24 @@ text = plugin("module_utils/text")
         ("user\u202egnp.exe \u2066x\u2069", "user\ufffdgnp.exe \ufffdx\ufffd"),
     ],
 )
-def test_a_terminal_shows_it_and_does_nothing(written, shown):
-    assert text.printable(written) == shown
+def test_control_sequences_are_removed_or_replaced(source, shown):
+    assert text.printable(source) == shown
 
 
-def test_all_that_a_module_returns_is_printable():
+def test_all_values_of_a_result_become_printable():
     found = text.printable_values({"a\x1b[2J": ["\udcff", {"b": b"\xff", "n": 1, "none": None}], "t": ("\x07",)})
     assert found == {"a": ["\ufffd", {"b": "\ufffd", "n": 1, "none": None}], "t": ["\ufffd"]}
     assert json.dumps(found).encode()
 
 
 @pytest.mark.parametrize("piece", ["\x1b", "\x1b[", "\x1b]", "\x1b[0", "\x9d", "\x1b ", "\r", "\x1b]\\", "\u202e"])
-def test_it_takes_time_in_proportion_to_the_length(piece):
+def test_the_time_is_proportional_to_the_length(piece):
     started = time.monotonic()
     text.printable(piece * 400_000)
     assert time.monotonic() - started < 2
 
 
-def test_long_lines_and_long_texts_are_cut_with_a_mark():
+def test_long_lines_and_long_texts_are_shortened_with_a_mark():
     assert text.cut("x" * 2000) == "x" * 2000
     assert text.cut("x" * 2001) == "x" * 2000 + " [… 1 more characters]"
     short = text.shortened("first\n" + "y" * 400_000 + "\nlast")
@@ -56,7 +56,7 @@ def test_long_lines_and_long_texts_are_cut_with_a_mark():
 
 
 @pytest.mark.parametrize("size", range(20, 45))
-def test_of_a_url_that_is_cut_no_credential_is_left(size):
+def test_a_shortened_url_contains_no_credential(size):
     url = "https://deploy:S3CRET@git.example.com/shop.git"
     for short in text.shortened(url, line=size), text.shortened(f"{'x' * 90} {url}", size=size):
         assert not any(part in short for part in ("S3C", "CRE", "RET")), short

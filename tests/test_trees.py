@@ -1,4 +1,4 @@
-"""What a build has made can't be changed once it is root's: not by a descriptor that the build passed to the live release before."""
+"""Once root has taken over a build's files, they can't be changed, not even through a file descriptor that the build has passed on."""
 
 import errno
 import fcntl
@@ -13,13 +13,13 @@ import time
 import pytest
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import trees
 from conftest import plugin
-from test_release_folder import release  # noqa: F401
+from test_release_layout import release  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changes users, as on a host")
 venv = plugin("modules/venv")
-# any process of the host's network namespace can connect to an abstract socket
+# any process in the host's network namespace can connect to an abstract socket
 ADDRESS = f"\0flaskhost-test-{os.getpid()}"
-# the live release: it keeps what it gets, and does with it what the test says
+# stands in for the live release: it keeps the descriptor that it receives, and evaluates expressions from the test
 KEEPER = """
 import os, socket, sys
 os.setgroups([]); os.setgid(60); os.setuid(60)
@@ -47,8 +47,8 @@ def keeper():
         process.kill()
 
 
-def passed(path, flags, lease=None):
-    """A build opens it, and passes the descriptor on."""
+def pass_descriptor(path, flags, lease=None):
+    """Open the file as a build would, and pass the descriptor to the keeper."""
     descriptor = os.open(path, flags)
     if lease is not None:
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, lease)
@@ -71,18 +71,18 @@ def building(tmp_path):
     return tmp_path / "building"
 
 
-def test_a_release_of_which_another_process_can_write_a_file_is_rejected(release, keeper, tmp_path, monkeypatch):  # noqa: F811
+def test_a_release_with_a_file_that_another_process_can_write_is_rejected(release, keeper, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(trees, "CLOSING_SECONDS", 0.1)
     shop = release(("shop.py", "x = 1"), build=True)
     shop.lay_out()
-    passed(tmp_path / "srv/releases/.building/r1/shop.py", os.O_WRONLY)
+    pass_descriptor(tmp_path / "srv/releases/.building/r1/shop.py", os.O_WRONLY)
     shop.params["phase"] = "sealed"
     with pytest.raises(OSError, match=r"'shop\.py' is still open for writing by another process"):
         shop.lay_out()
     assert not (tmp_path / "srv/releases/r1/manifest.json").exists()
 
 
-def test_a_venv_of_which_another_process_can_write_a_file_is_rejected(keeper, tmp_path, monkeypatch):
+def test_a_venv_with_a_file_that_another_process_can_write_is_rejected(keeper, tmp_path, monkeypatch):
     nobody = pwd.getpwnam("nobody")
     monkeypatch.setattr(trees, "CLOSING_SECONDS", 0.1)
     monkeypatch.setattr(venv.pwd, "getpwnam", lambda _name: nobody)
@@ -91,7 +91,7 @@ def test_a_venv_of_which_another_process_can_write_a_file_is_rejected(keeper, tm
         if "build" in unit:
             path = tmp_path / "venvs/.building/key/code.py"
             path.write_text("x = 1\n")
-            passed(path, os.O_RDWR)
+            pass_descriptor(path, os.O_RDWR)
         return 0, "", ""
 
     monkeypatch.setattr(venv, "run", run)
@@ -105,32 +105,32 @@ def test_a_venv_of_which_another_process_can_write_a_file_is_rejected(keeper, tm
         "index": {},
         "seconds": 9,
     }
-    made = venv.Venv({**params, "fetch": "", "build": "", "finish": ""})
+    environment = venv.Venv({**params, "fetch": "", "build": "", "finish": ""})
     with pytest.raises(OSError, match=r"'code\.py' is still open for writing by another process"):
-        made.make()
-    assert not made.is_complete()
+        environment.make()
+    assert not environment.is_complete()
 
 
-def test_a_file_that_its_writer_closes_a_moment_later_is_no_matter(keeper, building):
-    passed(building / "package/code.py", os.O_WRONLY)
+def test_a_file_that_its_writer_closes_shortly_afterwards_is_accepted(keeper, building):
+    pass_descriptor(building / "package/code.py", os.O_WRONLY)
     subprocess.Popen(["sh", "-c", f"sleep 0.3; kill {keeper.pid}"])
     trees.seal(str(building), 60)
     assert stat.S_IMODE((building / "package/code.py").stat().st_mode) == 0o640
 
 
-def test_nobody_can_have_root_wait_by_a_lease_of_his_own(keeper, building, monkeypatch):
+def test_a_lease_held_by_another_process_does_not_block_root(keeper, building, monkeypatch):
     monkeypatch.setattr(trees, "CLOSING_SECONDS", 0.1)
-    passed(building / "package/code.py", os.O_RDWR, fcntl.F_WRLCK)
+    pass_descriptor(building / "package/code.py", os.O_RDWR, fcntl.F_WRLCK)
     started = time.monotonic()
     with pytest.raises(OSError, match=r"'package/code\.py' is still open for writing"):
         trees.seal(str(building), 60)
     assert time.monotonic() - started < 2
 
 
-def test_nothing_gets_in_by_a_directory_that_another_process_has_open(keeper, building, monkeypatch):
-    """Its mode lets everyone write. When root has read it, nobody else can add an entry, which root would not have seen."""
+def test_no_file_can_be_added_through_an_open_directory(keeper, building, monkeypatch):
+    """The directory is world-writable. Once root has listed it, no other process may add an entry that root has not seen."""
     os.chmod(building / "package", 0o777)
-    passed(building / "package", os.O_RDONLY)
+    pass_descriptor(building / "package", os.O_RDONLY)
     listdir, answers = os.listdir, []
 
     def slowly(path):
@@ -145,16 +145,16 @@ def test_nothing_gets_in_by_a_directory_that_another_process_has_open(keeper, bu
     assert {(path.stat().st_uid, path.stat().st_gid) for path in (building, *building.rglob("*"))} == {(0, 60)}
 
 
-def test_a_file_system_without_leases_gets_copies(keeper, building, monkeypatch):
+def test_files_are_copied_on_a_file_system_without_leases(keeper, building, monkeypatch):
     path = building / "package/code.py"
     path.chmod(0o755)
     os.utime(path, (1_000_000, 1_000_000))
-    passed(path, os.O_WRONLY)
+    pass_descriptor(path, os.O_WRONLY)
 
-    def refuse(*_):
+    def fail(*_):
         raise OSError(errno.EINVAL, "Invalid argument")
 
-    monkeypatch.setattr(trees.fcntl, "fcntl", refuse)
+    monkeypatch.setattr(trees.fcntl, "fcntl", fail)
     trees.seal(str(building), 60)
     assert do(keeper, "os.pwrite(held, b'x = 2', 0)") == "5"
     found = path.stat()
@@ -162,7 +162,7 @@ def test_a_file_system_without_leases_gets_copies(keeper, building, monkeypatch)
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode), found.st_mtime) == (0, 60, 0o750, 1_000_000)
 
 
-def test_many_files_take_no_time(building):
+def test_ten_thousand_files_are_sealed_quickly(building):
     for number in range(10_000):
         (building / f"package/{number}").touch()
     started = time.process_time()

@@ -1,4 +1,4 @@
-"""A rule that is asked for is found again in what ufw tells, or it would be added anew on every run."""
+"""Rules have the form in which ufw prints them. Otherwise, they would be added again in every run."""
 
 import pytest
 from conftest import plugin
@@ -7,7 +7,7 @@ ufw = plugin("modules/ufw_rules")
 
 
 @pytest.mark.parametrize(
-    ("rule", "words"),
+    ("rule", "expected"),
     [
         ({"port": 80}, "allow 80/tcp"),
         ({"port": "6000:6007"}, "allow 6000:6007/tcp"),
@@ -20,21 +20,21 @@ ufw = plugin("modules/ufw_rules")
         ({"port": 443, "from": "2001:db8::1"}, "allow from 2001:db8::1 to any port 443 proto tcp"),
     ],
 )
-def test_rules_are_in_the_words_of_ufw(rule, words):
-    assert ufw.port_rule(rule) == words
+def test_rules_have_the_form_that_ufw_prints(rule, expected):
+    assert ufw.port_rule(rule) == expected
 
 
 @pytest.mark.parametrize(
-    ("rule", "told"),
+    ("rule", "message"),
     [
-        ({}, "is not a rule"),
+        ({}, "is not a valid rule"),
         ({"port": 0}, "port '0'"),
         ({"port": "http"}, "port 'http'"),
-        ({"port": 1, "proto": "icmp"}, "neither tcp nor udp"),
-        ({"port": 1, "rule": "drop"}, "not one of allow, deny, reject, limit"),
-        ({"port": 1, "from": "10.0.0/8"}, "no address or network"),
+        ({"port": 1, "proto": "icmp"}, "must be tcp or udp"),
+        ({"port": 1, "rule": "drop"}, "must be one of allow, deny, reject, limit"),
+        ({"port": 1, "from": "10.0.0/8"}, "must be an address or network"),
     ],
 )
-def test_a_rule_that_can_not_be_is_told(rule, told):
-    with pytest.raises(ValueError, match=told):
+def test_an_invalid_rule_is_reported(rule, message):
+    with pytest.raises(ValueError, match=message):
         ufw.port_rule(rule)

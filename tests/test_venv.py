@@ -1,4 +1,4 @@
-"""Where nothing is left to build, no code of a package gets a credential of the package index; and no error shows one."""
+"""If nothing needs to be built, no package's code gets a credential of the package index, and no error shows one."""
 
 import json
 import os
@@ -18,7 +18,7 @@ WANTED = {"requirement": "gunicorn", "extra": ["six @ https://tok3n@index.exampl
 
 
 def script(name, dependency_file, source, tmp):
-    """As the role renders it; /tmp is another one."""
+    """Render the role's script, with another directory in place of /tmp."""
     environment = jinja2.Environment(trim_blocks=True)
     environment.filters["quote"] = shlex.quote
     text = (PROJECT / f"roles/python_venv/templates/{name}.sh.j2").read_text().replace("/tmp/", f"{tmp}/")
@@ -28,7 +28,7 @@ def script(name, dependency_file, source, tmp):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes owners, as on a host")
 @pytest.mark.parametrize(
-    ("name", "content", "left"),
+    ("name", "content", "needs_build"),
     [
         ("requirements.txt", "Flask\n-r more.txt\n", False),
         ("requirements.txt", "Flask\n-e .\n", True),
@@ -38,14 +38,14 @@ def script(name, dependency_file, source, tmp):
     ],
 )
 @pytest.mark.parametrize("wheels", [True, False])
-def test_only_a_step_that_builds_gets_the_index_s_credentials(tmp_path, monkeypatch, name, content, left, wheels):
+def test_only_a_build_step_gets_the_index_s_credentials(tmp_path, monkeypatch, name, content, needs_build, wheels):
     nobody = pwd.getpwnam("nobody")
     monkeypatch.setattr(module.pwd, "getpwnam", lambda _name: nobody)
     source, uv = tmp_path / "source", tmp_path / "bin/uv"
-    for folder in source, uv.parent, tmp_path / "venvs", tmp_path / "tmp":
-        folder.mkdir()
+    for directory in source, uv.parent, tmp_path / "venvs", tmp_path / "tmp":
+        directory.mkdir()
     (source / name).write_text(content)
-    # packages that have no wheel can't be fetched without running their code
+    # packages without a wheel can't be fetched without running their code
     uv.write_text(
         f'#!/bin/sh\ncase "$1 $2" in "export --quiet") touch flaskhost-fetch.txt ;; "pip install") exit {0 if wheels else 1} ;; esac\n'
     )
@@ -53,7 +53,7 @@ def test_only_a_step_that_builds_gets_the_index_s_credentials(tmp_path, monkeypa
     steps = []
 
     def run(unit, lines, argv, _seconds):
-        """Of systemd-run: the environment that the script gets, and its exit code."""
+        """Stands in for systemd-run: records the script's environment, and runs the fetch script."""
         text = (tmp_path / "venvs/.building/key.env").read_text()
         found = re.search(r'^SCRIPT="(.*)"$', text, re.DOTALL | re.MULTILINE)[1]
         steps.append((unit, text, lines))
@@ -65,13 +65,13 @@ def test_only_a_step_that_builds_gets_the_index_s_credentials(tmp_path, monkeypa
     monkeypatch.setattr(module, "run", run)
     params = {"app": "games", "root": str(tmp_path), "key": "key", "release": "r1", "sandbox": [], "seconds": 9}
     scripts = {verb: script(verb, name, source, tmp_path / "tmp") for verb in ("fetch", "build")}
-    made = module.Venv({**params, "environment": {"LANG": "C"}, "index": {"UV_DEFAULT_INDEX": INDEX}, **scripts, "finish": "compile it"})
-    made.make()
+    venv = module.Venv({**params, "environment": {"LANG": "C"}, "index": {"UV_DEFAULT_INDEX": INDEX}, **scripts, "finish": "compile it"})
+    venv.make()
     (_fetch, fetched, _), (_build, built, lines) = steps
-    assert "tok3n" in fetched and "compile it" in built and 'LANG="C"' in built and made.is_complete()
-    assert ("tok3n" in built) is (left or not wheels)
-    assert any("InaccessiblePaths=-/var/cache/games-build" in line for line in lines) is not (left or not wheels)
-    if left or not wheels:
+    assert "tok3n" in fetched and "compile it" in built and 'LANG="C"' in built and venv.is_complete()
+    assert ("tok3n" in built) is (needs_build or not wheels)
+    assert any("InaccessiblePaths=-/var/cache/games-build" in line for line in lines) is not (needs_build or not wheels)
+    if needs_build or not wheels:
         assert any(f"FETCHED={'yes' if wheels else ''} SHARED" in line for line in lines)
 
 
@@ -86,7 +86,7 @@ def test_only_a_step_that_builds_gets_the_index_s_credentials(tmp_path, monkeypa
         ("https://pypi.org/simple", ["six @ https://index.example/tok3n/six.whl"], True),
     ],
 )
-def test_what_may_be_a_credential_is_not_shown(controller, monkeypatch, index, extra, hidden):  # noqa: F811
+def test_a_possible_credential_is_not_shown(controller, monkeypatch, index, extra, hidden):  # noqa: F811
     stub = '#!/bin/sh\necho "{\\"failed\\": true, \\"msg\\": \\"it failed\\", \\"stdout\\": \\"can not reach $(grep -oE "https?://[^ \\"\\\\]*" $1 | tr "\\n" " ")\\"}"\n'
     monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(with_modules(controller, venv=stub)))
     wanted = {
@@ -107,7 +107,7 @@ def test_what_may_be_a_credential_is_not_shown(controller, monkeypatch, index, e
         "vars": {"python_venv_index_url": index, "python_venv_wanted": wanted},
     }
     (controller / "book.yml").write_text(json.dumps([book]))
-    run = play(controller, controller / "book.yml", {"h": {"ansible_connection": "local"}}, good=False)
+    run = play(controller, controller / "book.yml", {"h": {"ansible_connection": "local"}}, succeeds=False)
     code, output = run.returncode, run.output
     assert code != 0 and ("can not reach" in output) is not hidden, output
     (controller / "book.yml").unlink()

@@ -1,4 +1,4 @@
-"""What tests on hosts share: the sites, and ways to ask, release and load them."""
+"""Shared by the molecule tests: the sites, with methods to query, release and load them."""
 
 import json
 import os
@@ -13,12 +13,12 @@ import testinfra
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOMAIN = "flaskhost.test"
-# whether `make test` has asked for the sample of a scenario
+# whether `make test` runs a sample of the scenario
 SAMPLE = bool(os.environ.get("FLASKHOST_SAMPLE"))
-# what apps run from in this run of the tests, and the step of a release that makes it
+# whether apps run in containers, and the release step that builds the image or the venv
 IN_CONTAINERS = os.environ.get("FLASKHOST_RUNTIME") == "container"
 BUILD = "container/build/container_image" if IN_CONTAINERS else "python_venv/venv/venv"
-# for each site: its inventory, its host, that host's address on the lab's network and published port of https
+# site: (inventory, host, the host's address on the lab network, its published HTTPS port)
 SITES = {
     "older": ("default", "older", "10.207.0.12", 44312),
     "newer": ("default", "newer", "10.207.0.13", 44313),
@@ -26,13 +26,13 @@ SITES = {
     "target": ("faults", "target", "10.207.2.20", 44320),
     "acme-older": ("acme", "acme-older", "10.207.5.12", 44352),
     "acme-newer": ("acme", "acme-newer", "10.207.5.13", 44353),
-    "judged": ("audit", "audit", "10.207.6.13", 44363),
+    "audited": ("audit", "audit", "10.207.6.13", 44363),
     "recipes-older": ("recipes", "recipes-older", "10.207.8.12", 44382),
     "recipes-newer": ("recipes", "recipes-newer", "10.207.8.13", 44383),
     "staging": ("app/staging/hosts", "app-staging", "10.207.7.12", 44372),
     "production": ("app/production/hosts", "app-production", "10.207.7.13", 44373),
 }
-# the shell in which Ansible starts a module, with pipelining
+# with pipelining, Ansible starts each module in this shell
 MODULE = "sh -c .*/python3[.0-9]*$"
 SERVERS = ("gunicorn", "uwsgi", "waitress", "granian", "mod_wsgi", "uvicorn")
 for server in SERVERS:
@@ -41,22 +41,22 @@ for server in SERVERS:
 for app in ("hostile", "victim"):
     SITES[f"{app}-older"] = ("hostile", "hostile-older", "10.207.9.12", 44392)
     SITES[f"{app}-newer"] = ("hostile", "hostile-newer", "10.207.9.13", 44393)
-# not for a person's eyes, and the same for all runs
+# plain output, identical for all runs
 PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
 PLAIN["MOLECULE_PROJECT_DIRECTORY"] = str(PROJECT)
 
 
-def copy_of_sample_app(copy):
-    """For a test to change and release."""
+def copy_sample_app(copy):
+    """Copy the sample app for a test that changes and releases it."""
     shutil.copytree(PROJECT / "sample_app", copy, ignore=shutil.ignore_patterns("__pycache__", "instance"))
     return copy
 
 
 def wait_until(condition, seconds=60):
-    """On a busy machine a process takes seconds even to be killed."""
+    """Poll the condition. The timeout is generous: on a busy machine even killing a process takes seconds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"not within {seconds} seconds"
+        assert time.monotonic() < end, f"the condition was not met within {seconds} seconds"
         time.sleep(0.2)
 
 
@@ -71,10 +71,10 @@ class Site:
         self.root = f"/srv/{app}"
         self.environment = {}  # of ansible-playbook
 
-    # -- asking ---------------------------------------------------------------------------------------------------
+    # -- queries --------------------------------------------------------------------------------------------------
 
     def get(self, path="/", *options):
-        """Status and body, through nginx, over TLS, as a browser asks."""
+        """Request a path through nginx over TLS, as a browser does. Return the status and the body."""
         url = f"https://{self.domain}:{self.port}{path}"
         command = ["curl", "--silent", "--insecure", "--max-time", "15", "--resolve", f"{self.domain}:{self.port}:127.0.0.1"]
         done = subprocess.run([*command, *options, "--write-out", "\n%{http_code}", url], capture_output=True, text=True)
@@ -89,33 +89,33 @@ class Site:
         return self.host.check_output(f"basename $(readlink {self.root}/live)")
 
     def previous(self):
-        return self.host.check_output(f"basename $(readlink {self.root}/former)")
+        return self.host.check_output(f"basename $(readlink {self.root}/previous)")
 
     def socket(self):
-        """That of the live release."""
+        """The live release's socket."""
         return self.host.check_output(f"readlink {self.root}/live/wsgi.sock")
 
     def entries(self):
         return json.loads(self.get("/entries.json")[1])["count"]
 
-    def is_well(self):
+    def is_healthy(self):
         return self.get("/healthz")[0] == 200
 
     def main_process(self, unit=""):
-        """Of a unit; without one, of the live release. An init that stands before it is not meant."""
+        """The main process of a unit, by default the live release's. If it runs under dumb-init, its child."""
         main = self.host.check_output(f"systemctl show --value --property=MainPID {unit or f'{self.app}@{self.live()}'}")
         return self.host.run(f"grep -qx dumb-init /proc/{main}/comm && pgrep --parent {main} || echo {main}").stdout.strip()
 
     def workers(self):
-        """There may be none for a moment."""
+        """The worker processes' ids. During a restart there may be none."""
         return set(self.host.run(f"pgrep --parent {self.main_process()}").stdout.split())
 
     def instances(self):
-        """The app's units that run."""
+        """The app's running units."""
         command = f"systemctl list-units --plain --no-legend --state=active,activating '{self.app}@*' | cut -d' ' -f1"
         return self.host.check_output(command).split()
 
-    # -- doing ----------------------------------------------------------------------------------------------------
+    # -- actions --------------------------------------------------------------------------------------------------
 
     def play(self, playbook, *options, **variables):
         return Run(self, playbook, options, variables)
@@ -124,7 +124,7 @@ class Site:
         return self.play("playbooks/release.yml", app_source=str(source), **variables)
 
     def reboot(self):
-        """The host goes down hard, and comes up again."""
+        """Reset the host: it reboots without a shutdown."""
         subprocess.run(["podman", "restart", "--time", "0", f"flaskhost-{self.machine}"], check=True, capture_output=True)
         self.host.check_output(
             "for i in $(seq 150); do systemctl is-system-running | grep -Eq 'running|degraded' && exit 0; sleep 0.2; done; exit 1"
@@ -132,7 +132,7 @@ class Site:
 
 
 class Run:
-    """A run of ansible-playbook, to its end."""
+    """A completed run of ansible-playbook."""
 
     def __init__(self, site, playbook, options, variables):
         started = time.monotonic()
@@ -143,15 +143,15 @@ class Run:
         counts = re.search(r"changed=(\d+)", self.output)
         self.changed = int(counts[1]) if counts else None
 
-    def tells(self, *words):
-        """Whether the output says all of these, wherever its lines are broken."""
+    def reports(self, *texts):
+        """Whether the output contains all of these texts, ignoring line breaks."""
         # YAML doubles an apostrophe within its quotes
-        said = " ".join(self.output.replace("''", "'").split())
-        return all(" ".join(word.split()) in said for word in words)
+        output = " ".join(self.output.replace("''", "'").split())
+        return all(" ".join(text.split()) in output for text in texts)
 
 
 def start(site, playbook, options=(), variables=None):
-    """Of a site, or of anything else with an inventory, a name and an environment."""
+    """Start ansible-playbook for a site, or for another object with an inventory, a name and an environment."""
     command = ["ansible-playbook", "-i", str(site.inventory), "--limit", site.name, *options, str(PROJECT / playbook)]
     command += ["--extra-vars", json.dumps(variables)] if variables else []
     return subprocess.Popen(
@@ -167,27 +167,27 @@ def start(site, playbook, options=(), variables=None):
     )
 
 
-def task(place):
-    """The name of a task by what stays when it gets a better one: ROLE/FILE/MODULE, such as release/migrate/release_job."""
-    role, file, module = place.split("/")
+def task_name(step):
+    """The name of the task at ROLE/FILE/MODULE, e.g. release/migrate/release_job. Tests use this id so that tasks can be renamed."""
+    role, file, module = step.split("/")
     text = (PROJECT / f"roles/{role}/tasks/{file}.yml").read_text()
     (name,) = re.findall(rf"- name: (.+)\n +\S+\.{module}:", text)
     return f"{role} : {name}]"
 
 
-def during(site, place, act, playbook="playbooks/release.yml", **variables):
-    """Start a run, and act as soon as it has begun the task of this place (see `task`); gives whether the run ended well, and its output."""
-    words = task(place)
+def during(site, step, act, playbook="playbooks/release.yml", **variables):
+    """Start a run and call `act` once the task at this step (see `task_name`) begins. Return whether the run succeeded, and its output."""
+    name = task_name(step)
     process = start(site, playbook, variables=variables)
     output, done = "", False
     for line in process.stdout:
         output += line
-        if not done and line.startswith("TASK [") and words in line:
-            # announced is not yet begun: the module comes to the host a moment later, unless it has come and gone, and an image once the
-            # controller has built it
+        if not done and line.startswith("TASK [") and name in line:
+            # Ansible announces a task before it begins: the module starts on the host a moment later (or has already finished), and an
+            # image is loaded after the controller has built it
             site.host.run(f"for i in $(seq 60); do pgrep --full '{MODULE}' && exit; sleep 0.05; done")
             time.sleep(0.4)
-            if IN_CONTAINERS and place == BUILD:
+            if IN_CONTAINERS and step == BUILD:
                 site.host.check_output("for i in $(seq 1200); do pgrep --full '[p]odman load' && exit 0; sleep 0.05; done; exit 1")
             act(process)
             done = True
@@ -195,28 +195,28 @@ def during(site, place, act, playbook="playbooks/release.yml", **variables):
                 break
     process.stdout.close()
     process.wait()
-    assert done, f"no task '{words}':\n{output}"
+    assert done, f"the task '{name}' did not run:\n{output}"
     return process.returncode == 0, output
 
 
 def kill(process):
-    """Nothing that the run holds is given back, no handler runs."""
+    """Kill the run with SIGKILL: it releases no lock and runs no handler."""
     os.killpg(process.pid, signal.SIGKILL)
 
 
 class Load:
-    """GET and POST requests while something happens, 48 a second at most for each step of `pace`; counts what failed."""
+    """GET and POST requests in the background, at most 48 per second for each unit of `pace`. Counts the failures."""
 
     posts_at_once = 4
 
     def __init__(self, site, seconds=60, pace=5, path="/", post="/entries", options=()):
         self.started = time.monotonic()
-        # hey takes the TLS server name from the URL, so it asks for the site's other name
+        # hey takes the TLS server name from the URL, so the load uses the site's second name
         name = f"https://localhost:{site.port}"
         common = ["hey", "-z", f"{seconds}s", "-t", "20", "-disable-redirects", *options]
         self.commands = [
-            subprocess.Popen([*common, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            for words in (
+            subprocess.Popen([*common, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for arguments in (
                 ["-c", "8", "-q", str(5 * pace), f"{name}{path}"],
                 [
                     "-c",
@@ -235,9 +235,9 @@ class Load:
         ]
 
     def stop(self):
-        """Ends the load; gives the answers by status, and errors."""
+        """Stop the load. Return the number of responses by status, and the errors."""
         answers, errors = {}, []
-        # what it meets may be over before hey has asked at all
+        # the test may have finished before hey sent its first request
         time.sleep(max(0, self.started + 2 - time.monotonic()))
         for command in self.commands:
             command.send_signal(2)

@@ -1,14 +1,14 @@
-"""Identify the app's source and pack it: `app_source`, an action on the controller.
+"""Action plugin `app_source`: identify the app's source and pack it, on the controller.
 
-A git URL is identified by its commit, a directory by a digest of its content: the same content is always the same version. In a
-git working copy, files that git ignores are left out. Within one run of Ansible the same URL and version give the same commit on
-every host, even if the branch moves meanwhile.
+The version of a git URL is its commit. The version of a directory is a digest of its content, so the same content always has the same
+version. In a git working copy, files that git ignores are left out. During one Ansible run, the same URL and version resolve to the
+same commit on every host, even if the branch moves in the meantime.
 
-The source is not trusted, and neither is git's configuration in a working copy: nothing of either runs here, and what
-archives.py rejects is an error. Messages show no credentials.
+Neither the source nor the git configuration of a working copy is trusted. The plugin runs no code from either of them, and fails if
+archives.py rejects the source. Messages contain no credentials.
 
-One job a file in plugin_utils: git.py runs git; source_git.py and source_folder.py pack the two kinds of source; source_archive.py
-checks and reads the archive; dependencies.py identifies the venv; procfile.py reads the Procfile.
+The work is done by files in plugin_utils: git.py runs git, source_git.py and source_directory.py pack the two kinds of sources,
+source_archive.py checks and reads the archive, dependencies.py identifies the venv, and procfile.py reads the Procfile.
 """
 
 import os
@@ -23,7 +23,7 @@ from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.git import GIT
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.paths import directories
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_archive import forget_old_archives, read_archive
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_folder import from_folder
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_directory import from_directory
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_git import from_git
 
 GIT_URL = re.compile(r"^((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)")
@@ -39,7 +39,7 @@ class ActionModule(ActionBase):
         cache = args["cache"]
         os.makedirs(cache, mode=0o700, exist_ok=True)
         try:
-            # hosts are handled in parallel; their common source is fetched and packed once
+            # Ansible handles hosts in parallel; the lock lets only one of them fetch and pack a shared source.
             with lock.locked(os.path.join(cache, "lock"), "fetching an app's source", 2 * GIT_SECONDS):
                 found = find(args, cache)
                 forget_old_archives(cache)
@@ -49,17 +49,19 @@ class ActionModule(ActionBase):
         except lock.LockTimeout as error:
             return dict(result, failed=True, msg=str(error))
         except (SourceError, OSError, tarfile.TarError) as error:
-            text = str(error) if isinstance(error, SourceError) else f"app_source: it could not be read: {error}"
+            text = str(error) if isinstance(error, SourceError) else f"app_source: cannot read the source: {error}"
             return dict(result, failed=True, msg=texts.one_line(credentials.without_credentials(text), texts.LINE))
         return dict(result, changed=False, **found)
 
 
 def find(args, cache):
-    for name in "source", "version", "folder":
-        if texts.NOT_IN_A_LINE.search(str(args.get(name) or "")):
-            raise SourceError(f"app_{name}: it has a control character, such as a line break. Write it on one line.")
-    folder = os.path.normpath(args["folder"]) if args.get("folder") else ""
-    if folder.startswith(("/", "../")) or folder == "..":
-        raise SourceError(f"app_folder: '{args['folder']}' is not within the source. Write a relative path, such as backend.")
-    kind = from_git if GIT_URL.match(args["source"]) else from_folder
-    return kind(dict(args, folder="" if folder == "." else folder), cache)
+    for name in "source", "version", "directory":
+        if texts.FORBIDDEN_IN_LINE.search(str(args.get(name) or "")):
+            raise SourceError(f"app_{name}: the value contains a control character, such as a line break. Write it on one line.")
+    directory = os.path.normpath(args["directory"]) if args.get("directory") else ""
+    if directory.startswith(("/", "../")) or directory == "..":
+        raise SourceError(
+            f"app_directory: '{args['directory']}' is outside the source. Use a path relative to the top of the source, such as backend."
+        )
+    kind = from_git if GIT_URL.match(args["source"]) else from_directory
+    return kind(dict(args, directory="" if directory == "." else directory), cache)

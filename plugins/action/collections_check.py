@@ -1,6 +1,6 @@
-"""Name the missing collections in one message: `collections_check`, an action on the controller.
+"""Action plugin `collections_check`: report all missing collections in one message, on the controller.
 
-With ansible-core alone, a run would otherwise end in the middle, at the first task of a collection that is not installed.
+Without this check, a controller that only has ansible-core fails in the middle of a run, at the first task from a missing collection.
 """
 
 import json
@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
 
 
 def installed_version(name):
-    """None if the collection is missing; empty if it doesn't say its version, as a clone of one."""
+    """Return None if the collection is missing, or an empty string if it states no version, as in a git clone."""
     try:
         path = _get_collection_path(name)
     except ValueError:
@@ -55,10 +55,10 @@ def fits(version, required):
 
 
 def message(missing, outdated, required, found):
-    lines = [f"- {name} {required[name]}: it is not installed." for name in missing]
+    lines = [f"- {name} {required[name]}: not installed." for name in missing]
     lines += [f"- {name} {required[name]}: version {found[name]} is installed." for name in outdated]
     count = "One Ansible collection is" if len(lines) == 1 else f"{len(lines)} Ansible collections are"
-    near = os.path.relpath(REQUIREMENTS)
-    path = REQUIREMENTS if near.startswith("..") else near
+    relative = os.path.relpath(REQUIREMENTS)
+    path = REQUIREMENTS if relative.startswith("..") else relative
     command = f"ansible-galaxy collection install {'--upgrade ' if outdated else ''}-r {path}"
     return f"{count} missing or too old on this controller. No host was touched.\n\n" + "\n".join(lines) + f"\n\nRun: {command}"

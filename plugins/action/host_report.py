@@ -1,4 +1,4 @@
-"""What a host has, and how it is seen from here: the controller's half of `host_report`."""
+"""The controller side of `host_report`: run the module and add what only the controller can measure."""
 
 import socket
 import time
@@ -16,22 +16,22 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
         host = task_vars.get("ansible_host") or task_vars["inventory_hostname"]
-        asked = time.time()
+        started = time.time()
         try:
             report = self._execute_module(task_vars=task_vars)
         except AnsibleConnectionFailure as error:
-            return dict(result, away=unreachable(host, int(task_vars.get("ansible_port") or 22), str(error)))
+            return dict(result, connection_problem=unreachable(host, int(task_vars.get("ansible_port") or 22), str(error)))
         if report.get("failed"):
             return report
         return dict(
             result,
             **report,
-            away={},
-            # the host's clock was read at about the middle of the question
-            ahead=report["time"] - (asked + time.time()) / 2,
+            connection_problem={},
+            # the host read its clock about halfway through the call
+            ahead=report["time"] - (started + time.time()) / 2,
             host_addresses=addresses(host),
             domain_addresses={name: addresses(name) for name in self._task.args.get("domains", [])},
-            closed_ports={port: why for port in self._task.args.get("ports", []) if (why := reach(host, int(port)))},
+            closed_ports={port: why for port in self._task.args.get("ports", []) if (why := probe(host, int(port)))},
         )
 
 
@@ -42,27 +42,30 @@ def addresses(name):
         return []
 
 
-def reach(host, port):
-    """Why a port can't be reached; empty if it can."""
+def probe(host, port):
+    """Return why a port is unreachable, or an empty string if it is reachable."""
     try:
         socket.create_connection((host, port), CONNECT_SECONDS).close()
         return ""
     except TimeoutError:
-        return "no answer"
+        return "no response"
     except OSError as error:
         return error.strerror or str(error)
 
 
-def unreachable(host, port, words):
+def unreachable(host, port, message):
     if not addresses(host):
-        return {"found": f"no address is known for {host}", "cure": "See ansible_host in the inventory, and the DNS."}
-    why = reach(host, port)
+        return {"found": f"no address found for {host}", "fix": "Check ansible_host in the inventory and the DNS records."}
+    why = probe(host, port)
     if why:
-        cure = "See that it runs, that ansible_port is right, and that no firewall before it (the cloud's own) shuts the port."
-        return {"found": f"{host} can't be reached on port {port}: {why}", "cure": cure}
-    # a host may send anything before the login
-    last = text.printable(words).strip().split("\n")[-1]
+        fix = (
+            "Check that the host is running, that ansible_port is correct, and that no firewall in front of the host, "
+            "such as the cloud provider's, blocks the port."
+        )
+        return {"found": f"{host} is unreachable on port {port}: {why}", "fix": fix}
+    # a host can send anything before the login
+    last = text.printable(message).strip().split("\n")[-1]
     return {
         "found": text.cut(last, 400) or "the login failed",
-        "cure": "See ansible_user, and that its key is on the host and in your agent.",
+        "fix": "Check ansible_user, and that its key is installed on the host and loaded in your SSH agent.",
     }

@@ -1,4 +1,4 @@
-"""The controller's half of `release_info`: it says whether the holder of the deploy lock has died."""
+"""The controller side of `release_info`: report whether the run that holds the deploy lock has died."""
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.deploy_lock import is_dead

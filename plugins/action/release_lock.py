@@ -1,4 +1,4 @@
-"""The controller's half of `release_lock`: it names this run as a holder of the deploy lock, and takes over the lock of one that has died."""
+"""The controller side of `release_lock`: identify this run to the module, and take over the lock of a run that has died."""
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.deploy_lock import held_message, holder, is_dead

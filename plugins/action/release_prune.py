@@ -1,4 +1,4 @@
-"""The controller's half of `release_prune`: it names this run as the holder of the deploy lock, which the module may release."""
+"""The controller side of `release_prune`: identify this run, so that the module can release its deploy lock."""
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.deploy_lock import holder

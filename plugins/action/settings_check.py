@@ -1,8 +1,8 @@
-"""Check the settings of all hosts at once, before any of them is touched: `settings_check`, an action on the controller.
+"""Action plugin `settings_check`: check the settings of all hosts at once, on the controller, before any host is changed.
 
-It knows no role and no setting by name. Types and choices are in each role's `meta/argument_specs.yml`, further rules in its
-`meta/rules.py` (plugin_utils/rules.py says how to write one). Each problem is one line of one message: the setting, its value, what is
-allowed, and the file to change.
+The plugin contains no role or setting by name. Types and choices come from each role's `meta/argument_specs.yml`, and further rules from
+its `meta/rules.py` (plugin_utils/rules.py explains how to write one). One message lists all problems, each with the setting, its value,
+what is allowed, and the file to change.
 """
 
 import difflib
@@ -11,13 +11,20 @@ import re
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.arguments import checked
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.problems import UNREADABLE, Problem, Sources, UnknownName, is_secret
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.problems import (
+    UNREADABLE,
+    Problem,
+    RenamedSetting,
+    Sources,
+    UnknownName,
+    is_secret,
+)
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.rules import read_roles
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.spec import describe, type_problem
 
 PLACEHOLDER = re.compile(r"\bYOUR_[A-Z_]+\b")
-# how to connect is the owner's to say too, and the rules need the inventory's directory for relative paths
-OF_ANSIBLE = ("ansible_host", "ansible_user", "inventory_dir")
+# The operator sets the first two; the rules need the inventory's directory to resolve relative paths.
+ANSIBLE_VARIABLES = ("ansible_host", "ansible_user", "inventory_dir")
 
 
 class ActionModule(ActionBase):
@@ -25,12 +32,12 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        facts_of_tasks = checked(self, "settings_check")["facts"]
+        fact_names = checked(self, "settings_check")["facts"]
         roles, hosts, found = read_roles(), task_vars["ansible_play_hosts_all"], {}
         for host in hosts:
             settings = task_vars["hostvars"][host]
             sources = Sources(settings)
-            facts = {name: settings[name] for name in facts_of_tasks}
+            facts = {name: settings[name] for name in fact_names}
             for problem in check(settings, roles, facts):
                 found.setdefault(problem.text(sources), []).append(host)
         if found:
@@ -44,10 +51,13 @@ def check(settings, roles, facts):
     """Yield all problems of one host's settings."""
     specs = {name: spec for role in roles for name, spec in role.options.items()}
     names = [name for name in settings if isinstance(name, str) and name not in facts]
-    settings, unreadable = read(settings, [*OF_ANSIBLE, *specs])
+    settings, unreadable = read(settings, [*ANSIBLE_VARIABLES, *specs])
     yield from unreadable
     yield from placeholders(settings)
-    yield from unknown_names(names, specs, tuple(role.reserved_prefix for role in roles if role.reserved_prefix))
+    renamed = {old: new for role in roles for old, new in role.renamed.items()}
+    yield from (RenamedSetting(name, renamed[name]) for name in names if name in renamed)
+    unknown = [name for name in names if name not in specs and name not in renamed]
+    yield from unknown_names(unknown, specs, tuple(role.reserved_prefix for role in roles if role.reserved_prefix))
     known, wrong = settings | facts, {problem.name for problem in unreadable}
     for role in roles:
         for name, spec in role.options.items():
@@ -61,7 +71,7 @@ def check(settings, roles, facts):
 
 
 def read(settings, names):
-    """Return the values, and the problems of those whose template or vault can't be read."""
+    """Return the values, and a problem for each value whose template or vault cannot be read."""
     values, problems = {}, []
     for name in names:
         try:
@@ -78,18 +88,18 @@ def placeholders(settings):
     for name, value in settings.items():
         found = PLACEHOLDER.search(str(value)) if value is not None else None
         if found:
-            yield Problem(name, found[0] if is_secret(name) else value, f"{found[0]} is a placeholder; put your own value in its place.")
+            yield Problem(name, found[0] if is_secret(name) else value, f"{found[0]} is a placeholder. Replace it with your own value.")
 
 
 def unknown_names(names, specs, reserved):
     prefixes = {name.split("_")[0] for name in specs}
     for name in names:
-        if name in specs or "_" not in name or name.split("_")[0] not in prefixes:
+        if "_" not in name or name.split("_")[0] not in prefixes:
             continue
         near = difflib.get_close_matches(name, specs, n=1, cutoff=0.8)
-        # other people's variables may begin with a role's name too
+        # a variable that does not belong to Flaskhost may also begin with the name of a role
         if near or name.startswith(reserved):
-            yield UnknownName(name, near)
+            yield UnknownName(name, *near)
 
 
 def value_problem(name, spec, rule, settings):

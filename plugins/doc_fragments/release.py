@@ -1,15 +1,15 @@
-"""The options that the modules of a release share."""
+"""Options that the release modules share."""
 
 
 class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   app:
-    description: The app. The unit of a release is C(APP@ID.service).
+    description: The name of the app. The systemd unit of a release is C(APP@ID.service).
     type: str
     required: true
   root:
-    description: The app's directory on the host, such as C(/srv/APP). C(plugins/module_utils/layout.py) describes what is in it.
+    description: The app's directory on the host, such as C(/srv/APP). C(plugins/module_utils/layout.py) describes its content.
     type: path
     required: true
 """
@@ -17,11 +17,11 @@ options:
     PAGE = r"""
 options:
   host:
-    description: The Host header, and the TLS server name.
+    description: The Host header and TLS server name to send.
     type: str
     default: localhost
   path:
-    description: The path of the health page. An answer is healthy if its status is from 200 to 399.
+    description: The path of the health page. A response with a status from 200 to 399 is healthy.
     type: str
     default: /
   port:
@@ -29,7 +29,7 @@ options:
     type: int
     default: 443
   answer_seconds:
-    description: How many seconds one answer may take.
+    description: Seconds to wait for each response.
     type: float
     default: 5
 """
@@ -37,11 +37,11 @@ options:
     HEALTH = r"""
 options:
   successes:
-    description: How many healthy answers in a row make the release healthy.
+    description: Number of consecutive healthy responses after which the release counts as healthy.
     type: int
     default: 3
   timeout_seconds:
-    description: Within how many seconds they must come.
+    description: Seconds to wait for the release to become healthy.
     type: float
     default: 60
 """
@@ -49,7 +49,7 @@ options:
     HOLDER = r"""
 options:
   holder:
-    description: This run, as a holder of the deploy lock. The action plugin fills it in.
+    description: Identifies this run as a holder of the deploy lock. The action plugin sets it.
     type: dict
     default: {}
 """
@@ -58,12 +58,12 @@ options:
 options:
   lock_expires_seconds:
     description:
-      - The age in seconds from which another run's lock is taken over, since that run has died.
-      - A run on the same controller is known to have died when its process is gone; its lock is taken over at any age.
+      - Age in seconds at which the lock of another run is taken over, because that run is assumed to have died.
+      - If a run on the same controller holds the lock and its process no longer exists, the lock is taken over at any age.
     type: int
     default: 1800
   dead_holder:
-    description: The token of a holder that is known to have died. The action plugin fills it in.
+    description: The token of a holder that has died. The action plugin sets it.
     type: str
     default: ''
 """

@@ -1,4 +1,4 @@
-"""Lists of addresses as owners write them: the filters `addresses` and `covering`. The functions are those of module_utils/networks.py."""
+"""The filters `addresses` and `covering`, for lists of addresses in settings. They wrap functions of module_utils/networks.py."""
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import networks
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.paths import directories

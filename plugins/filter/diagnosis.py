@@ -1,32 +1,35 @@
-"""The filter `remedy`: what to do about a release that failed, by what was printed and logged.
+"""The filter `remedy`: suggest a fix for a failed release, based on the output of the run and the app's log.
 
-Only whether a line contains strings is looked at: the text is the app's, and takes time in proportion to its length.
+The app controls the text, so the filter only searches lines for fixed strings. Its run time is proportional to the length of the text.
 """
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text
 
 DATA_DIRECTORY = (
-    "The app may write only to its data directory, {data} ($STATE_DIRECTORY), and to /tmp; it can't see /home and /root. If it writes to a "
-    "directory of its source, name that in app_shared (such as app_shared: [logs]); put other files into $STATE_DIRECTORY; a further "
-    "directory of the host goes into systemd_writable. Then run this again. (If it does all that, the disk itself is read-only: see `dmesg` on the host.)"
+    "The app can write only to its data directory, {data} ($STATE_DIRECTORY), and to /tmp, and it cannot see /home and /root. If it writes "
+    "to a directory of its source, add that directory to app_shared (for example app_shared: [logs]). Store other files in "
+    "$STATE_DIRECTORY. To let the app write to another directory of the host, add it to systemd_writable. Then run this again. (If the app "
+    "already follows these rules, the disk itself is read-only: check `dmesg` on the host.)"
 )
 READ_ONLY = (
-    "The file system is read-only; Linux makes it so when a disk fails (on the host, `dmesg` shows it). Repair it, and run this again."
+    "The file system is read-only. Linux remounts a file system read-only when a disk fails; check `dmesg` on the host. Repair the disk, "
+    "and run this again."
 )
-# Each with the strings of which all are in one line, for one line at least; the first that fits counts. What is particular comes first.
+# Each remedy has one or more alternatives. An alternative matches if one line contains all of its strings. The first remedy that matches is
+# returned, so specific ones come first.
 REMEDIES = [
     (
-        "The disk is full, or has no inodes left (on the host, see `df -h` and `df -i`). Free some, and run this again.",
+        "The disk is full or has no free inodes; check `df -h` and `df -i` on the host. Free some space, and run this again.",
         ["No space left on device"],
         ["os error 28"],
         ["Disk quota exceeded"],
         ["disk is full"],
     ),
-    # -- the sandbox, with the messages of Python, psutil, cffi, node and chromium on Debian 12 and 13 --
+    # -- the sandbox: messages of Python, psutil, cffi, node and chromium on Debian 12 and 13 --
     (
         (
-            "The sandbox forbids memory that is both writable and executable, which cffi callbacks and JIT compilers (node, chromium, numba) need. "
-            "Set systemd_allow_writable_code: true, and run this again."
+            "The sandbox forbids memory that is both writable and executable, but cffi callbacks and JIT compilers (node, chromium, numba) "
+            "need it. Set systemd_allow_writable_code: true, and run this again."
         ),
         ["write+execute memory"],
         ["Fatal javascript OOM in MemoryChunk allocation"],
@@ -35,23 +38,24 @@ REMEDIES = [
         ["# Fatal error in , line 0"],
         ["LLVM ERROR: Unable to allocate section memory"],
         ["cannot enable executable stack"],
-        # node's own end
+        # node aborts with SIGTRAP
         ["killed by signal 5"],
         ["crashed with signal 5"],
         ["SIGTRAP"],
     ),
     (
         (
-            "The sandbox hides what /proc says of the host, which psutil reads. Set systemd_service_lines: [ProcSubset=all], and run this again. "
-            "(To see processes of other users too, add ProtectProc=default.)"
+            "The sandbox hides the host's information in /proc, which psutil reads. Set systemd_service_lines: [ProcSubset=all], and run "
+            "this again. (To also see processes of other users, add ProtectProc=default.)"
         ),
         ["No such file or directory", "/proc/"],
         ["ENOENT", "/proc/"],
     ),
     (
         (
-            "The sandbox allows IPv4, IPv6 and Unix sockets only. To list network interfaces (psutil.net_if_addrs, socket.if_nameindex), set "
-            "systemd_service_lines: [RestrictAddressFamilies=AF_NETLINK], and run this again. (On a host without IPv6, the app must not ask for it.)"
+            "The sandbox allows only IPv4, IPv6 and Unix sockets. To list network interfaces (psutil.net_if_addrs, socket.if_nameindex), "
+            "set systemd_service_lines: [RestrictAddressFamilies=AF_NETLINK], and run this again. (On a host without IPv6, the app must "
+            "not use IPv6.)"
         ),
         ["[Errno 97]"],
         ["Address family not supported"],
@@ -60,8 +64,8 @@ REMEDIES = [
     ),
     (
         (
-            "The filter of system calls ended the app. On the host, `journalctl -k --grep SECCOMP` shows the number of the call; allow it by "
-            "its name in systemd_service_lines: [SystemCallFilter=NAME], and run this again."
+            "The sandbox's system call filter killed the app. On the host, `journalctl -k --grep SECCOMP` shows the number of the call. "
+            "Allow the call by name with systemd_service_lines: [SystemCallFilter=NAME], and run this again."
         ),
         ["Bad system call"],
         ["SIGSYS"],
@@ -71,8 +75,8 @@ REMEDIES = [
     ),
     (
         (
-            "The sandbox forbids namespaces, with which chromium makes a sandbox of its own. Start chromium with --no-sandbox (the app's sandbox "
-            "still holds it), set systemd_allow_writable_code: true for its JavaScript, and run this again."
+            "The sandbox forbids namespaces, which chromium uses for its own sandbox. Start chromium with --no-sandbox (the app's sandbox "
+            "still applies to it), set systemd_allow_writable_code: true for its JavaScript, and run this again."
         ),
         ["No usable sandbox"],
         ["Failed to move to new namespace"],
@@ -81,8 +85,8 @@ REMEDIES = [
     ),
     (
         (
-            "The sandbox's user namespace has no users and groups but the app's own, so a file can't be given to another one. Leave its owner and "
-            "group as they are, or set systemd_service_lines: [PrivateUsers=no], and run this again."
+            "The sandbox's user namespace contains only the app's own user and groups, so the app cannot change the owner or group of "
+            "a file. Keep the owner and group, or set systemd_service_lines: [PrivateUsers=no], and run this again."
         ),
         ["chown", "Invalid argument"],
         ["changing group", "Invalid argument"],
@@ -90,14 +94,14 @@ REMEDIES = [
     ),
     (
         (
-            "The sandbox lets the app listen on the ports 1024 to 32767, since those above are for the host's outgoing connections. Choose one of these, "
-            "or set systemd_service_lines: [SocketBindAllow=any], and run this again."
+            "The sandbox lets the app listen only on ports 1024 to 32767, because the host uses higher ports for outgoing connections. "
+            "Choose a port in this range, or set systemd_service_lines: [SocketBindAllow=any], and run this again."
         ),
         ["bind", "Operation not permitted"],
         ["EPERM", "listen"],
         ["error while attempting to bind on address", "not permitted"],
     ),
-    # the run itself is in no sandbox, and the app may write to its data
+    # the run itself is not sandboxed, and the sandbox lets the app write to its data
     (READ_ONLY, ["run: ", "Read-only file system"], ["Read-only file system", "{data}/"], ["EROFS", "{data}/"], ["os error 30"]),
     (
         DATA_DIRECTORY,
@@ -110,8 +114,8 @@ REMEDIES = [
     ),
     # -- memory, databases, packages --
     (
-        "Give it more memory (systemd_memory_max, base_swap_mb, a larger host), or let it take less; then run this again.",
-        ["no memory for it"],
+        "Give the app more memory (systemd_memory_max, base_swap_mb, a larger host) or reduce its memory usage, and run this again.",
+        ["run: ", "not enough memory"],
         ["more memory than"],
         ["by signal 9"],
         ["MemoryError"],
@@ -119,7 +123,7 @@ REMEDIES = [
         ["cannot allocate memory"],
     ),
     (
-        "The database doesn't let it in: see the user, the password and the database that DATABASE_URL names. Then run this again.",
+        "The database rejects the login. Check the user, password and database name in DATABASE_URL, and run this again.",
         ["password authentication failed"],
         ["no pg_hba.conf entry"],
         ["Peer authentication failed"],
@@ -127,26 +131,26 @@ REMEDIES = [
         ["FATAL:", "database", "does not exist"],
     ),
     (
-        "The database can't be reached: see the host that DATABASE_URL names, and whether the database runs. Then run this again.",
+        "The database is unreachable. Check the host in DATABASE_URL and whether the database is running, and run this again.",
         ["connection to server ", " failed"],
         ["OperationalError", "refused"],
         ["OperationalError", "translate host name"],
         ["OperationalError", "timeout"],
     ),
     (
-        "Redis can't be reached: put redis into app_services and run deploy.yml, or see REDIS_URL. Then run this again.",
+        "Redis is unreachable. Add redis to app_services and run deploy.yml, or check REDIS_URL and run this again.",
         ["redis.exceptions.ConnectionError"],
         ["Redis URL must specify"],
     ),
     (
-        "These packages can't be installed together, or not for this host's Python {python}. Fix the app's dependencies, and run this again.",
+        "These packages conflict with each other or with this host's Python {python}. Fix the app's dependencies, and run this again.",
         ["requirements are unsatisfiable"],
         ["does not satisfy Python"],
     ),
     (
         (
-            "{install}If the package has to be compiled, name what that needs (gcc, python3-dev, libpq-dev …) in python_venv_extra_packages, "
-            "and run deploy.yml."
+            "{install}If the package must be compiled, add the required system packages (gcc, python3-dev, libpq-dev …) to "
+            "python_venv_extra_packages, and run deploy.yml."
         ),
         ["Failed to build"],
         ["Python.h"],
@@ -154,7 +158,7 @@ REMEDIES = [
         ["pg_config"],
     ),
     (
-        "See that the host can reach it (python_venv_index_url is the package index), and run this again.",
+        "Check that the host can connect to the server in this message (python_venv_index_url is the package index), and run this again.",
         ["dns error"],
         ["error sending request"],
         ["Failed to fetch"],
@@ -163,7 +167,7 @@ REMEDIES = [
         ["name resolution"],
     ),
     (
-        "The code and the database's schema don't fit each other. See that app_release_command migrates it, and run this again.",
+        "The code does not match the database schema. Check that app_release_command migrates the database, and run this again.",
         ["no such table"],
         ["no such column"],
         ["UndefinedTable"],
@@ -171,28 +175,35 @@ REMEDIES = [
         ["Can't locate revision"],
     ),
     (
-        "If it is a package, add it to the app's dependencies; if it is a module of the app, see app_module. Then run this again.",
+        (
+            "If the missing module is a package, add it to the app's dependencies. If it is part of the app, check app_module. Then run "
+            "this again."
+        ),
         ["No module named"],
     ),
-    ("Give the app a page there, or name one that it has in app_health_path; then run this again.", ["answered 404"]),
+    ("Add this page to the app, or set app_health_path to an existing page, and run this again.", ["run: ", "returned 404"]),
     (
         (
-            "The sandbox refused it: the app gains no privilege and makes no privileged system call. Memory that is writable and executable "
-            "(mmap with PROT_EXEC) needs systemd_allow_writable_code: true; another call is allowed by its name in systemd_service_lines: "
-            "[SystemCallFilter=NAME]; without sudo, setuid programs and raw sockets the app must do. Fix the app or its settings, and run this again."
+            "The sandbox denied this operation: the app cannot gain privileges or make privileged system calls. Memory that is writable "
+            "and executable (mmap with PROT_EXEC) requires systemd_allow_writable_code: true. To allow another system call, set "
+            "systemd_service_lines: [SystemCallFilter=NAME]. The app cannot use sudo, setuid programs or raw sockets. Fix the app or its "
+            "settings, and run this again."
         ),
         ["Operation not permitted"],
         ["EPERM"],
         ["no new privileges"],
     ),
     (
-        "The app crashed in compiled code. If it works elsewhere, the sandbox may be why: try systemd_allow_writable_code: true, and run this again.",
+        (
+            "The app crashed in compiled code. If it works elsewhere, the sandbox may be the cause: try systemd_allow_writable_code: true, "
+            "and run this again."
+        ),
         ["by signal 11"],
         ["with signal 11"],
         ["SIGSEGV"],
     ),
 ]
-OTHERWISE = "Fix the app or its settings, then run this again."
+DEFAULT_REMEDY = "Fix the app or its settings, then run this again."
 
 
 class FilterModule:
@@ -201,17 +212,17 @@ class FilterModule:
 
 
 def remedy(failure, log="", data="/var/lib/APP", python="", server="", packages=()):
-    """`failure` is what the run says, `log` what the app printed and logged; the others are named in the remedies."""
+    """Return a remedy. `failure` is the message of the run, `log` the output and log of the app. The others are inserted into the text."""
     run = [f"run: {line}" for line in text.printable(text.shortened(failure)).split("\n")]
-    said = "\n".join([*run, text.printable(text.shortened(log))])
-    install = f"Run deploy.yml, which installs what {server} needs ({', '.join(packages)}). " if packages else ""
+    lines = "\n".join([*run, text.printable(text.shortened(log))])
+    install = f"Run deploy.yml, which installs the packages that {server} needs ({', '.join(packages)}). " if packages else ""
     values = {"data": data, "python": python, "install": install}
-    for words, *alternatives in REMEDIES:
-        if any(in_one_line(said, [part.replace("{data}", data) for part in parts]) for parts in alternatives):
-            return words.format(**values)
-    return OTHERWISE
+    for template, *alternatives in REMEDIES:
+        if any(in_one_line(lines, [part.replace("{data}", data) for part in parts]) for parts in alternatives):
+            return template.format(**values)
+    return DEFAULT_REMEDY
 
 
-def in_one_line(said, parts):
-    # the first test is quick, and most often the last
-    return all(part in said for part in parts) and any(all(part in line for part in parts) for line in said.split("\n"))
+def in_one_line(lines, parts):
+    # the fast check on the whole text usually decides
+    return all(part in lines for part in parts) and any(all(part in line for part in parts) for line in lines.split("\n"))

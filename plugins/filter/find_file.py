@@ -1,27 +1,27 @@
-"""The filter `find_file`: where a file of the owner's is."""
+"""The filter `find_file`: locate one of the operator's files."""
 
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.paths import directories, find
 from jinja2 import pass_context
 
 DOCUMENTATION = r"""
 name: find_file
-short_description: Find a file of the owner
+short_description: Locate one of the operator's files
 author: The Flaskhost authors (@flaskhost)
 description:
-  - Looks for a relative path in the inventory's directory, in the two above it, and in the working directory, in this order.
+  - Looks up a relative path in the inventory's directory, in the two directories above it, and in the working directory, in this order.
 positional: default
 options:
-  _input: {description: "A path; V(~) is the home of the user who runs Ansible.", type: str, required: true}
-  default: {description: "What to return if there is no such file. By default, the path below the working directory.", type: str}
+  _input: {description: "A path. V(~) is the home directory of the user who runs Ansible.", type: str, required: true}
+  default: {description: "The value to return if there is no such file. The default is the path below the working directory.", type: str}
 """
 
 EXAMPLES = r"""
-# the owner's error page if there is one, else the role's
+# use the operator's error page if it exists, otherwise the role's
 nginx_error_page_template: "{{ 'templates/pages/50x.html.j2' | flaskhost.flaskhost.find_file(default='50x.html.j2') }}"
 """
 
 RETURN = r"""
-_value: {description: "The absolute path of the first that exists, or O(default).", type: str}
+_value: {description: "The absolute path of the first match, or O(default).", type: str}
 """
 
 

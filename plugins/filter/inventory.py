@@ -1,4 +1,4 @@
-"""Questions about the inventory: the filter `names_of_machine`."""
+"""The filter `names_of_machine`: find the inventory hosts that are the same machine."""
 
 
 class FilterModule:
@@ -7,10 +7,10 @@ class FilterModule:
 
 
 def names_of_machine(name, names, hostvars):
-    """Which of these names of the inventory lead to the same machine as this one: several apps may share it."""
+    """Return those of the given inventory hosts that are the same machine as this one. Several apps can share a machine."""
 
-    def address(of):
-        return str(hostvars[of].get("ansible_host", of)), str(hostvars[of].get("ansible_port", 22))
+    def address(host):
+        return str(hostvars[host].get("ansible_host", host)), str(hostvars[host].get("ansible_port", 22))
 
     own = address(name)
     return [other for other in names if address(other) == own]

@@ -1,8 +1,8 @@
-"""The host's locks in a shell script: the filter `shell_lock`."""
+"""The filter `shell_lock`: acquire one of the host's locks in a shell script."""
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import DIRECTORY, WAIT_SECONDS
 
-# flock's file is closed to everybody else; what the script makes has the usual mode
+# Only root can open the lock file. The umask applies in the subshell only, so files that the script creates later get the usual mode.
 SCRIPT = """\
 mkdir -p -m 0755 {directory}
 (umask 077; : >>{path})

@@ -1,6 +1,7 @@
-"""The filters `printable` (text of an app's without what a terminal would obey) and `shortened` (its end, long lines cut).
+"""The filters `printable` (make untrusted text safe to print) and `shortened` (keep its end, truncate long lines).
 
-The functions are those of module_utils/text.py."""
+They are functions of module_utils/text.py.
+"""
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable_values, shortened
 

@@ -1,4 +1,4 @@
-"""The filters `database_address` and `without_credentials`. The functions are those of module_utils/urls.py and credentials.py."""
+"""The filters `database_address` and `without_credentials`. They are functions of module_utils/urls.py and credentials.py."""
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.credentials import without_credentials
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.urls import database_address

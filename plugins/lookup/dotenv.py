@@ -1,4 +1,4 @@
-"""The lookup `dotenv`: the names and values of a .env file on the controller."""
+"""The lookup `dotenv`: read a .env file on the controller."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ name: dotenv
 author: The Flaskhost authors (@flaskhost)
 short_description: Read the names and values of a .env file
 description:
-  - Reads a C(.env) file on the controller, as C(flask run) reads it.
-  - The file may be encrypted with ansible-vault. A name without a value is left out.
+  - Reads a C(.env) file on the controller in the same way as C(flask run).
+  - The file can be encrypted with ansible-vault. Names without a value are ignored.
 requirements:
   - python-dotenv (on the controller)
 options:
@@ -26,7 +26,7 @@ app_secrets: "{{ lookup('flaskhost.flaskhost.dotenv', inventory_dir ~ '/.env') }
 
 RETURN = r"""
 _list:
-  description: For each file, its values by name.
+  description: One dictionary of names and values for each file.
   type: list
   elements: dict
 """
@@ -46,12 +46,12 @@ class LookupModule(LookupBase):
     def run(self, terms, variables=None, **kwargs):
         if dotenv_values is None:
             raise AnsibleError(
-                "The lookup dotenv needs the Python package python-dotenv. Install it beside Ansible: pip install python-dotenv"
+                "The lookup dotenv requires the Python package python-dotenv. Install it next to Ansible: pip install python-dotenv"
             )
         return [self.read(os.path.expanduser(path)) for path in terms]
 
     def read(self, path):
         if not os.path.isfile(path):
-            raise AnsibleError(f"{os.path.relpath(path)} does not exist. Write it, with one NAME=value on each line, such as SECRET_KEY=…")
+            raise AnsibleError(f"{os.path.relpath(path)} does not exist. Create it with one NAME=value per line, such as SECRET_KEY=…")
         found = dotenv_values(self._loader.get_real_file(path))
         return {name: value for name, value in found.items() if value is not None}

@@ -1,44 +1,44 @@
-"""What an archive of an app's source may hold: the controller checks it before any host is touched, and the host before it unpacks.
+"""Check the archive of an app's source: on the controller before any host is changed, and on the host before it is unpacked.
 
-The source is not trusted. Root must be able to unpack it without leaving the directory, and afterwards to follow `app_shared` and
-`app_static` in it without meeting a link that leads elsewhere. Python 3.9 and newer; nothing but the standard library.
+The source is not trusted. Root must be able to unpack it without leaving the directory, and then to use the paths in `app_shared` and
+`app_static` without following a link to another place. This file supports Python 3.9 and newer, and uses only the standard library.
 """
 
 import posixpath
 import re
 import tarfile
 
-# control characters, line separators, and bytes that are not UTF-8 (tarfile makes surrogates of them)
+# control characters, line separators, and bytes that are not UTF-8 (tarfile decodes them to surrogates)
 BAD_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MAX_DEPTH = 100
-MAX_LINKS = 40  # the kernel's own limit for one path
+MAX_LINKS = 40  # the kernel's limit for one path
 MAX_LINK_BYTES = 1024
 MAX_MB = 2048
 MAX_MEMBERS = 200_000
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 2048
-MAX_STEPS = 1000  # directories that one path passes through, by way of all its links
+MAX_STEPS = 1000  # directories that a path traverses, including those of its links
 MODES = 0o777
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
 class UnsafeArchive(ValueError):
-    """Its text says which member is wrong, why, and what to do."""
+    """The message names the member, the problem and the remedy."""
 
 
 def check_members(members, shared=(), static=()):
-    """Raise UnsafeArchive unless these members of a tar file can be unpacked safely, and SHARED and STATIC be followed in there."""
+    """Raise UnsafeArchive unless these members of a tar file are safe to unpack, and SHARED and STATIC are safe to use inside it."""
     found, sizes = {}, Sizes()
     for member in members:
         sizes.add(member.name, len(member.linkname.encode(errors="replace")) if member.issym() else member.size, member.issym())
         check_member(member)
         if member.name in found:
-            raise unsafe(member.name, "is there twice", "Commit one of the two only")
+            raise unsafe(member.name, "exists twice", "Keep only one of the two")
         found[member.name] = member
     for name in found:
         for parent in parents(name):
             if parent in found and not found[parent].isdir():
-                raise unsafe(name, f"lies beneath {parent!r}, which is not a directory", "Rename one of the two")
+                raise unsafe(name, f"is below {parent!r}, which is not a directory", "Rename one of the two")
     links = links_of(found.values())
     for name in links:
         check_link(name, links)
@@ -49,7 +49,7 @@ def check_members(members, shared=(), static=()):
 
 
 class Sizes:
-    """How many members there are, and how large they are together."""
+    """Count the members and their total size."""
 
     def __init__(self):
         self.number = self.bytes = 0
@@ -58,48 +58,47 @@ class Sizes:
         self.number += 1
         self.bytes += size
         if self.number > MAX_MEMBERS:
-            raise UnsafeArchive(f"the source has more than {MAX_MEMBERS} files. Leave out what the app doesn't need.")
+            raise UnsafeArchive(f"the source has more than {MAX_MEMBERS} files. Remove files that the app does not need.")
         if is_link and size > MAX_LINK_BYTES:
-            raise unsafe(name, f"is a link to a path of more than {MAX_LINK_BYTES} bytes", "Remove the link")
+            raise unsafe(name, f"is a link whose target is longer than {MAX_LINK_BYTES} bytes", "Remove the link")
         if self.bytes > MAX_MB * 2**20:
-            raise unsafe(name, f"brings the source to more than {MAX_MB} MB", "Keep large files out of the source")
+            raise UnsafeArchive(f"with {shown(name)!r}, the source is larger than {MAX_MB} MB. Exclude large files from the source.")
 
 
 def check_member(member):
     name = member.name
     check_name(name)
     if member.type not in (*PLAIN, tarfile.DIRTYPE, tarfile.SYMTYPE) or member.sparse is not None:
-        raise unsafe(name, "is neither a file nor a directory nor a symbolic link", "Remove it from the source")
+        raise unsafe(name, "is not a file, directory or symbolic link", "Remove it from the source")
     if member.mode & ~MODES:
         raise unsafe(name, f"has the mode {member.mode:04o}", "Remove its setuid, setgid or sticky bit")
     if member.issym() and (not member.linkname or BAD_CHARACTERS.search(member.linkname)):
-        raise unsafe(name, f"is a link to {member.linkname!r}, which has unprintable characters", "Remove the link")
+        raise unsafe(name, f"is a link to {member.linkname!r}, which is empty or contains unprintable characters", "Remove the link")
 
 
 def check_name(name):
     if BAD_CHARACTERS.search(name):
-        raise unsafe(name, "has control characters in its name, or bytes that are not UTF-8", "Rename it")
+        raise unsafe(name, "has a name with control characters or bytes that are not UTF-8", "Rename it")
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise unsafe(name, "is not a plain relative path", "Remove it from the source")
     if any(len(part.encode()) > MAX_NAME_BYTES for part in parts) or len(name.encode()) > MAX_PATH_BYTES:
         raise unsafe(name, "has a name that is too long", "Shorten it")
     if len(parts) > MAX_DEPTH:
-        raise unsafe(name, f"lies more than {MAX_DEPTH} directories deep", "Move it up")
+        raise unsafe(name, f"is nested more than {MAX_DEPTH} directories deep", "Move it up")
 
 
 def check_link(name, links):
     target = links[name]
     if target.startswith("/"):
-        raise unsafe(name, f"is a link to the absolute path {target!r}", "Link to a relative path within the source, or use app_shared")
+        raise unsafe(name, f"is a link to the absolute path {target!r}", "Link to a relative path in the source, or use app_shared")
     try:
         resolve(name, links)
     except Outside:
-        raise unsafe(name, f"is a link to {target!r}, which leads out of the source", "Link to a path within the source") from None
-    except Circle:
-        raise unsafe(
-            name, f"is a link to {target!r}, which leads back to itself, or through too many links or directories", "Remove the link"
-        ) from None
+        raise unsafe(name, f"is a link to {target!r}, which is outside the source", "Link to a path in the source") from None
+    except LinkLoop:
+        problem = f"is a link to {target!r}, which is a loop or passes through too many links or directories"
+        raise unsafe(name, problem, "Remove the link") from None
 
 
 def links_of(members):
@@ -107,15 +106,15 @@ def links_of(members):
 
 
 class Outside(ValueError):
-    """A path that leaves the source."""
+    """The path leaves the source."""
 
 
-class Circle(ValueError):
-    """A path that goes through more links than the kernel follows, or through too many directories."""
+class LinkLoop(ValueError):
+    """The path passes through more links than the kernel follows, or through too many directories."""
 
 
 def resolve(path, links):
-    """Where a path of the source leads to through its links, and every path on the way, the result last."""
+    """Resolve a path of the source through its links. Return every path on the way, with the final path last."""
     rest, at, followed, passed = path.split("/")[::-1], [], 0, []
     while rest:
         part = rest.pop()
@@ -126,11 +125,11 @@ def resolve(path, links):
                 raise Outside(path)
             at.pop()
             continue
-        # AT holds each directory's whole path, which is made of the one above it
+        # `at` contains the full path of each directory from the top to the current one
         at.append(f"{at[-1]}/{part}" if at else part)
         passed.append(at[-1])
         if len(passed) > MAX_STEPS or len(at) > MAX_DEPTH or len(at[-1]) > MAX_PATH_BYTES:
-            raise Circle(path)
+            raise LinkLoop(path)
         target = links.get(at[-1])
         if target is None:
             continue
@@ -138,51 +137,54 @@ def resolve(path, links):
         if target.startswith("/"):
             raise Outside(path)
         if followed > MAX_LINKS:
-            raise Circle(path)
+            raise LinkLoop(path)
         at.pop()
         rest += target.split("/")[::-1]
     return [*passed, at[-1] if at else "."]
 
 
 def shared_problems(shared, members, links):
-    """Why app_shared can't be: directories that the app writes to, put in place of those of the source; MEMBERS are names, or a dictionary by name."""
-    for number, folder in enumerate(shared := list(shared)):
-        path = normal(folder)
+    """Yield the problems of app_shared, whose directories replace those of the source.
+
+    MEMBERS is a list of names, or a dictionary of members by name.
+    """
+    for number, directory in enumerate(shared := list(shared)):
+        path = normal(directory)
         for other in shared[:number]:
             if overlap(path, normal(other)):
-                yield f"'{folder}' and '{other}' overlap. Name the outer one only."
+                yield f"'{directory}' and '{other}' overlap. List only the outer one."
         for parent in parents(path):
             if parent in links:
-                yield f"'{folder}' goes through '{parent}', a link of the source. Name the directory that the link leads to."
+                yield f"'{directory}' contains the symbolic link '{parent}' of the source. Use the directory that the link points to."
             elif parent in members and not is_directory(members, parent):
-                yield f"'{folder}' lies beneath {parent!r}, which is a file of the source. Name a directory."
+                yield f"'{directory}' is below {parent!r}, which is a file of the source. Use a directory."
         if path in members and path not in links and not is_directory(members, path):
-            yield f"'{folder}' is a file of the source, and must be a directory."
+            yield f"'{directory}' is a file of the source, but must be a directory."
 
 
 def static_problems(static, shared, links):
-    """Why app_static can't be: directories that lead out of the source, or that the app writes to."""
-    for folder in static:
+    """Yield the problems of app_static: directories outside the source, and directories that the app can write to."""
+    for directory in static:
         try:
-            passed = resolve(str(folder), links)
+            passed = resolve(str(directory), links)
         except Outside:
-            yield f"'{folder}' leads out of the source. Name a directory within the source."
+            yield f"'{directory}' is outside the source. Use a directory in the source."
             continue
-        except Circle:
-            yield f"'{folder}' is a link that leads back to itself. Name a directory within the source."
+        except LinkLoop:
+            yield f"'{directory}' is a symbolic link that forms a loop. Use a directory in the source."
             continue
         for name in shared:
             path = normal(name)
-            # a directory on the way counts too: when a release is laid out, a link to the app's data takes its place
-            if overlap(passed[-1], path) or any(is_within(step, path) for step in (normal(folder), *passed)):
+            # check directories on the way too: a shared one becomes a link to the app's data when the release is laid out
+            if overlap(passed[-1], path) or any(is_within(step, path) for step in (normal(directory), *passed)):
                 yield (
-                    f"'{folder}' overlaps '{name}' of app_shared. nginx can't read what the app writes: "
-                    "let the app serve these files itself, and take them out of app_static."
+                    f"'{directory}' overlaps with '{name}' in app_shared. nginx cannot read files that the app writes. "
+                    "Remove the directory from app_static, and let the app serve these files."
                 )
 
 
 def is_directory(members, name):
-    """A name without a type is that of a file: lists of files have no directories."""
+    """Return whether a member is a directory. A list of names contains only files."""
     return isinstance(members, dict) and members[name].isdir()
 
 
@@ -191,20 +193,23 @@ def normal(path):
 
 
 def parents(path):
-    """All directories above it."""
+    """Return all directories above the path."""
     parts = path.split("/")
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def is_within(path, folder):
-    return folder == "." or path == folder or path.startswith(f"{folder}/")
+def is_within(path, directory):
+    return directory == "." or path == directory or path.startswith(f"{directory}/")
 
 
 def overlap(one, other):
     return is_within(one, other) or is_within(other, one)
 
 
-def unsafe(name, what, remedy):
-    # !r: control characters in a name must not reach a terminal
-    shown = name if len(name) <= MAX_NAME_BYTES else f"{name[:MAX_NAME_BYTES]}…"
-    return UnsafeArchive(f"{shown!r} of the source {what}. {remedy}.")
+def unsafe(name, problem, remedy):
+    # !r, because control characters in a name must not be printed
+    return UnsafeArchive(f"{shown(name)!r} of the source {problem}. {remedy}.")
+
+
+def shown(name):
+    return name if len(name) <= MAX_NAME_BYTES else f"{name[:MAX_NAME_BYTES]}…"

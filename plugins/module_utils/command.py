@@ -1,6 +1,6 @@
-"""Commands of which an app decides how much they print, in what encoding, and whether they end."""
+"""Run commands that an app controls: they may print any amount of output, in any encoding, and may never end."""
 
-# pylint: disable=ansible-bad-function  # the controller uses it too, where no module has a run_command to call
+# pylint: disable=ansible-bad-function  # the controller uses it too, where no AnsibleModule provides run_command
 import contextlib
 import os
 import selectors
@@ -15,9 +15,9 @@ KEEP_BYTES = 65536
 
 
 def run(argv, keep=KEEP_BYTES, seconds=None, environment=None):
-    """Its exit code, and the end of what it printed on stdout and on stderr. After so many seconds, if any are given, it and its descendants are killed.
+    """Return the exit code and the end of stdout and stderr. After SECONDS, if set, kill the command and its descendants.
 
-    ENVIRONMENT is added to this process's own; a name whose value is None is removed.
+    ENVIRONMENT is added to the environment of this process. A variable whose value is None is removed.
     """
     end = time.monotonic() + seconds if seconds else float("inf")
     environment = {name: value for name, value in {**os.environ, **(environment or {})}.items() if value is not None}
@@ -34,14 +34,14 @@ def run(argv, keep=KEEP_BYTES, seconds=None, environment=None):
                     if not data:
                         selector.unregister(pipe)
                 if process.poll() is not None:
-                    # what it printed is in the pipes by now; another process that has them open may never close them
+                    # All output is in the pipes now. Do not wait for them to close: another process may keep them open forever.
                     end = min(end, time.monotonic() + 1)
                     if not ready:
                         break
                 if time.monotonic() > end:
                     kill_all(process)
                     break
-        # it may have closed them and still run
+        # it may have closed the pipes and still be running
         try:
             process.wait(None if end == float("inf") else max(0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -51,7 +51,7 @@ def run(argv, keep=KEEP_BYTES, seconds=None, environment=None):
 
 @contextlib.contextmanager
 def deadline(process, seconds):
-    """Kill a process and its descendants after so many seconds. Gives an event, which is set if that has happened."""
+    """Kill a process and its descendants after this many seconds. Yield an event that is set when this happens."""
     late = threading.Event()
 
     def end():
@@ -68,11 +68,11 @@ def deadline(process, seconds):
 
 
 def kill_all(process):
-    """Kill a process and its descendants, in whatever session they are."""
+    """Kill a process and its descendants in all sessions."""
     found = [process.pid] if process.poll() is None else []
     for pid in found:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            # one that is stopped starts no other, and keeps the numbers of those that have ended from being used again
+            # a stopped process cannot start others, and does not reap its children, so their process IDs cannot be reused
             os.kill(pid, signal.SIGSTOP)
         found += children(pid)
     for pid in found:
@@ -90,7 +90,7 @@ def children(pid):
 
 
 class Tail:
-    """The last bytes of an output."""
+    """Keep the last bytes of an output."""
 
     def __init__(self, keep):
         self.keep, self.data, self.dropped = keep, bytearray(), 0
@@ -109,6 +109,6 @@ class Tail:
         self.trim()
         if not self.dropped:
             return printable(bytes(self.data))
-        # of the first word the beginning is gone, without which nobody could tell that it is a URL with credentials
-        words = self.data.split(maxsplit=1) if self.data[:1].strip() else [b"", self.data]
-        return f"[… {self.dropped} bytes before]\n" + printable(bytes(words[1] if len(words) > 1 else b""))
+        # drop the truncated first word: a URL with credentials could not be recognized in it
+        parts = self.data.split(maxsplit=1) if self.data[:1].strip() else [b"", self.data]
+        return f"[… {self.dropped} bytes omitted]\n" + printable(bytes(parts[1] if len(parts) > 1 else b""))

@@ -1,6 +1,6 @@
-"""Compress text files once, for all browsers that accept them compressed. The user APP-build does it: the files are not trusted."""
+"""Compress text files in advance for browsers that accept it. This runs as the user APP-build, because the files are not trusted."""
 
-# pylint: disable=ansible-bad-function  # it runs as the user APP-build, in a process of its own
+# pylint: disable=ansible-bad-function  # it runs as the user APP-build, in a separate process
 import filecmp
 import gzip
 import os
@@ -10,15 +10,15 @@ import subprocess
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import walk
 
-# compression makes these smaller; pictures, videos and most fonts are compressed already
+# pictures, videos and most fonts are already compressed
 TEXT = (".css", ".csv", ".htm", ".html", ".js", ".json", ".map", ".mjs", ".otf", ".svg", ".ttf", ".txt", ".wasm", ".webmanifest", ".xml")
-# a smaller one fits into one packet as it is
+# a smaller file fits into one packet without compression
 PACKED_FROM_BYTES = 1024
 
 
-def pack(folder, live):
-    """Compress the files of a directory as much as possible, once instead of for each visitor; take over what the live release has compressed already."""
-    for parent, _folders, names in walk(folder):
+def pack(directory, live):
+    """Compress the files of a directory as much as possible. Copy the result from the live release if it has the same file."""
+    for parent, _directories, names in walk(directory):
         for name in names:
             pack_file(os.path.normpath(os.path.join(parent, name)), live)
 
@@ -29,14 +29,14 @@ def pack_file(path, live):
     served = os.path.join(live, path)
     known = os.path.isfile(served) and filecmp.cmp(path, served, shallow=False)
     for ending, packer in PACKERS.items():
-        # an app may bring its own
+        # the app may provide its own compressed file
         if os.path.lexists(path + ending):
             continue
         if known and os.path.isfile(served + ending):
             shutil.copyfile(served + ending, path + ending)
         elif not packer(path, path + ending):
             continue
-        # browsers ask whether it is newer than theirs
+        # nginx sends the modification time to browsers, which use it to validate their caches
         shutil.copystat(path, path + ending)
 
 
@@ -53,7 +53,7 @@ def pack_br(path, packed):
         ["brotli", "--best", f"--output={packed}", "--", path], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
     )
     if done.returncode:
-        raise OSError(f"brotli can't pack {path}: {done.stderr.strip()}")
+        raise OSError(f"brotli cannot compress {path}: {done.stderr.strip()}")
     return True
 
 

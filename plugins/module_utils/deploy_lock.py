@@ -1,8 +1,8 @@
-"""The deploy lock, ROOT/lock: it keeps other runs out from the first task of a release to the last.
+"""The deploy lock, ROOT/lock. It prevents concurrent runs from the first task of a release to the last.
 
-It is a file, so that it outlives the modules, which each end after a moment. (The lock in lock.py ends with its process; each step
-of a release holds it.) It names its holder. What the holder is, and whether another holder on the same controller has died, only the
-controller knows: plugin_utils/deploy_lock.py, whose action plugins fill in `holder` and `dead_holder`.
+The lock is a file, because it must outlive the modules of a run. (The lock in lock.py ends with its process; each step of a release holds
+it.) The file identifies its holder. Only the controller can identify a run and detect whether another run on the same controller has died.
+The action plugins do this in plugin_utils/deploy_lock.py, and pass the results as `holder` and `dead_holder`.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ OPTIONS = {
 
 
 def acquire(module, layout):
-    """Acquire the lock, or fail the module. Returns the dead holder whose lock was taken over; empty if there was none."""
+    """Acquire the lock, or fail the module. Return the dead holder whose lock was taken over, or an empty dictionary."""
     params, path = module.params, layout.lock_file
     holder = dict(params["holder"], what=params["lock_purpose"], since=int(time.time()))
     if not os.path.isdir(layout.root):
-        module.fail_json(msg=f"{layout.root} is missing. Run provision.yml (or deploy.yml, which does it all) first.")
+        module.fail_json(msg=f"{layout.root} is missing. Run provision.yml or deploy.yml first.")
     other = {}
     for _attempt in range(3):
         try:
@@ -35,8 +35,8 @@ def acquire(module, layout):
                 return other
         except OSError as error:
             module.fail_json(
-                msg=f"{layout.root} can't be written to: {error.strerror}. Nothing was touched. On the host, `df -h` and `df -i` "
-                "show whether its disk is full; Linux makes one read-only when it fails (`dmesg` shows it). Fix it, and run this again."
+                msg=f"{layout.root} is not writable: {error.strerror}. Nothing was changed. On the host, check `df -h` and `df -i` for a "
+                "full disk, and `dmesg` for a failed disk, which Linux remounts read-only. Fix the cause, and run this again."
             )
         other = read_lock(path)
         age = time.time() - other.get("since", 0)
@@ -55,7 +55,7 @@ def release(module, layout):
 
 
 def read_lock(path):
-    """The lock's holder, whatever the file holds; empty if nobody holds it."""
+    """Return the holder of the lock, or an empty dictionary if it is free or the file is not valid JSON."""
     found = read_object(path)
     if not found:
         return {}
@@ -64,15 +64,15 @@ def read_lock(path):
 
 
 def natural_number(value):
-    """The ID of a process, or a time in seconds; 0 for anything else."""
+    """Return the value if it can be a process ID or a time in seconds, otherwise 0."""
     return value if isinstance(value, int) and 0 <= value < 2**33 else 0
 
 
 def create(path, holder):
-    """Create the lock with its content or not at all: the file gets its content before its name. Returns whether it was created."""
+    """Create the lock atomically: write the content to a temporary file, then link it. Return whether the lock was created."""
     temporary = f"{path}.{os.getpid()}"
     try:
-        # only root needs to know who deploys what
+        # only root may read who deploys what
         with open(temporary, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as handle:
             json.dump(holder, handle)
         os.link(temporary, path)
@@ -85,7 +85,7 @@ def create(path, holder):
 
 
 def set_aside(path, holder):
-    """Of two runs that both find a dead lock, one moves it away. If what it moved is another lock by then, it moves it back."""
+    """Remove the lock of a dead holder. If two runs do this at once, the slower one may move a new lock, and must move it back."""
     aside = f"{path}.dead"
     try:
         os.rename(path, aside)

@@ -1,4 +1,4 @@
-"""Files and directories of root's on a host: missing and broken ones count as empty, and a file is replaced as a whole."""
+"""Read and write root's files on a host. Missing and broken files count as empty, and files are replaced atomically."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import r
 
 
 def read(path):
-    """A file's text, empty if it can't be read. Bytes that are not UTF-8 survive being written again; what a module returns is made printable."""
+    """Return a file's text, or an empty string if it cannot be read. Bytes that are not UTF-8 are kept as surrogates."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as handle:
             return handle.read()
@@ -17,7 +17,7 @@ def read(path):
 
 
 def read_object(path):
-    """The JSON object in a file, empty if there is none."""
+    """Return the JSON object in a file, or an empty dictionary if there is none."""
     return parse_object(read(path))
 
 
@@ -30,12 +30,12 @@ def parse_object(text):
 
 
 def read_link(path):
-    """The last part of a link's target, empty if it is not a link."""
+    """Return the last component of a link's target, or an empty string if the path is not a link."""
     return os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
 
 
 def write(path, text):
-    """For everybody to read, whatever the session's umask is."""
+    """Write a file that everybody can read, regardless of the session's umask."""
     with open(f"{path}.new", "w") as handle:
         os.fchmod(handle.fileno(), 0o644)
         handle.write(text)
@@ -43,17 +43,17 @@ def write(path, text):
 
 
 def list_files(path):
-    """The names of a directory's files. A link, such as the one to the app's socket, is a file wherever it leads."""
+    """Return the names of the files in a directory. Every link, such as the one to the app's socket, counts as a file."""
     return sorted(entry.name for entry in os.scandir(path) if not entry.is_dir(follow_symlinks=False)) if os.path.isdir(path) else []
 
 
 def list_directories(path):
-    """The names of a directory's subdirectories, without hidden ones: builds in progress."""
+    """Return the names of the subdirectories, without hidden ones, which contain builds in progress."""
     entries = os.scandir(path) if os.path.isdir(path) else []
     return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."))
 
 
 def remove_tree(path):
-    """Remove what can be removed; the next release removes the rest."""
+    """Remove as much as possible. The next release removes the rest."""
     with contextlib.suppress(OSError):
         remove(path)

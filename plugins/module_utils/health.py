@@ -1,4 +1,4 @@
-"""The health page of an app, which may answer with anything, for ever, or not at all."""
+"""Request the health page of an app, which may send anything, send endless data, or not respond at all."""
 
 import contextlib
 import http.client
@@ -9,23 +9,23 @@ import time
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import one_line
 
-# of an answer, headers included; what comes after it changes nothing
+# maximum size to read of a response, including headers; the rest does not affect the result
 MAX_BYTES = 65536
 REQUEST = "GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: https\r\nAccept-Encoding: identity\r\nConnection: close\r\n\r\n"
 
 
 class Page:
-    """Requested over a release's own socket (`path`), or through nginx as a browser on this host would.
+    """The health page, requested over a release's own socket (`path`), or through nginx as a browser on this host would.
 
-    nginx limits this host like any visitor, and another app of the host can use up its requests: where nginx answers 429, the release
-    that is live is asked over its own socket (`live`) instead.
+    nginx limits the request rate of this host like that of any visitor, and another app on the host can use up the limit. If nginx returns
+    429, the page is requested over the socket of the live release (`live`) instead.
     """
 
     def __init__(self, params, path=None, live=None):
         self.params, self.path, self.live, self.status = params, path, live, 0
 
-    def ask(self):
-        """Why the answer isn't good; empty if it is."""
+    def probe(self):
+        """Return why the response is unhealthy, or an empty string if it is healthy."""
         why = self.request()
         if self.status == http.client.TOO_MANY_REQUESTS and self.live:
             page = Page(self.params, self.live)
@@ -41,22 +41,22 @@ class Page:
                 answer = http.client.HTTPResponse(LimitedSocket(connection, deadline), method="GET")
                 answer.begin()
                 self.status = answer.status
-                # a long page is no fault
+                # a long page is not an error
                 with contextlib.suppress(TooLong):
                     answer.read(MAX_BYTES)
-            return "" if 200 <= self.status < 400 else f"{name} answered {self.status}"
+            return "" if 200 <= self.status < 400 else f"{name} returned {self.status}"
         except FileNotFoundError:
             return "the server has not opened its socket"
         except ConnectionRefusedError:
-            return f"{name} could not be asked: {'the server' if self.path else 'nginx'} accepts no connection"
+            return f"the request to {name} failed: {'the server' if self.path else 'nginx'} refused the connection"
         except TimeoutError:
-            return f"{name} gave no answer within {seconds:g} seconds"
+            return f"{name} did not respond within {seconds:g} seconds"
         except (OSError, ValueError, http.client.HTTPException) as error:
-            # its text may be the app's
-            return f"{name} could not be asked ({one_line(str(error), 200) or type(error).__name__})"
+            # the app may control this text
+            return f"the request to {name} failed ({one_line(str(error), 200) or type(error).__name__})"
 
     def connect(self, deadline):
-        """Whose certificate this host has, is the tls role's concern."""
+        """Connect without verifying the certificate, which is the task of the role tls."""
         if self.path:
             return connected(socket.AF_UNIX, self.path, deadline)
         connection = connected(socket.AF_INET, ("127.0.0.1", self.params["port"]), deadline)
@@ -85,7 +85,7 @@ def connected(family, address, deadline):
 
 
 class LimitedSocket:
-    """What http.client needs of a socket; it is read until a deadline, and so many bytes of it."""
+    """The part of a socket that http.client needs, with a deadline and a maximum size."""
 
     def __init__(self, sock, deadline):
         self.sock, self.deadline = sock, deadline

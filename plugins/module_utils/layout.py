@@ -1,15 +1,17 @@
-"""The layout of an app's releases on a host: the one place for the paths and unit names of a release, and for reading what is there.
+"""The layout of an app's releases on a host. This file defines all paths and unit names of a release, and reads the state of the releases.
 
-ROOT, such as /srv/APP         root's; no app can write here
-  releases/.building/ID/       the source of a release that is being built; only root can enter the directory above it
+ROOT, such as /srv/APP         owned by root; no app can write here
+  releases/.building/ID/       the source of a release that is being built; only root can enter .building
   releases/ID/                 a release, immutable once its manifest is written
     manifest.json              written last, by rename: a release without it is unfinished
     .venv                      link to venvs/KEY
     wsgi.sock                  link to the release's socket, /run/flaskhost/APP/ID/wsgi.sock
-    unit                       the unit of its server, TYPE.N.service of a worker, schedule-NAME.service and .timer of a scheduled job
-    in-image                   only there if the release runs in a container
-  venvs/KEY/                   a venv, or the name of an image in the file `image`; whole once it has the file `complete`
-  live, former                 links to the live and the previous release
+    unit                       the unit of its server
+    TYPE.N.service             the unit of a worker
+    schedule-NAME.*            the .service and .timer units of a scheduled job
+    in-image                   exists only if the release runs in a container
+  venvs/KEY/                   a venv, or the ID of an image in the file `image`; complete once it contains the file `complete`
+  live, previous               links to the live and the previous release
   history                      a line of JSON for each activation: at, id, by, before
   bad/ID                       why a release must not be activated again
   lock                         the deploy lock, see deploy_lock.py
@@ -34,10 +36,8 @@ from ansible_collections.flaskhost.flaskhost.plugins.module_utils.files import (
 )
 
 SYSTEM_UNITS = "/etc/systemd/system"
-# podman's, with a directory for each image
+# podman's storage, with a directory for each image
 IMAGES = "/var/lib/containers/storage"
-# on hosts this link keeps the name that the first version gave it: nginx's configuration and older controllers follow it
-PREVIOUS_LINK = "former"
 WORKER = re.compile(r"(.+\.\d+)\.service$")
 SCHEDULE = re.compile(r"schedule-[^.]+\.(service|timer)$")
 
@@ -45,11 +45,11 @@ SCHEDULE = re.compile(r"schedule-[^.]+\.(service|timer)$")
 class Layout:
     def __init__(self, root, app):
         self.root, self.app = root, app
-        self.live_link, self.previous_link = self.path("live"), self.path(PREVIOUS_LINK)
+        self.live_link, self.previous_link = self.path("live"), self.path("previous")
         self.live_socket = self.path("live", "wsgi.sock")
         self.history_file, self.lock_file = self.path("history"), self.path("lock")
         self.unit_name = re.compile(re.escape(app) + r"(?:-([^@]+\.\d+))?@(.+)\.service$")
-        # what systemctl and glob look for; unit_name decides
+        # patterns for systemctl and glob; unit_name selects the exact matches
         self.unit_patterns = f"{app}@*.service", f"{app}-*.[0-9]*@*.service"
 
     # -- paths ----------------------------------------------------------------------------------------------------
@@ -73,11 +73,11 @@ class Layout:
         return self.path("bad", release_id)
 
     def unit_source(self, release_id, process):
-        """The file of a release of which the process's unit is a copy."""
+        """Return the file in a release from which the unit of a process is copied."""
         return self.release(release_id, "unit" if process == "web" else f"{process}.service")
 
     def installed_unit(self, unit):
-        """Where systemd reads a unit."""
+        """Return the path from which systemd loads a unit."""
         return os.path.join(SYSTEM_UNITS, unit)
 
     # -- releases -------------------------------------------------------------------------------------------------
@@ -86,23 +86,23 @@ class Layout:
         return read_link(self.live_link)
 
     def history(self):
-        """The activations, oldest first."""
-        # a crash may have cut a line short
+        """Return the activations, oldest first."""
+        # a crash may have truncated a line
         lines = map(parse_object, read(self.history_file).splitlines())
         return [line for line in lines if isinstance(line.get("id"), str)]
 
     def releases(self):
-        """Every release by its ID: its manifest (empty if it is unfinished), and why it is bad (empty if it isn't)."""
+        """Return all releases by ID, each with its manifest (empty if unfinished) and why it is bad (empty if it is not)."""
         found = {}
         for name in list_directories(self.path("releases")):
             manifest = read_object(self.release(name, "manifest.json"))
-            if not is_whole(self.release(name, ".venv")):
+            if not is_complete(self.release(name, ".venv")):
                 manifest = {}
             found[name] = {"manifest": manifest, "bad": read(self.bad_marker(name)).strip()}
         return found
 
     def built(self):
-        """The finished releases: the last one activated first, those never activated last."""
+        """Return the finished releases, ordered by their last activation, latest first. Releases that were never activated come last."""
         activated = {line["id"]: number for number, line in enumerate(self.history())}
         releases = self.releases()
         return sorted(
@@ -112,14 +112,14 @@ class Layout:
         )
 
     def previous(self):
-        """Where a rollback goes to: the last one activated before the live one that is kept and not bad."""
+        """Return the target of a rollback: the release activated last before the live one that still exists and is not bad."""
         live, releases = self.live(), self.releases()
         activated = {line["id"] for line in self.history()}
         usable = [name for name in self.built() if name != live and name in activated and not releases[name]["bad"]]
         return usable[0] if usable else ""
 
     def edited(self, release_id, run_command):
-        """A release never changes once its manifest is written. The files that have changed, somebody edited."""
+        """Return the files that were edited by hand, because they changed after the manifest of the release was written."""
         manifest = self.release(release_id, "manifest.json")
         if not release_id or not os.path.exists(manifest):
             return []
@@ -127,7 +127,7 @@ class Layout:
         return sorted(run_command(command)[1].splitlines())
 
     def socket(self, release_id):
-        """The socket to which the release's link leads; empty if the release is gone."""
+        """Return the target of the release's socket link, or an empty string if the release no longer exists."""
         link = self.release(release_id, "wsgi.sock")
         return os.readlink(link) if os.path.islink(link) else ""
 
@@ -135,7 +135,7 @@ class Layout:
         return os.path.exists(self.release(release_id, "in-image"))
 
     def mark_bad(self, release_id, reason):
-        """Mark a release as bad, so that no rollback activates it; not without a reason."""
+        """Mark a release as bad, so that no rollback activates it. Do nothing without a reason."""
         if release_id and reason:
             os.makedirs(os.path.dirname(self.bad_marker(release_id)), exist_ok=True)
             with open(self.bad_marker(release_id), "w") as marker:
@@ -144,7 +144,7 @@ class Layout:
     # -- units ----------------------------------------------------------------------------------------------------
 
     def units(self, release_id):
-        """The units of a release by process: its server, `web`, first, then its workers."""
+        """Return the units of a release by process: the server, `web`, first, then the workers."""
         if not release_id:
             return {}
         files = list_files(self.release(release_id))
@@ -152,11 +152,11 @@ class Layout:
         return {"web": f"{self.app}@{release_id}.service", **{name: f"{self.app}-{name}@{release_id}.service" for name in workers}}
 
     def installed_units(self):
-        """The app's units, but for scheduled jobs, that systemd has."""
+        """Return the app's installed units, except those of scheduled jobs."""
         return self.units_in(SYSTEM_UNITS)
 
     def enabled_units(self):
-        """Those of them that start at boot."""
+        """Return the installed units that start at boot."""
         return self.units_in(f"{SYSTEM_UNITS}/multi-user.target.wants")
 
     def units_in(self, directory):
@@ -167,16 +167,16 @@ class Layout:
         return self.unit_name.match(unit)[1] or "web"
 
     def releases_of(self, units):
-        """The releases to which these units belong."""
+        """Return the releases to which these units belong."""
         return list(dict.fromkeys(self.unit_name.match(unit)[2] for unit in units))
 
     def schedule(self, release_id):
-        """The units of a release's scheduled jobs: their text by file name."""
+        """Return the units of a release's scheduled jobs: their text by file name."""
         files = list_files(self.release(release_id)) if release_id else []
         return {name: read(self.release(release_id, name)) for name in files if SCHEDULE.match(name)}
 
     def installed_schedule(self):
-        """The same, as systemd has them."""
+        """Return the installed units of scheduled jobs in the same form."""
         paths = glob.glob(f"{SYSTEM_UNITS}/{glob.escape(self.app)}-schedule-*")
         found = {os.path.basename(path)[len(self.app) + 1 :]: path for path in paths}
         return {name: read(path) for name, path in found.items() if SCHEDULE.match(name)}
@@ -186,12 +186,12 @@ class Layout:
 
 
 def has_images():
-    """Whether podman may have images on this host."""
+    """Return whether podman may have images on this host."""
     return os.path.isdir(IMAGES)
 
 
-def is_whole(venv):
-    """Whether a venv is complete; for an image, whether podman has it."""
+def is_complete(venv):
+    """Return whether a venv is complete. For an image, podman must also have it."""
     image = read(os.path.join(venv, "image")).strip()
     return os.path.exists(os.path.join(venv, "complete")) and (not image or glob.glob(f"{IMAGES}/*-images/{image}") != [])
 

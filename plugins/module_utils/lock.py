@@ -1,6 +1,6 @@
-"""Locks that are waited for with an end, and whose holder is named.
+"""Locks with a timeout whose error message names the holder.
 
-Those of a host have their files in a directory of root's and closed to everybody else, so that no app can hold one.
+Only root can open the lock files of a host, so no app can hold such a lock.
 """
 
 import contextlib
@@ -15,20 +15,20 @@ PAUSE_SECONDS = 0.1
 
 
 class LockTimeout(Exception):
-    """Its text names the holder, and says what to do."""
+    """The message names the holder and the remedy."""
 
 
 def acquire(name, purpose, seconds=WAIT_SECONDS, directory=DIRECTORY):
-    """Hold the host's lock NAME until this process ends. Wait for another holder, but not for longer than `seconds`."""
+    """Hold the host's lock NAME until this process ends. Wait for another holder for at most `seconds`."""
     os.makedirs(directory, exist_ok=True)
-    # nginx passes through to the apps' sockets, whatever the session's umask is
+    # nginx must be able to traverse the directory to the apps' sockets, regardless of the session's umask
     os.chmod(directory, 0o755)
     return open_locked(os.path.join(directory, f"{name}.lock"), purpose, seconds)
 
 
 @contextlib.contextmanager
 def locked(path, purpose, seconds):
-    """Hold the lock of this file, on the controller. Wait for another holder, but not for longer than `seconds`."""
+    """Hold the lock of a file on the controller. Wait for another holder for at most `seconds`."""
     handle = open_locked(path, purpose, seconds)
     try:
         yield
@@ -37,7 +37,7 @@ def locked(path, purpose, seconds):
 
 
 def open_locked(path, purpose, seconds):
-    # the descriptor is closed in every child: what a step starts must not hold the lock after the step
+    # close-on-exec, so that a process started by a step cannot hold the lock after the step ends
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     os.fchmod(handle, 0o600)
     end = time.monotonic() + seconds
@@ -58,7 +58,7 @@ def open_locked(path, purpose, seconds):
 
 
 def holder(handle):
-    """Who wrote himself into the file; programs that hold it by flock(1) write nothing."""
+    """Return the holder that is recorded in the file. Programs that hold the lock with flock(1) do not record themselves."""
     with contextlib.suppress(ValueError, OSError, TypeError):
         found = json.loads(os.pread(handle, 4096, 0))
         if os.path.exists(f"/proc/{found['pid']}"):

@@ -1,4 +1,4 @@
-"""Memory of a host and of its units, in MB."""
+"""Measure the memory of a host and of its units, in MB."""
 
 import os
 import re
@@ -11,14 +11,14 @@ def total_mb():
 
 
 def available_mb():
-    """What can be had without harm to what runs (proc(5)), and swap."""
+    """Return the memory that is available without affecting running programs (MemAvailable in proc(5)), plus free swap."""
     found = dict(line.split()[:2] for line in read("/proc/meminfo").splitlines())
     return (int(found.get("MemAvailable:", 0)) + int(found.get("SwapFree:", 0))) // 1024
 
 
 def used_mb(control_groups):
-    """What the processes of these control groups use; what they share is counted once."""
-    # those of a container are in groups below
+    """Return the memory that the processes in these control groups use. Shared memory is counted once."""
+    # processes of a container are in nested control groups
     tops = [f"/sys/fs/cgroup{group}" for group in control_groups if group]
     pids = [pid for top in tops for group, _below, _files in os.walk(top) for pid in read(f"{group}/cgroup.procs").split()]
     rollups = [read(f"/proc/{pid}/smaps_rollup") for pid in pids]

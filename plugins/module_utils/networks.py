@@ -1,6 +1,6 @@
-"""Lists of networks, and rules of a firewall, as owners write them.
+"""Parse lists of networks and firewall rules from settings.
 
-An entry is an address, a network, or a file that has one of them a line; # begins a comment there.
+An entry is an address, a network, or a file with one address or network per line. In a file, # begins a comment.
 """
 
 import ipaddress
@@ -9,7 +9,7 @@ import re
 
 
 def addresses(entries, version=None, directories=("",)):
-    """All of them (or only those of IPv4, or of IPv6), in their shortest form and in order, none within another."""
+    """Return the networks (all, or only those of IPv4 or IPv6) in their shortest form, sorted and without overlaps."""
     found = list(networks(entries, directories))
     return [
         short(network)
@@ -20,7 +20,7 @@ def addresses(entries, version=None, directories=("",)):
 
 
 def covering(entries, address, directories=("",)):
-    """The network of the list in which an address is; empty if it is in none, or if there is no address."""
+    """Return the first network that contains the address, or an empty string if there is none or the address is empty."""
     if not address:
         return ""
     address = ipaddress.ip_address(str(address).partition("%")[0])
@@ -31,7 +31,7 @@ def covering(entries, address, directories=("",)):
 
 
 def networks(entries, directories=("",)):
-    """Those of a list; the path of a file is relative to the first of the directories that has it."""
+    """Yield the networks of a list. A relative path of a file is looked up in the directories, in order."""
     for entry in entries:
         try:
             yield ipaddress.ip_network(str(entry), strict=False)
@@ -44,7 +44,8 @@ def networks_of_file(name, directories):
     path = next(filter(os.path.isfile, paths), "")
     if not path:
         raise ValueError(
-            f"'{name}' is no address or network, and no file with such. Write it as 203.0.113.7, 203.0.113.0/24 or 2001:db8::/32."
+            f"'{name}' is not an address, a network, or an existing file. "
+            "Examples of addresses and networks are 203.0.113.7, 203.0.113.0/24 and 2001:db8::/32."
         )
     with open(path, encoding="utf-8") as handle:
         for number, line in enumerate(handle, 1):
@@ -53,27 +54,29 @@ def networks_of_file(name, directories):
                 if text:
                     yield ipaddress.ip_network(text, strict=False)
             except ValueError:
-                raise ValueError(f"{name}, line {number}: '{text}' is no address or network.") from None
+                raise ValueError(f"{name}, line {number}: '{text}' is not an address or network.") from None
 
 
 def port_rule(rule):
-    """In the words of `ufw show added`."""
+    """Return the rule in the syntax of `ufw show added`."""
     unknown = set(rule) - {"port", "proto", "from", "rule"}
     if unknown or "port" not in rule:
-        raise ValueError(f"ufw_rules: {rule} is not a rule. It has port, and may have proto, from, rule (ufw's README).")
+        raise ValueError(
+            f"ufw_rules: {rule} is not a valid rule. It must have port, and can have proto, from and rule (see the README of the role ufw)."
+        )
     action, proto, port = rule.get("rule", "allow"), rule.get("proto", "tcp"), str(rule["port"])
     if action not in ("allow", "deny", "reject", "limit"):
-        raise ValueError(f"ufw_rules: rule '{action}' in {rule} is not one of allow, deny, reject, limit.")
+        raise ValueError(f"ufw_rules: rule '{action}' in {rule} must be one of allow, deny, reject, limit.")
     if proto not in ("tcp", "udp"):
-        raise ValueError(f"ufw_rules: proto '{proto}' in {rule} is neither tcp nor udp.")
+        raise ValueError(f"ufw_rules: proto '{proto}' in {rule} must be tcp or udp.")
     if not re.fullmatch(r"\d+(:\d+)?", port) or not all(0 < int(number) < 65536 for number in port.split(":")):
-        raise ValueError(f"ufw_rules: port '{port}' in {rule} is neither a port (1 to 65535) nor a range such as 6000:6007.")
+        raise ValueError(f"ufw_rules: port '{port}' in {rule} must be a port (1 to 65535) or a range such as 6000:6007.")
     if rule.get("from") in (None, "any", "0.0.0.0/0"):
         return f"{action} {port}/{proto}"
     try:
         network = ipaddress.ip_network(rule["from"], strict=False)
     except ValueError:
-        raise ValueError(f"ufw_rules: from '{rule['from']}' in {rule} is no address or network.") from None
+        raise ValueError(f"ufw_rules: from '{rule['from']}' in {rule} must be an address or network.") from None
     return f"{action} from {short(network)} to any port {port} proto {proto}"
 
 

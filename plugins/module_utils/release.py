@@ -1,4 +1,4 @@
-"""What the modules release_start, release_activate, release_stop and release_prune share: a release on a host, watched and stopped."""
+"""Shared code of release_start, release_activate, release_stop and release_prune: watch and stop a release on a host."""
 
 import contextlib
 import time
@@ -22,16 +22,16 @@ PAGE_OPTIONS = {
 }
 HEALTH_OPTIONS = {**PAGE_OPTIONS, "successes": {"type": "int", "default": 3}, "timeout_seconds": {"type": "float", "default": 60}}
 PAUSE = 0.05
-# by systemd's name for how a service ended (systemd.service(5), $SERVICE_RESULT)
+# messages by systemd's result of a service ($SERVICE_RESULT in systemd.exec(5))
 ENDINGS = {
-    "oom-kill": "{process} was killed, for it took more memory than systemd_memory_max allows, or than the host has",
+    "oom-kill": "{process} was killed because it used more memory than systemd_memory_max allows or the host has",
     "signal": "{process} was killed by signal {signal}",
     "core-dump": "{process} crashed with signal {signal}",
 }
 
 
 class ReleaseError(Exception):
-    """Why a release can't be started or activated; `reverted` if the previous release is live again."""
+    """The reason why a release cannot be started or activated. `reverted` means that the previous release is live again."""
 
     def __init__(self, reason, reverted=False):
         super().__init__(reason)
@@ -39,11 +39,11 @@ class ReleaseError(Exception):
 
 
 def run_step(module, verb, step):
-    """Run `step(release, params)` under the app's lock, and end the module with its result, or with the reason why it failed."""
+    """Run `step(release, params)` while holding the app's lock. Exit the module with its result, or fail with the reason."""
     if module.check_mode:
         module.exit_json(changed=True)
     with errors_reported(module):
-        # a run whose connection broke may have left a step running on the host: this step waits until that one has ended
+        # a run that lost its connection may have left a step running on the host; wait until it ends
         acquire(module.params["app"], f"{verb} {module.params['id']}")
         result = step(Release(module), module.params)
     module.exit_json(**printable_values(result))
@@ -69,49 +69,49 @@ class Release:
         self.layout = Layout(module.params["root"], self.app)
         self.systemd = Systemd(module.run_command)
         self.app_units = Units(self.layout, self.systemd)
-        # by process; that of the server comes first
+        # units by process, the server first
         self.units = self.layout.units(self.id)
         self.server_unit = self.units["web"]
 
     def wait_until_healthy(self, page, units):
         restarts = self.systemd.restarts(units)
         end = time.monotonic() + self.params["timeout_seconds"]
-        row, why = 0, "it was never asked"
+        healthy, why = 0, "the health page was never requested"
         while time.monotonic() < end:
-            why = page.ask()
-            row = 0 if why else row + 1
-            if row >= self.params["successes"]:
+            why = page.probe()
+            healthy = 0 if why else healthy + 1
+            if healthy >= self.params["successes"]:
                 return
             if why:
                 self.check_units(units, restarts)
                 time.sleep(PAUSE)
-        raise ReleaseError(f"{why}, for {self.params['timeout_seconds']:g} seconds")
+        raise ReleaseError(f"{why} (checked for {self.params['timeout_seconds']:g} seconds)")
 
     def watch(self, page, seconds):
-        """One unhealthy answer, or the end of one process, is a failure."""
+        """Fail after one unhealthy response, or if a process ends."""
         units = self.units.values()
         restarts = self.systemd.restarts(units)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            why = page.ask()
+            why = page.probe()
             if why:
-                raise ReleaseError(f"{why}, after it had been healthy")
+                raise ReleaseError(f"{why}; it was healthy before")
             self.check_units(units, restarts)
             time.sleep(PAUSE * 4)
 
     def check_units(self, units, restarts):
-        """Fail if a unit has ended, or has been restarted since."""
+        """Fail if a unit has ended, or if systemd has restarted it since `restarts` was read."""
         for unit, now, before in zip(units, self.systemd.show(units), restarts, strict=True):
             process = "the app" if unit == self.server_unit else self.layout.process_of(unit)
             if now["Result"] == "exit-code" and 128 < int(now["ExecMainStatus"] or 0) <= 192:
-                # so a shell, or a container, reports that a signal ended what it ran
+                # a shell or a container reports the end by signal N as exit code 128+N
                 now |= {"Result": "signal", "ExecMainStatus": int(now["ExecMainStatus"]) - 128}
             ended = now["ActiveState"] in ("failed", "inactive") and not now["Job"]
             if ended or now["SubState"].startswith("auto-restart") or now["NRestarts"] > before:
                 raise ReleaseError(ENDINGS.get(now["Result"], "{process} exited").format(process=process, signal=now["ExecMainStatus"]))
 
     def drain(self, release_id, seconds):
-        """Wait until nobody is connected to a release any more. Nobody new connects to it."""
+        """Wait until all connections to a release are closed. It gets no new ones, because it is not live."""
         socket = self.layout.socket(release_id)
         end = time.monotonic() + seconds
         while time.monotonic() < end and connections(socket):
@@ -119,5 +119,5 @@ class Release:
 
 
 def site_page(params, layout):
-    """The health page as visitors get it, through nginx."""
+    """Return the health page as visitors get it, through nginx."""
     return Page(params, live=layout.live_socket)

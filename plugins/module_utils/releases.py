@@ -1,4 +1,4 @@
-"""What a host has: its releases, which is live, which run, who holds the deploy lock, and the facts on which a release depends."""
+"""Read the state of a host: its releases, the live one, the running ones, the holder of the deploy lock, and facts that a release needs."""
 
 import os
 import platform

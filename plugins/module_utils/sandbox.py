@@ -1,35 +1,35 @@
-"""Commands that run for an app: each in a transient unit, with the lines of a sandbox, until it ends or its time is over."""
+"""Run commands for an app, each in a transient unit with sandbox properties and a time limit."""
 
-# pylint: disable=ansible-bad-function  # a failure must raise, so that the caller stops what it has started
+# pylint: disable=ansible-bad-function  # a failure must raise an exception, so that the caller can clean up
 import subprocess
 import time
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import command
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.credentials import without_credentials
 
-# a unit that was killed needs no longer to be gone
+# time for a killed unit to end
 GRACE_SECONDS = 30
 
 
 class SandboxError(Exception):
-    """A unit is in the way, or can't be."""
+    """The unit is still running, or systemd rejects it."""
 
 
 def run(unit, properties, argv, seconds, wait_seconds=300):
-    """Run a command as the transient `unit`; gives its exit code, and the end of what it printed on stdout and on stderr, without credentials.
+    """Run a command in the transient `unit`. Return its exit code and the end of its stdout and stderr, without credentials.
 
-    All of its processes end with it: systemd kills what is left in the unit's control group. The command does not inherit
-    a descriptor but those of its output, so it can hold no lock.
+    All of its processes end with it, because systemd kills the rest of the unit's control group. The command inherits only the descriptors
+    of its output, so it cannot hold a lock.
     """
     wait_until_inactive(unit, wait_seconds)
-    words = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", f"--unit={unit}"]
-    words += [f"--property={line}" for line in [*properties, f"RuntimeMaxSec={seconds}", "TimeoutStopSec=10"]]
-    code, *outputs = command.run([*words, "--", *argv], seconds=seconds + GRACE_SECONDS)
-    # a task that fails prints them whole
+    arguments = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", f"--unit={unit}"]
+    arguments += [f"--property={line}" for line in [*properties, f"RuntimeMaxSec={seconds}", "TimeoutStopSec=10"]]
+    code, *outputs = command.run([*arguments, "--", *argv], seconds=seconds + GRACE_SECONDS)
+    # a failed task prints the full output
     out, err = map(without_credentials, outputs)
     if code and err.startswith("Unknown assignment: "):
-        raise SandboxError(f"systemd does not understand a line of the unit (systemd_service_lines?): {err.strip()}")
-    # systemd-run ends when the main process has; the unit is gone when the rest is
+        raise SandboxError(f"systemd does not understand a line of the unit ({err.strip()}). Check systemd_service_lines")
+    # systemd-run ends with the main process; the unit ends with the last process
     wait_until_inactive(unit, GRACE_SECONDS)
     return code, out, err
 
@@ -39,7 +39,7 @@ def failure(code, seconds, took):
 
 
 def wait_until_inactive(unit, seconds):
-    """A run whose connection broke may have left its command at work."""
+    """Wait for a command that a run left behind when it lost its connection."""
     show = ["systemctl", "show", "--property=ActiveState", "--value", f"{unit}.service"]
     end = time.monotonic() + seconds
     while subprocess.run(show, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False).stdout.strip() not in (
@@ -48,6 +48,6 @@ def wait_until_inactive(unit, seconds):
     ):
         if time.monotonic() > end:
             raise SandboxError(
-                f"{unit}.service still runs after {seconds:g} seconds. Wait until it ends, or end it on the host (systemctl kill {unit})."
+                f"{unit}.service is still running after {seconds:g} seconds. Wait, or run `systemctl kill {unit}` on the host."
             )
         time.sleep(0.1)

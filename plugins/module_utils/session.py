@@ -1,4 +1,4 @@
-"""The ssh session by which Ansible came to this host."""
+"""Find the SSH session that Ansible uses to connect to this host."""
 
 import os
 import re
@@ -7,9 +7,9 @@ CONNECTION = re.compile(rb"(?:^|\0)SSH_CONNECTION=(\S+) \S+ \S+ (\d+)\0")
 
 
 def ssh_session():
-    """Its client's address and the host's port; ("", 0) if there is none.
+    """Return the address of the client and the port of the host, or ("", 0) if there is no SSH session.
 
-    Read from the ancestors of this process, since sudo removes the variable from our own environment.
+    They are read from the ancestors of this process, because sudo removes the variable from its environment.
     """
     pid = os.getpid()
     while pid > 1:
@@ -19,7 +19,7 @@ def ssh_session():
             if found:
                 return found[1].decode(), int(found[2])
         except PermissionError:
-            # sshd's own process, for a user who is not root: the shell below it has been asked already
+            # without root, the process of sshd is not readable, but its child, the shell, was already checked
             pass
         except OSError:
             return "", 0

@@ -1,4 +1,4 @@
-"""Who is connected to a socket of an app."""
+"""Count the connections to a socket of an app."""
 
 import os
 import socket
@@ -12,19 +12,19 @@ SHOW_FILE, SHOW_QUEUE, FILE, QUEUE = 2, 16, 1, 4
 
 
 def connections(path):
-    """Connected sockets of a path, those that wait to be accepted among them."""
+    """Return the number of connections to the socket at a path, including those that are not accepted yet."""
     try:
         file = os.lstat(path)
     except FileNotFoundError:
         return 0
     try:
-        return asked(file)
+        return count_by_inode(file)
     except OSError:
-        return listed(path)
+        return count_by_name(path)
 
 
-def asked(file):
-    """The kernel knows the inode to which a socket is bound; its name is any bytes, which any app's process chose."""
+def count_by_inode(file):
+    """Identify the socket by the inode that it is bound to: an app can choose any bytes as the name of a socket."""
     wanted = (file.st_ino & 0xFFFFFFFF, os.major(file.st_dev) << 20 | os.minor(file.st_dev))
     request = REQUEST.pack(socket.AF_UNIX, 0, 0, 1 << CONNECTED | 1 << LISTENING, 0, SHOW_FILE | SHOW_QUEUE, 0, 0)
     count = 0
@@ -43,7 +43,7 @@ def asked(file):
                     raise OSError(code, os.strerror(code))
                 found = dict(pairs(body[SOCKET.size :]))
                 if found.get(FILE) == wanted:
-                    # of a socket that listens, the queue is those who wait to be accepted
+                    # for a listening socket, the queue counts connections that are not accepted yet
                     count += 1 if SOCKET.unpack_from(body)[2] == CONNECTED else found[QUEUE][0]
 
 
@@ -59,8 +59,8 @@ def aligned(length):
     return (length + 3) & ~3
 
 
-def listed(path):
-    """The same by name, for a kernel without unix_diag: a name may look like such a line, and then too many are counted."""
+def count_by_name(path):
+    """Identify the socket by name, on a kernel without unix_diag. A name that imitates a line of the table makes the count too high."""
     with open("/proc/net/unix", "rb") as table:
         rows = [line.split(maxsplit=7) for line in table]
     return sum(1 for row in rows if len(row) == 8 and row[7].rstrip(b"\n") == os.fsencode(path) and row[5] != b"01")

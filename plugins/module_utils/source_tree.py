@@ -1,13 +1,13 @@
-"""Unpack a source, and finish its build. The user APP-build does it in the directory that is being built; all paths are relative to that."""
+"""Unpack a source, and finish its build. This runs as the user APP-build in the build directory; all paths are relative to it."""
 
-# pylint: disable=ansible-bad-function  # it runs as the user APP-build, in a process of its own
+# pylint: disable=ansible-bad-function  # it runs as the user APP-build, in a separate process
 import contextlib
 import os
 import shutil
 import subprocess
 import tarfile
 
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils.archives import Circle, Outside, check_members, resolve
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.archives import LinkLoop, Outside, check_members, resolve
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.builder import LayoutError
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.compression import pack
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import walk
@@ -18,47 +18,48 @@ def unpack_source(archive, shared, state, static):
         check_members(tar, shared=shared, static=static)
         archive.seek(0)
     with tarfile.open(fileobj=archive) as tar:
-        # Python's own filter asks for the directory's absolute path, where this user can't go; what is in there was checked
+        # Python's filters need the absolute path of the directory, which this user cannot access; check_members replaces them
         options = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
         tar.extractall(".", **options)
-    for folder in map(os.path.normpath, shared):
-        if os.path.isdir(folder) and not os.path.islink(folder):
-            shutil.rmtree(folder)
-        elif os.path.lexists(folder):
-            os.unlink(folder)
-        os.makedirs(os.path.dirname(folder) or ".", exist_ok=True)
-        os.symlink(os.path.join(state, folder), folder)
+    for directory in map(os.path.normpath, shared):
+        if os.path.isdir(directory) and not os.path.islink(directory):
+            shutil.rmtree(directory)
+        elif os.path.lexists(directory):
+            os.unlink(directory)
+        os.makedirs(os.path.dirname(directory) or ".", exist_ok=True)
+        os.symlink(os.path.join(state, directory), directory)
 
 
 def finish_source(static, shared, state, code, live):
     links = check_links(shared, state, code)
-    for folder in static:
-        # a link that leads to the app's data is not followed
+    for directory in static:
+        # do not follow a link to the app's data
         with contextlib.suppress(Outside):
-            pack(resolve(folder, links)[-1], live)
+            pack(resolve(directory, links)[-1], live)
 
 
 def check_links(shared, state, code):
-    """Return the links of the source, after a build that is no more trusted than the source. Compiled code that it made is removed: Python would believe it."""
+    """Return the links of the source after the build, which is not trusted either. Remove compiled code, because Python would run it."""
     links = {}
-    for parent, folders, names in walk("."):
-        for name in [*folders, *names]:
+    for parent, directories, names in walk("."):
+        for name in [*directories, *names]:
             path = os.path.normpath(os.path.join(parent, name))
             if name == "__pycache__":
                 subprocess.run(["rm", "-rf", "--", path], check=True, stdin=subprocess.DEVNULL)
             elif os.path.islink(path):
                 links[path] = os.readlink(path)
-        folders[:] = [name for name in folders if name != "__pycache__"]
+        directories[:] = [name for name in directories if name != "__pycache__"]
     for path, target in links.items():
         if target.startswith(code + os.sep):
-            # as a build sees its source
+            # the build sees the source at its final path
             links[path] = os.path.relpath(target[len(code) + 1 :], os.path.dirname(path) or ".")
     within = {path: target for path, target in links.items() if path not in shared or target != os.path.join(state, path)}
     for path, target in within.items():
         try:
             resolve(path, within)
-        except (Outside, Circle):
+        except (Outside, LinkLoop):
             raise LayoutError(
-                f"a link leads out of the source, or nowhere: {path!r} to {target!r}. Let app_build_command link to what is within the source."
+                f"a link points outside the source or is a loop: {path!r} -> {target!r}. "
+                "app_build_command may only create links inside the source."
             ) from None
     return links

@@ -1,4 +1,4 @@
-"""systemctl, for several units at a time."""
+"""Run systemctl for several units at a time."""
 
 import re
 
@@ -6,22 +6,22 @@ PROPERTIES = ("ActiveState", "SubState", "NRestarts", "Result", "ExecMainStatus"
 
 
 class SystemdError(Exception):
-    """systemctl failed; the text names the command."""
+    """systemctl failed. The message contains the command."""
 
 
 class Systemd:
     def __init__(self, run_command):
         self.run_command = run_command
 
-    def systemctl(self, *words):
-        """Run systemctl, which must succeed."""
-        code, out, err = self.attempt(*words)
+    def systemctl(self, *arguments):
+        """Run systemctl, and raise SystemdError if it fails."""
+        code, out, err = self.attempt(*arguments)
         if code != 0:
-            raise SystemdError(f"`systemctl {' '.join(words)}` failed: {(err or out).strip()}")
+            raise SystemdError(f"`systemctl {' '.join(arguments)}` failed: {(err or out).strip()}")
 
-    def attempt(self, *words):
+    def attempt(self, *arguments):
         """Run systemctl, which may fail."""
-        return self.run_command(["systemctl", "--quiet", *words])
+        return self.run_command(["systemctl", "--quiet", *arguments])
 
     def start(self, *units, restart=False, wait=True):
         self.systemctl("restart" if restart else "start", *([] if wait else ["--no-block"]), *units)
@@ -30,35 +30,35 @@ class Systemd:
         self.systemctl("stop", *([] if wait else ["--no-block"]), *units)
 
     def enable(self, *units):
-        # a unit that was never loaded is read from disk anyway: no need to reload all units
+        # no reload of all units is needed, because systemd reads a unit that was never loaded from disk
         self.systemctl("enable", "--no-reload", *units)
 
     def disable(self, *units, stop=False):
         self.systemctl("disable", "--no-reload", *(["--now"] if stop else []), *units)
 
     def reload(self):
-        """Read all units again."""
+        """Reload all units."""
         self.systemctl("daemon-reload")
 
     def reset_failed(self, *units):
-        """systemd remembers a unit that failed when it was last here, though its file has gone since, and then does not load the new file."""
+        """Make systemd forget failed units. Otherwise it keeps the state of a removed unit, and ignores a new file with the same name."""
         self.attempt("reset-failed", *units)
 
     def show(self, units):
-        """The PROPERTIES of each unit, in their order."""
+        """Return the PROPERTIES of each unit, in the given order."""
         if not units:
             return []
         command = ["systemctl", "show", *(f"--property={key}" for key in PROPERTIES), *units]
-        answers = self.run_command(command)[1].split("\n\n")
-        found = [dict(line.split("=", 1) for line in text.splitlines() if "=" in line) for text in answers]
+        blocks = self.run_command(command)[1].split("\n\n")
+        found = [dict(line.split("=", 1) for line in text.splitlines() if "=" in line) for text in blocks]
         return [{key: one.get(key, "") for key in PROPERTIES} | {"NRestarts": int(one.get("NRestarts") or 0)} for one in found]
 
     def restarts(self, units):
-        """How often systemd has restarted each unit."""
+        """Return how often systemd has restarted each unit."""
         return [unit["NRestarts"] for unit in self.show(units)]
 
     def list_units(self, states, *patterns):
-        """The names of the loaded units in one of these states."""
+        """Return the names of the loaded units in one of these states."""
         command = ["systemctl", "list-units", "--plain", "--no-legend", "--full", f"--state={states}", *patterns]
         return [line.split()[0] for line in self.run_command(command)[1].splitlines() if line.split()]
 
@@ -67,8 +67,8 @@ class Systemd:
         return int(found[1]) if found else 0
 
     def verify(self, paths):
-        """The lines of these units that systemd does not understand. It ignores them, even one that was to restrict the app."""
+        """Return the lines of these units that systemd does not understand. It ignores such lines, even if they restrict the app."""
         err = self.run_command(["systemd-analyze", "verify", "--man=no", *paths])[2]
         wrong = [line.partition(": ")[2] for line in err.splitlines() if line.startswith(tuple(f"{path}:" for path in paths))]
-        # several units share most of their lines
+        # several units share most lines, so remove duplicates
         return list(dict.fromkeys(wrong))

@@ -1,6 +1,6 @@
-"""Directories that another user has filled."""
+"""Take over or remove directory trees that another user has written."""
 
-# pylint: disable=ansible-bad-function  # a failure must raise, so that the caller removes what is unfinished
+# pylint: disable=ansible-bad-function  # a failure must raise an exception, so that the caller can clean up
 import contextlib
 import errno
 import fcntl
@@ -12,23 +12,23 @@ import subprocess
 import sys
 import time
 
-# a process that was killed may close its files a moment after it is gone
+# the files of a killed process may be closed a moment after it ends
 CLOSING_SECONDS = 2
 
 
 def remove(*paths):
-    """However deep they are; it follows no link, and stays on each path's file system."""
+    """Remove trees of any depth, without following links or leaving the file system of each path."""
     done = subprocess.run(["rm", "-rf", "--one-file-system", "--", *paths], capture_output=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise OSError(f"`rm` failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
 
 
 def seal(top, group):
-    """Root owns all of it, the group may read it, and nobody can change it any more, also not by a descriptor that he has open.
+    """Give the tree to root, readable for the group, so that no other user can change it, not even through an open descriptor.
 
-    The processes that have filled it are gone, and only root can enter its parent. Pipes, sockets and devices are removed.
+    The processes that wrote the tree must have ended, and only root may enter its parent. Pipes, sockets and devices are removed.
     """
-    # the kernel sends it to who has a lease when somebody else opens the file to write
+    # the kernel sends SIGIO to the holder of a lease when another process opens the file for writing
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     files = list(take_over(top, group))
     for path in files:
@@ -36,7 +36,7 @@ def seal(top, group):
 
 
 def take_over(top, group):
-    """Gives the regular files. A directory is root's before it is read: from then on nobody else adds, moves or replaces an entry."""
+    """Give all entries to root, and yield the regular files. A directory is changed before it is read, so that entries cannot change."""
     directories = [top]
     while directories:
         directory = directories.pop()
@@ -58,29 +58,32 @@ def take_over(top, group):
 
 
 def end_writing(path, name):
-    """Neither a new owner nor a new mode ends what is open already. The kernel grants a lease only on a file that nobody can write to."""
+    """Wait until no process has the file open for writing, because a new owner or mode closes no descriptor.
+
+    The kernel grants a read lease only on such a file.
+    """
     end = time.monotonic() + CLOSING_SECONDS
     while True:
         try:
-            # a process that holds a lease on the file would make root wait for 45 seconds
+            # without O_NONBLOCK, a process that holds a lease on the file would block root for 45 seconds
             file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                # it ends with the descriptor
+                # closing the descriptor releases the lease
                 fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
             finally:
                 os.close(file)
             return
         except OSError as error:
             if error.errno == errno.EINVAL:
-                # this file system has no leases
+                # the file system does not support leases
                 replace_by_copy(path)
                 return
             if error.errno != errno.EAGAIN:
                 raise
         if time.monotonic() > end:
             raise OSError(
-                f"{name!r} is still open for writing by another process, which could change it later. Let the build pass no open file to "
-                "other processes, and stop the app if it was taken over."
+                f"{name!r} is still open for writing by another process, which could change it later. Make sure that the build does not "
+                "pass open files to other processes. Stop the app if it may be compromised."
             )
         time.sleep(0.05)
 
@@ -95,14 +98,14 @@ def replace_by_copy(path):
         found = os.fstat(source.fileno())
         os.fchown(target.fileno(), found.st_uid, found.st_gid)
         os.fchmod(target.fileno(), stat.S_IMODE(found.st_mode))
-        # compiled code knows its source by its time; what is written later changes that
+        # compiled code records the modification time of its source; flush first, because a later write would change it
         target.flush()
         os.utime(target.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
     os.rename(copy, path)
 
 
 def walk(top):
-    """os.walk, which calls itself for each level before Python 3.12."""
+    """Call os.walk with a higher recursion limit, because it is recursive before Python 3.12."""
     if sys.getrecursionlimit() < 20_000:
         sys.setrecursionlimit(20_000)
     return os.walk(top)

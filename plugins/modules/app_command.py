@@ -1,21 +1,21 @@
 #!/usr/bin/python
-"""Run a command whose output is an app's."""
+"""Run a command whose output is controlled by an app."""
 
 DOCUMENTATION = r"""
 module: app_command
-short_description: Run a command whose output is an app's
+short_description: Run a command whose output is controlled by an app
 description:
-  - As M(ansible.builtin.command) does, but the command may print as much as it likes, in any encoding. Of each output only the end is
-    kept; bytes that are no UTF-8, and what a terminal would obey, are replaced.
+  - Works like M(ansible.builtin.command), but is safe if the command prints any amount of output in any encoding.
+  - Keeps only the end of stdout and stderr. Replaces bytes that are not valid UTF-8, control characters and terminal escape sequences.
 author: The Flaskhost authors (@flaskhost)
 options:
   argv:
-    description: The command, and its arguments.
+    description: The command and its arguments.
     type: list
     elements: str
     required: true
   keep_kb:
-    description: How much of each output is kept.
+    description: Maximum size in KiB to keep of stdout and of stderr.
     type: int
     default: 64
 """
@@ -31,8 +31,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rc: {description: The command's exit code., type: int, returned: always}
-stdout: {description: The end of what it printed., type: str, returned: always}
-stderr: {description: The end of what it printed on stderr., type: str, returned: always}
+stdout: {description: The end of the command's stdout., type: str, returned: always}
+stderr: {description: The end of the command's stderr., type: str, returned: always}
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -47,7 +47,7 @@ def main():
     try:
         code, out, err = run(argv, module.params["keep_kb"] * 1024)
     except OSError as error:
-        module.fail_json(msg=f"{argv[0]} can't be started: {error.strerror}", rc=error.errno, stdout="", stderr="")
+        module.fail_json(msg=f"cannot start {argv[0]}: {error.strerror}", rc=error.errno, stdout="", stderr="")
     result = {"changed": True, "rc": code, "stdout": out.rstrip("\n"), "stderr": err.rstrip("\n")}
     if code != 0:
         module.fail_json(msg=f"the command failed with exit code {code}", **result)

@@ -1,15 +1,15 @@
 #!/usr/bin/python
-"""The documentation of the action plugin `collections_check`, which runs on the controller."""
+"""Documentation of the action plugin `collections_check`, which runs on the controller."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: collections_check
-short_description: Check that the collections that Flaskhost uses are installed
+short_description: Check that the required collections are installed
 description:
-  - Compares the collections that this controller has with C(requirements.yml) of this collection.
-  - Fails with one message that names all missing and outdated collections, and the command that installs them.
-  - It runs on the controller and connects to no host.
+  - Compares the collections that are installed on the controller with the C(requirements.yml) of this collection.
+  - Fails with one message that lists all missing and outdated collections, and the command that installs them.
+  - It runs on the controller and does not connect to hosts.
 author: The Flaskhost authors (@flaskhost)
 options: {}
 """

@@ -1,18 +1,18 @@
 #!/usr/bin/python
-"""The documentation of the action plugin `container_image`, which runs on the controller and on the host."""
+"""Documentation of the action plugin `container_image`, which runs on the controller and on the host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: container_image
-short_description: Bring an app's image to a host
+short_description: Build an app's image and copy it to a host
 description:
-  - Builds an image with podman on the controller, once for all hosts, and copies it to each host that does not have it. Only layers that the host does
-    not have are copied.
-  - With O(pulled), it uses an image that the host has pulled.
-  - The directories of O(shared) become links in the image, which lead to the app's data.
-  - C(ROOT/venvs/KEY/) describes the image. C(image.json) is its configuration, C(image) its ID, and C(complete) exists when the image is complete.
-  - The Dockerfile is not trusted. Its build has a time limit, no git, and not the controller's own network.
+  - Builds an image with podman on the controller, once for all hosts, and copies it to each host that does not have it. Only the layers
+    that are missing on the host are copied.
+  - With O(pulled), uses an image that the host has already pulled.
+  - The directories in O(shared) become symbolic links in the image that point to the app's data.
+  - C(ROOT/venvs/KEY/) describes the image. C(image.json) is its configuration, C(image) its ID, and C(complete) marks it as complete.
+  - The Dockerfile is not trusted. Its build has a time limit, cannot run git, and cannot use the controller's own network.
 author: The Flaskhost authors (@flaskhost)
 options:
   root:
@@ -20,11 +20,11 @@ options:
     type: path
     required: true
   group:
-    description: The group that may read the description of the image.
+    description: The group that can read C(ROOT/venvs/KEY).
     type: str
     required: true
   key:
-    description: The name of the description in C(ROOT/venvs).
+    description: The name of the directory in C(ROOT/venvs) that describes the image.
     type: str
     required: true
   image:
@@ -32,11 +32,11 @@ options:
     type: str
     required: true
   pulled:
-    description: The ID of an image that the host has pulled. If it is empty, the image is built.
+    description: The ID of an image that the host has pulled. If empty, the image is built.
     type: str
     required: true
   archive:
-    description: The packed source, on the controller. M(flaskhost.flaskhost.app_source) returns it.
+    description: The archive of the source on the controller, as returned by M(flaskhost.flaskhost.app_source).
     type: path
     required: true
   file:
@@ -44,20 +44,20 @@ options:
     type: str
     required: true
   build_args:
-    description: Build arguments by name.
+    description: Build arguments and their values.
     type: dict
     required: true
   build_options:
-    description: More options of C(podman build).
+    description: Additional options for C(podman build).
     type: list
     elements: str
     required: true
   cache:
-    description: A directory on the controller for images on their way.
+    description: A directory on the controller for temporary files.
     type: path
     required: true
   shared:
-    description: Directories of the image's C(WORKDIR) that the app writes to.
+    description: Directories in the image's C(WORKDIR) that the app writes to.
     type: list
     elements: str
     required: true
@@ -68,7 +68,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Bring the image to the host
+- name: Copy the image to the host
   flaskhost.flaskhost.container_image:
     root: /srv/shop
     group: shop

@@ -1,49 +1,51 @@
 #!/usr/bin/python
-"""What a host has, and what stands in the way of a release; it changes nothing."""
+"""Collect the state of a host that matters for the site and its next release."""
 
 DOCUMENTATION = r"""
 module: host_report
-short_description: What a host has, and what stands in the way of a release
+short_description: Collect the state of a host
 description:
-  - Changes nothing. The action plugin of the same name adds what the controller sees of the host, and judges.
+  - Collects the state of a host that matters for the site and its next release. It changes nothing.
+  - The action plugin with the same name adds what only the controller can measure.
+  - The filters P(flaskhost.flaskhost.findings#filter) and P(flaskhost.flaskhost.host_status#filter) evaluate the result.
 author: The Flaskhost authors (@flaskhost)
 options:
   paths:
-    description: Where there has to be room; those that are not there yet are left out.
+    description: Directories whose file systems to check for free space. Missing directories are skipped.
     type: list
     elements: path
     required: true
   certificate:
-    description: The site's certificate, beside which C(problem.json) tells why it was not renewed.
+    description: The site's certificate. If its renewal failed, C(problem.json) in the same directory contains the reason.
     type: path
     required: true
   domain:
-    description: The name by which nginx is asked for the certificate that it serves.
+    description: The TLS server name for requesting the certificate that nginx serves.
     type: str
     required: true
   services:
-    description: Services that have to run.
+    description: Services that must be running.
     type: list
     elements: str
     required: true
   backup:
-    description: The app whose backups to look at; empty for none.
+    description: The app whose backups to check. If empty, backups are not checked.
     type: str
     default: ''
   domains:
-    description: Names that should lead to the host. The action plugin asks the controller's DNS for them.
+    description: Domain names that should resolve to the host. The action plugin resolves them on the controller.
     type: list
     elements: str
     default: []
   ports:
-    description: Ports that should be open. The action plugin connects to them from the controller.
+    description: Ports that should be reachable. The action plugin connects to them from the controller.
     type: list
     elements: int
     default: []
 """
 
 EXAMPLES = r"""
-- name: Report what the host has
+- name: Collect the state of the host
   flaskhost.flaskhost.host_report:
     paths: [/, /srv, /var/lib]
     certificate: /etc/ssl/flaskhost/shop/certificate.pem
@@ -56,46 +58,67 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-time: {description: "The host's clock, in seconds since 1970.", type: float, returned: always}
-synchronized: {description: Whether a time daemon keeps it right., type: bool, returned: always}
-python: {description: "The distribution's Python.", type: str, returned: always}
-disks: {description: "By path: C(free_mb), C(total_mb), C(free_inodes_percent), C(read_only).", type: dict, returned: always}
-memory: {description: "C(total_mb), C(available_mb) (with free swap), C(swap_mb).", type: dict, returned: always}
-apt: {description: "C(held_by), the program that holds the lock; C(broken), packages that are half installed.", type: dict, returned: always}
+time: {description: "The time of the host's clock, in seconds since 1970.", type: float, returned: always}
+synchronized: {description: Whether a time daemon synchronizes the clock., type: bool, returned: always}
+python: {description: "The version of the Python that runs the module.", type: str, returned: always}
+disks:
+  description: For each path, C(free_mb), C(total_mb), C(free_inodes_percent) and C(read_only).
+  type: dict
+  returned: always
+memory:
+  description: C(total_mb), C(available_mb) (including free swap) and C(swap_mb).
+  type: dict
+  returned: always
+apt:
+  description: C(held_by) is the program that holds a lock of apt or dpkg, and C(broken) lists partially installed packages.
+  type: dict
+  returned: always
 certificate:
   description: >-
-    C(begins), C(ends), in seconds since 1970 (0 is none); C(self_signed); C(names); C(served), whether it is the one that nginx
-    serves; C(problem), why it was not renewed (C(found), C(cure)), if it wasn't.
+    C(begins) and C(ends) are its validity in seconds since 1970, or 0 if there is no certificate. C(self_signed) tells whether it is
+    self-signed, and C(served) whether nginx serves it. C(names) lists its domain names. C(problem) is why its renewal failed (C(found),
+    C(fix)), or empty.
   type: dict
   returned: always
-services: {description: What systemd says of each service., type: dict, returned: always}
+services: {description: The state of each service in systemd., type: dict, returned: always}
 failed_units: {description: Units that have failed., type: list, returned: always}
 firewall: {description: Whether ufw is active., type: bool, returned: always}
-lists: {description: Whether the kernel has the firewall's lists., type: bool, returned: always}
-opened: {description: "Ports that the firewall lets in: C(first), C(last), C(proto).", type: list, returned: always}
-listening: {description: "What listens, and not on loopback only: C(port), C(proto), C(program).", type: list, returned: always}
-reboot_for: {description: "Packages whose upgrade asks for a reboot.", type: list, returned: always}
-outdated: {description: "Units that still run what an upgrade has replaced.", type: list, returned: always}
+lists: {description: Whether the address lists of the firewall are loaded., type: bool, returned: always}
+opened:
+  description: Port ranges that the firewall allows, each with C(first), C(last) and C(proto).
+  type: list
+  returned: always
+listening:
+  description: Ports on which programs listen on other interfaces than loopback, each with C(port), C(proto) and C(program).
+  type: list
+  returned: always
+reboot_for: {description: Packages whose upgrade requires a reboot., type: list, returned: always}
+outdated: {description: Units that still run code from before an upgrade., type: list, returned: always}
 backup:
   description:
-    - C(since) when they are to be made, C(timer) and C(result) as systemd says, C(words) of the last that failed; C(places) by name, each with
-      its C(url), and the C(id) of the last that was made there, C(at) when, and its C(warnings), which are the C(count) and the C(first) of
-      the files that were left out or may not be consistent. Empty if none was asked for.
+    - The state of the backups, or empty if O(backup) is empty.
+    - C(since) is when backups were configured, C(timer) the state of the timer, C(result) the result of the last run in systemd, and
+      C(words) the end of its log if it failed.
+    - C(places) has for each place its C(url), the C(id) and time (C(at)) of its last backup, and its C(warnings) about files that were
+      skipped or may be inconsistent, with their C(count) and the C(first) of them.
   type: dict
   returned: always
-addresses: {description: The host's own addresses., type: list, returned: always}
-away:
-  description: "Why the host can't be reached: C(found), C(cure). Nothing else is returned then. Empty if it can."
+addresses: {description: The IP addresses of the host., type: list, returned: always}
+connection_problem:
+  description: Why the host is unreachable, as C(found) and C(fix). No other value is returned then. Empty if the host is reachable.
   type: dict
   returned: always
-ahead: {description: By how many seconds the host's clock is ahead of the controller's., type: float, returned: if the host can be reached}
+ahead: {description: Seconds by which the host's clock is ahead of the controller's., type: float, returned: if the host is reachable}
 host_addresses:
-  description: What the controller's DNS says of the host.
+  description: The IP addresses that the controller resolves for the host.
   type: list
   elements: str
-  returned: if the host can be reached
-domain_addresses: {description: The same of each of O(domains)., type: dict, returned: if the host can be reached}
-closed_ports: {description: "Why a port can't be reached, by port.", type: dict, returned: if the host can be reached}
+  returned: if the host is reachable
+domain_addresses:
+  description: The IP addresses that the controller resolves for each of O(domains).
+  type: dict
+  returned: if the host is reachable
+closed_ports: {description: "The unreachable ports, each with the reason.", type: dict, returned: if the host is reachable}
 """
 
 import fcntl
@@ -130,7 +153,7 @@ def main():
             "domain": {"type": "str", "required": True},
             "services": {"type": "list", "elements": "str", "required": True},
             "backup": {"type": "str", "default": ""},
-            # of the action plugin
+            # used by the action plugin
             "domains": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
         },
@@ -169,21 +192,21 @@ def output(*command):
     try:
         return run(command, KEEP_BYTES, COMMAND_SECONDS, {"LC_ALL": "C.UTF-8"})[1].strip()
     except OSError:
-        return ""  # the program is not installed, which the findings tell in their own way
+        return ""  # the program is not installed; the findings report what follows from that
 
 
 def backup(app, output):
-    """Nothing is asked of the places themselves: each backup leaves a note."""
+    """Read the records that each backup leaves on the host, without connecting to the places that store the backups."""
     settings, made = f"{SETTINGS}/backup-{app}.json", read_json(f"{BACKUPS}/{app}/made.json")
     places = read_json(settings).get("places", {})
     unit = f"{app}-backup.service"
     result, run = (output("systemctl", "show", "--value", f"--property={name}", unit) for name in ("Result", "InvocationID"))
-    words = output("journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_INVOCATION_ID={run}") if result != "success" else ""
+    log = output("journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_INVOCATION_ID={run}") if result != "success" else ""
     return {
         "since": os.stat(settings).st_mtime if places else 0,
         "timer": output("systemctl", "is-active", f"{app}-backup.timer"),
         "result": result,
-        "words": " ".join(words.split())[-400:],
+        "words": " ".join(log.split())[-400:],
         "places": {name: {"url": url.removeprefix("s3:"), **NO_BACKUP, **made.get(name, {})} for name, url in places.items()},
     }
 
@@ -201,7 +224,7 @@ def disk(path):
     return {
         "free_mb": found.f_bavail * found.f_frsize // 2**20,
         "total_mb": found.f_blocks * found.f_frsize // 2**20,
-        # some file systems make inodes as they need them, and count none
+        # some file systems create inodes on demand, and report a total of 0
         "free_inodes_percent": 100 * found.f_favail // found.f_files if found.f_files else 100,
         "read_only": bool(found.f_flag & os.ST_RDONLY),
     }
@@ -218,11 +241,11 @@ def memory():
 
 
 def lock_holder(path):
-    """The program that holds a lock, found without taking it (fcntl(2), F_GETLK); empty if nobody does."""
+    """Return the program that holds a lock, or an empty string. F_GETLK (fcntl(2)) finds it without acquiring the lock."""
     try:
         with open(path) as handle:
-            asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            kind, _whence, _start, _length, pid = struct.unpack("hhqqi", fcntl.fcntl(handle, fcntl.F_GETLK, asked))
+            query = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _origin, _start, _length, pid = struct.unpack("hhqqi", fcntl.fcntl(handle, fcntl.F_GETLK, query))
     except OSError:
         return ""
     if kind == fcntl.F_UNLCK:
@@ -235,13 +258,13 @@ def lock_holder(path):
 
 
 def opened(rules):
-    """What `ufw show added` tells of ports that are let in, for everyone or for some."""
+    """Parse the allowed ports from the output of `ufw show added`, whether for all or for some addresses."""
     found = re.findall(r"^ufw (?:allow|limit) (?:.* port )?(\d+)(?::(\d+))?(?:/| proto )(tcp|udp)", rules, re.MULTILINE)
     return [{"first": int(first), "last": int(last or first), "proto": proto} for first, last, proto in found]
 
 
 def listening(table):
-    """What `ss` tells, without what waits for DHCP's answers. A program's name is the program's choice, and may hold a newline."""
+    """Parse the output of `ss`, without DHCP clients. A program chooses its own name, which can contain a newline."""
     found = set()
     for proto, address, port, process in LISTENER.findall(table):
         if not LOOPBACK.match(address) and (proto, port) not in (("udp", "68"), ("udp", "546")):
@@ -275,7 +298,7 @@ def certificate(path, domain, output):
 
 
 def is_served(path, domain, at=("127.0.0.1", 443)):
-    """Whether nginx serves this one, by asking it as a visitor does."""
+    """Return whether nginx serves this certificate, by connecting to it like a visitor."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -290,8 +313,10 @@ def is_served(path, domain, at=("127.0.0.1", 443)):
 def problem(path):
     try:
         with open(path) as handle:
-            return json.load(handle)
-    except (OSError, ValueError):
+            recorded = json.load(handle)
+        # an earlier version recorded no fix
+        return {"found": recorded["found"], "fix": recorded.get("fix", "")}
+    except (OSError, ValueError, KeyError):
         return {}
 
 

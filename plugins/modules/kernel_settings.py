@@ -1,31 +1,31 @@
 #!/usr/bin/python
-"""The running kernel's settings, as sysctl names them."""
+"""Set sysctl parameters of the running kernel."""
 
 DOCUMENTATION = r"""
 module: kernel_settings
-short_description: The running kernel's settings
+short_description: Set sysctl parameters of the running kernel
 description:
-  - Compares what the kernel has now with what it should have, and sets what differs. What holds after a reboot is a file
-    in C(/etc/sysctl.d), which is another's concern, made of what this one returns.
-  - In a container the kernel is the machine's. There, only the network is the host's own, and all else is left alone.
-  - Settings that this kernel hasn't got are passed over. One that it refuses is told of.
+  - Compares the parameters of the running kernel with the wanted values, and sets those that differ. It does not make them persistent. To
+    do that, write the returned settings to a file in C(/etc/sysctl.d).
+  - In a container, the kernel belongs to the machine, and the module sets only network parameters, which belong to the container.
+  - Parameters that the kernel does not have are skipped. If the kernel rejects a value, the module prints a warning.
 author: The Flaskhost authors (@flaskhost)
 options:
   settings:
-    description: Values by name; a C(*) in a name stands for every network interface, as it does in C(/etc/sysctl.d).
+    description: Parameters and their values. In a name, C(*) stands for every network interface, as in C(/etc/sysctl.d).
     type: dict
     required: true
 """
 
 EXAMPLES = r"""
-- name: Set what the kernel should have
+- name: Set kernel parameters
   flaskhost.flaskhost.kernel_settings:
     settings:
       kernel.kptr_restrict: 2
       net.ipv4.conf.*.rp_filter: 1
   register: kernel
 
-- name: Keep it after a reboot
+- name: Make the parameters persistent
   ansible.builtin.copy:
     dest: /etc/sysctl.d/99-example.conf
     content: |
@@ -36,7 +36,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-settings: {description: Those that are this host's to set., type: dict, returned: success}
+settings: {description: The wanted settings that apply to this host., type: dict, returned: success}
 """
 
 import glob
@@ -46,13 +46,13 @@ import re
 from ansible.module_utils.basic import AnsibleModule
 
 ROOT = "/proc/sys"
-OF_A_CONTAINER = re.compile(r"net\.ipv[46]\.")
+CONTAINER_SETTINGS = re.compile(r"net\.ipv[46]\.")
 
 
 def main():
     module = AnsibleModule(argument_spec={"settings": {"type": "dict", "required": True}}, supports_check_mode=True)
     in_container = module.run_command(["systemd-detect-virt", "--container", "--quiet"])[0] == 0
-    settings = own(module.params["settings"], in_container)
+    settings = applicable(module.params["settings"], in_container)
     done = []
     for path, before, after in differences(settings):
         try:
@@ -61,7 +61,7 @@ def main():
             done.append((name(path), before, after))
         except OSError as error:
             module.warn(
-                f"{name(path)} stays {before}, for the kernel refuses {after} ({error.strerror}). hardening_sysctl can leave it out."
+                f"{name(path)} stays {before}: the kernel rejects {after} ({error.strerror}). You can exclude it in hardening_sysctl."
             )
     diff = {
         "before": listing(done, 1),
@@ -72,8 +72,8 @@ def main():
     module.exit_json(changed=bool(done), settings=settings, diff=diff)
 
 
-def own(settings, in_container):
-    return {name: value for name, value in settings.items() if not in_container or OF_A_CONTAINER.match(name)}
+def applicable(settings, in_container):
+    return {name: value for name, value in settings.items() if not in_container or CONTAINER_SETTINGS.match(name)}
 
 
 def differences(settings):
@@ -89,7 +89,7 @@ def read(path):
         with open(path) as handle:
             return handle.read()
     except OSError:
-        return None  # some can only be written
+        return None  # some parameters are write-only
 
 
 def write(path, value):

@@ -1,60 +1,60 @@
 #!/usr/bin/python
-"""Several files, folders and links of one concern, proven together before any takes its place."""
+"""Manage a set of files and directories in one task, and validate them together before any of them is written."""
 
 DOCUMENTATION = r"""
 module: managed_files
-short_description: Files of one concern, proven together before any takes its place
+short_description: Manage a set of files and validate them together
 description:
-  - Makes files, folders and absences what they should be, all in one task.
-  - With O(check), the whole set is first put into a copy of O(check_in), and the check runs with that copy mounted in its
-    place, seen by the check alone. What it refuses never reaches the disk.
-  - A file changes by one rename. What else stood there, a file of another's or one of ours that somebody has edited since, is
-    kept under C(/var/backups/flaskhost); of an edited one there is a warning.
-  - A folder is never replaced by a file, nor a file by a folder.
+  - Creates, changes and removes files and directories in one task.
+  - With O(check), the module first writes all changes to a copy of O(check_in), and runs the check with the copy mounted in place of the
+    directory. Only the check sees this mount. If the check fails, nothing is changed.
+  - Each file is replaced by a rename. If the module replaces a file that Flaskhost did not write, or one that was edited since, it saves a
+    copy in C(/var/backups/flaskhost). For an edited file, it also prints a warning.
+  - The module never replaces a directory with a file, or a file with a directory.
 author: The Flaskhost authors (@flaskhost)
 options:
   files:
-    description:
-      - In this order.
+    description: The files and directories, in the order in which they are changed.
     type: list
     elements: dict
     required: true
     suboptions:
       path:
-        description: Where.
+        description: The absolute path.
         type: path
         required: true
       content:
-        description: A file's whole text.
+        description: The full content of a file.
         type: str
         default: ''
       state:
-        description: What it is to be; V(existing) is whatever is there, and only its rights and O(files[].lines) are seen to.
+        description: The wanted state. With V(existing), the module changes only O(files[].lines), the owner, the group and the mode, and
+          creates nothing.
         type: str
         choices: [file, directory, absent, existing]
         default: file
       lines:
-        description: Of a V(existing) file, values by name; the line that begins with the name is put right, or added.
+        description: For a file in state V(existing), values by name. The module corrects the line that begins with the name, or adds it.
         type: dict
         default: {}
       mode:
-        description: Its rights, in octal; by default V(0644), of a folder V(0755).
+        description: The permissions, in octal. The default is V(0644) for files and V(0755) for directories.
         type: str
       owner:
-        description: Its owner.
+        description: The owner.
         type: str
         default: root
       group:
-        description: Its group.
+        description: The group.
         type: str
         default: root
   check:
-    description: Command that exits with 0 if the files are good.
+    description: A command that exits with 0 if the files are valid.
     type: list
     elements: str
     default: []
   check_in:
-    description: The folder that the check reads.
+    description: The directory that the check reads.
     type: path
 """
 
@@ -78,7 +78,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-paths: {description: What was changed., type: list, returned: success}
+paths: {description: The paths that were changed., type: list, returned: success}
 """
 
 import contextlib
@@ -98,8 +98,8 @@ from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import Lo
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import remove
 
 BACKUPS = "/var/backups/flaskhost"
-# a file's own note of what was written to it; that of an edited file no longer fits
-NOTE = "user.flaskhost.sha256"
+# extended attribute with the digest of the content that Flaskhost wrote; it does not match if the file was edited
+ATTRIBUTE = "user.flaskhost.sha256"
 MARK = "Managed by Flaskhost"
 ENTRY = {
     "path": {"type": "path", "required": True},
@@ -121,9 +121,9 @@ def main():
         },
         supports_check_mode=True,
     )
-    # folders on the way to a file are for others to pass through, whatever the session's own umask
+    # other users must be able to traverse new parent directories, regardless of the session's umask
     os.umask(0o022)
-    # two apps of one host may be deployed at once, and share this: each waits for its turn
+    # two apps on one host may be deployed at the same time, and these files are shared
     try:
         acquire("host", "writing files")
     except LockTimeout as error:
@@ -132,16 +132,16 @@ def main():
     changing = [entry for entry in entries if entry.differs()]
     for entry in changing:
         if entry.is_blocked():
-            module.fail_json(msg=f"{entry.path} has to be a {entry.state}, and is none: move it out of the way. Nothing was changed.")
+            module.fail_json(msg=f"{entry.path} must be a {entry.state}, but is something else. Move it away. Nothing was changed.")
     if changing and module.params["check"] and os.path.isdir(module.params["check_in"]):
-        prove(module, changing)
+        run_check(module, changing)
     diff = [entry.diff() for entry in changing]
     if not module.check_mode:
         for entry in changing:
-            whose = entry.whose() if entry.kind() == "file" and entry.before() != entry.after() else "ours"
-            kept = entry.keep() if whose != "ours" else ""
-            if whose == "edited":
-                module.warn(f"{entry.path} was edited since Flaskhost wrote it, and is put right; the edited one is kept as {kept}")
+            origin = entry.origin() if entry.kind() == "file" and entry.before() != entry.after() else "flaskhost"
+            copy = entry.back_up() if origin != "flaskhost" else ""
+            if origin == "edited":
+                module.warn(f"{entry.path} was edited after Flaskhost wrote it. Flaskhost replaced it and saved the edited file as {copy}")
             entry.apply()
     module.exit_json(changed=bool(changing), paths=[entry.path for entry in changing], diff=diff)
 
@@ -152,27 +152,30 @@ class Entry:
         self.mode = int(mode or ("0755" if state == "directory" else "0644"), 8)
 
     def differs(self):
-        there = self.kind()
+        kind = self.kind()
         if self.state == "absent":
-            return there != "absent"
+            return kind != "absent"
         if self.state == "existing":
-            return there in ("file", "directory") and (self.before() != self.after() or self.rights_differ())
-        return there != self.state or self.before() != self.after() or self.rights_differ()
+            return kind in ("file", "directory") and (self.before() != self.after() or self.permissions_differ())
+        return kind != self.state or self.before() != self.after() or self.permissions_differ()
 
     def is_blocked(self):
         return (self.state, self.kind()) in (("file", "directory"), ("directory", "file"), ("directory", "other"))
 
-    def whose(self):
-        """Who wrote what stands there. An editor that replaces a file loses its note, and leaves its first lines."""
-        noted, ours = note_of(self.path), MARK in self.before()[:1000]
-        if noted is None:
-            return "ours" if ours else "theirs"
-        if noted == digest(self.before()):
-            return "ours"
-        return "edited" if noted or ours else "theirs"
+    def origin(self):
+        """Return who wrote the current file: "flaskhost", "edited" (written by Flaskhost and changed since) or "other".
 
-    def keep(self):
-        """A copy of what is about to be lost."""
+        An editor that replaces a file drops the attribute, but usually keeps the mark in the first lines.
+        """
+        recorded, marked = recorded_digest(self.path), MARK in self.before()[:1000]
+        if recorded is None:
+            return "flaskhost" if marked else "other"
+        if recorded == digest(self.before()):
+            return "flaskhost"
+        return "edited" if recorded or marked else "other"
+
+    def back_up(self):
+        """Save a copy of the file, and return its path."""
         copy = f"{BACKUPS}{self.path}.{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         os.makedirs(BACKUPS, mode=0o700, exist_ok=True)
         os.makedirs(os.path.dirname(copy), exist_ok=True)
@@ -182,7 +185,7 @@ class Entry:
     def kind(self):
         if not os.path.lexists(self.path):
             return "absent"
-        # a folder may be a link to one on another disk
+        # a directory can be a link to a directory on another disk
         if self.state == "directory" and os.path.isdir(self.path):
             return "directory"
         mode = os.lstat(self.path).st_mode
@@ -197,12 +200,12 @@ class Entry:
     def after(self):
         return {"file": self.content, "existing": with_lines(self.before(), self.lines)}.get(self.state, "")
 
-    def rights_differ(self):
+    def permissions_differ(self):
         now = os.stat(self.path)
         try:
             ids = pwd.getpwnam(self.owner).pw_uid, grp.getgrnam(self.group).gr_gid
         except KeyError:
-            return True  # in check mode, an owner that is yet to be made
+            return True  # in check mode, the user or group may not exist yet
         return (now.st_uid, now.st_gid) != ids or stat.S_IMODE(now.st_mode) != self.mode
 
     def diff(self):
@@ -214,11 +217,11 @@ class Entry:
             texts = self.before(), self.after()
         return {"before_header": before, "after_header": after, "before": texts[0], "after": texts[1]}
 
-    def apply(self, below="", rights=True):
-        path = below + self.path
+    def apply(self, root="", permissions=True):
+        path = root + self.path
         if self.state == "existing" and self.before() == self.after():
-            if rights:
-                self.give_to_owner(path)
+            if permissions:
+                self.set_permissions(path)
             return
         content = self.after()
         if os.path.lexists(path) and self.state != "existing" and self.kind() != self.state:
@@ -227,12 +230,12 @@ class Entry:
             return
         if self.state == "directory":
             os.makedirs(path, exist_ok=True)
-            if rights:
-                self.give_to_owner(path)
+            if permissions:
+                self.set_permissions(path)
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
         target = f"{path}.new"
-        # the directory may belong to a daemon, such as postgres, which can put there what it likes
+        # a daemon such as postgres may own the directory and could have placed anything at this path
         if os.path.lexists(target):
             remove(target)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -240,14 +243,14 @@ class Entry:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
-            note(handle.fileno(), digest(content))
-            if rights:
+            record_digest(handle.fileno(), digest(content))
+            if permissions:
                 shutil.chown(handle.fileno(), self.owner, self.group)
             os.fchmod(handle.fileno(), self.mode)
         os.rename(target, path)
 
-    def give_to_owner(self, path):
-        """By one descriptor: what the path leads to can't change in between."""
+    def set_permissions(self, path):
+        """Set owner, group and mode through one descriptor, so that the path cannot be replaced in between."""
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             shutil.chown(descriptor, self.owner, self.group)
@@ -268,35 +271,35 @@ def digest(text):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def note_of(path):
-    """None on a file system that has no place for notes."""
+def recorded_digest(path):
+    """Return the recorded digest, an empty string if there is none, or None if the file system does not support attributes."""
     try:
-        return os.getxattr(path, NOTE).decode()
+        return os.getxattr(path, ATTRIBUTE).decode()
     except OSError as error:
         return "" if error.errno == errno.ENODATA else None
 
 
-def note(path, text):
+def record_digest(path, text):
     with contextlib.suppress(OSError):
-        os.setxattr(path, NOTE, text.encode())
+        os.setxattr(path, ATTRIBUTE, text.encode())
 
 
-def prove(module, changing):
-    """Run the check in a mount namespace of its own, where the candidates stand in the folder's place."""
-    folder = module.params["check_in"].rstrip("/")
+def run_check(module, changing):
+    """Run the check in a separate mount namespace, in which a copy with all changes is mounted over the directory."""
+    directory = module.params["check_in"].rstrip("/")
     candidate = tempfile.mkdtemp(prefix="flaskhost-check-")
     try:
-        copy = candidate + folder
-        shutil.copytree(folder, copy, symlinks=True)
+        copy = candidate + directory
+        shutil.copytree(directory, copy, symlinks=True)
         for entry in changing:
-            if entry.path.startswith(f"{folder}/"):
-                entry.apply(below=candidate, rights=False)
+            if entry.path.startswith(f"{directory}/"):
+                entry.apply(root=candidate, permissions=False)
         mounted = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
-        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mounted, "sh", copy, folder]
+        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mounted, "sh", copy, directory]
         code, out, err = module.run_command([*command, *module.params["check"]])
         if code != 0:
             module.fail_json(
-                msg=f"The new settings are not valid, so nothing was changed. {' '.join(module.params['check'])} said:\n"
+                msg=f"The new configuration is not valid, so nothing was changed. Output of `{' '.join(module.params['check'])}`:\n"
                 f"{(err or out).strip()}"
             )
     finally:

@@ -1,21 +1,21 @@
 #!/usr/bin/python
-"""What podman's own generator, quadlet, makes of a release's containers."""
+"""Generate the units of a release's containers with quadlet, the generator of podman."""
 
 DOCUMENTATION = r"""
 module: quadlet_units
-short_description: Systemd's units for a release's containers
+short_description: Generate systemd units for a release's containers
 description:
-  - Gives each source (podman-systemd.unit(5)) to quadlet, and returns the unit that it makes. Nothing is installed.
-  - In a source C(${user}) stands for the ids of the app's user and its group for nginx, C(${group}) for that of its own group,
-    C(${number}) for the number in the unit's name.
+  - Passes each source (podman-systemd.unit(5)) to quadlet, and returns the unit that it generates. Nothing is installed.
+  - In a source, the module replaces C(${user}) with the IDs of the app's user and of its group for nginx, C(${group}) with the ID of the
+    app's own group, and C(${number}) with the number in the unit's name.
 author: The Flaskhost authors (@flaskhost)
 options:
   app:
-    description: The app; its user bears this name.
+    description: The name of the app and of its user.
     type: str
     required: true
   units:
-    description: The sources, by the file that the unit is to be; one without a section C([Container]) is a unit already.
+    description: The sources by file name of the unit. A source without a section C([Container]) is returned as a unit.
     type: dict
     required: true
 """
@@ -33,7 +33,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-units: {description: "The units, by file.", type: dict, returned: success}
+units: {description: The units by file name., type: dict, returned: success}
 """
 
 import grp
@@ -73,20 +73,20 @@ def fill(source, known):
 
 
 def make(module, name, source):
-    # a release's unit has its id for an instance; that of a scheduled command has none
+    # the unit of a release has its ID as the instance name; the unit of a scheduled job has no instance
     stem = "app@" if "%i" in source else "app"
-    with tempfile.TemporaryDirectory() as folder:
-        with open(os.path.join(folder, f"{stem}.container"), "w") as handle:
+    with tempfile.TemporaryDirectory() as directory:
+        with open(os.path.join(directory, f"{stem}.container"), "w") as handle:
             handle.write(source)
-        made = os.path.join(folder, "made")
+        made = os.path.join(directory, "made")
         os.mkdir(made)
-        code, _out, err = module.run_command([QUADLET, "--no-kmsg-log", made], environ_update={"QUADLET_UNIT_DIRS": folder})
+        code, _out, err = module.run_command([QUADLET, "--no-kmsg-log", made], environ_update={"QUADLET_UNIT_DIRS": directory})
         path = os.path.join(made, f"{stem}.service")
-        # it passes over what it does not understand, with a word of it
+        # quadlet skips unsupported lines with a message
         if code != 0 or not os.path.exists(path) or "unsupported" in err:
-            module.fail_json(msg=f"quadlet can't make {name} (container_options, systemd_service_lines?): {err.strip()}")
+            module.fail_json(msg=f"quadlet cannot generate {name} ({err.strip()}). Check container_options and systemd_service_lines.")
         with open(path) as handle:
-            # of a file that is gone again, systemd would say for ever that it has changed
+            # the source file is temporary, and systemd would always report that it has changed
             return "".join(line for line in handle if not line.startswith("SourcePath="))
 
 

@@ -5,29 +5,29 @@ DOCUMENTATION = r"""
 module: release_activate
 short_description: Activate a release, watch the site, and revert if it is unhealthy
 description:
-  - Tells the workers of other releases to end their current job and take no more. Moves the link C(ROOT/live), which nginx follows at
-    each connection, by one rename. Then requests the health page through nginx until it is healthy, and watches it for O(watch_seconds).
-  - If the site is unhealthy, reverts at once, in the same call - the link goes back, the release is stopped, and the workers of the
-    previous release start again. The module then fails, with RV(reverted) and RV(reason).
-  - If it is healthy, installs the release's scheduled jobs, C(APP-schedule-NAME.timer).
-  - Activating the live release moves no link; it checks the site and its scheduled jobs.
+  - Stops the workers of other releases after their current job. Moves the link C(ROOT/live), which nginx resolves for each connection, by a
+    single rename. Then requests the health page through nginx until it is healthy, and watches it for O(watch_seconds).
+  - If the site is unhealthy, reverts at once in the same call. It moves the link back, stops the release, and starts the workers of the
+    previous release again. Then the module fails and returns RV(reverted) and RV(reason).
+  - If the site is healthy, installs the release's scheduled jobs, C(APP-schedule-NAME.timer).
+  - If the release is already live, moves no link, but checks the site and the scheduled jobs.
   - In check mode, only reports a change.
 author: The Flaskhost authors (@flaskhost)
 options:
   id:
-    description: The release to activate; it has to be started.
+    description: The release to activate. It must already be started.
     type: str
     required: true
   by:
-    description: Who activates it, for C(ROOT/history).
+    description: The operator to record in C(ROOT/history).
     type: str
     default: ''
   watch_seconds:
-    description: For how many seconds to watch the site once it is healthy. One unhealthy answer, or the end of a process, is a failure.
+    description: Seconds to watch the site after it is healthy. The activation fails after one unhealthy response, or if a process ends.
     type: float
     default: 0
   mark_previous_bad:
-    description: Mark the release that was live before as bad, for this reason, so that no rollback activates it. Empty does not mark it.
+    description: Reason for which to mark the previously live release as bad, so that no rollback activates it. If empty, it is not marked.
     type: str
     default: ''
 extends_documentation_fragment:
@@ -53,9 +53,9 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-status: {description: The HTTP status of the last answer., type: int, returned: success}
+status: {description: The HTTP status of the last response., type: int, returned: success}
 reason: {description: Why the site is unhealthy., type: str, returned: failure}
-reverted: {description: Whether the release that was live before is live again., type: bool, returned: failure}
+reverted: {description: Whether the previously live release is live again., type: bool, returned: failure}
 """
 
 import contextlib
@@ -75,9 +75,9 @@ from ansible_collections.flaskhost.flaskhost.plugins.module_utils.release import
     site_page,
 )
 
-# how long to wait until systemd has signalled the workers of other releases
+# seconds to wait until systemd has signalled the workers of other releases
 SIGNAL_SECONDS = 2
-# how long to wait until nginx has closed its connections to a release that was reverted
+# seconds to wait until nginx has closed its connections to a reverted release
 LEAVE_SECONDS = 5
 
 
@@ -97,7 +97,7 @@ def main():
 
 def activate(release, params):
     before = release.layout.live()
-    # a job that the new release asks for must not meet a worker of the previous one, which may not know it
+    # a worker of the previous release must not take a job of the new one, because it may not know it
     stop_other_workers(release)
     move_live_link(release.layout, release.id, params["by"])
     page = site_page(params, release.layout)
@@ -121,12 +121,12 @@ def revert(release, before, by):
     if workers:
         release.systemd.attempt("start", "--no-block", *workers)
     release.app_units.stop_and_disable(release.id)
-    # nginx has connections to it left; once they are gone, no visitor meets it any more
+    # wait for nginx's remaining connections to the release, so that it serves no more visitors
     release.drain(release.id, LEAVE_SECONDS)
 
 
 def stop_other_workers(release):
-    """The workers of other releases end their current job, for which nobody waits here, and take no other."""
+    """Stop the workers of other releases after their current job, without waiting for it."""
     layout, systemd = release.layout, release.systemd
     others = [unit for unit in release.app_units.active() if unit not in release.units.values() and layout.process_of(unit) != "web"]
     if others:
@@ -137,14 +137,14 @@ def stop_other_workers(release):
 
 
 def move_live_link(layout, release_id, by):
-    """One rename: who follows the link gets the one release or the other, never none."""
+    """Move the link with one rename, so that it always points to a release."""
     before = layout.live()
     if before == release_id:
         return
     if before:
         point(layout.previous_link, before)
     point(layout.live_link, release_id)
-    # the history only records what is done: a disk that is full just now is no reason to revert
+    # the history is only a record, so a full disk must not cause a revert
     with contextlib.suppress(OSError), open(layout.history_file, "a") as history:
         history.write(json.dumps({"at": now(), "id": release_id, "by": by, "before": before}) + "\n")
     if os.path.exists(layout.bad_marker(release_id)):
@@ -153,7 +153,7 @@ def move_live_link(layout, release_id, by):
 
 def point(link, release_id):
     if os.path.isdir(link) and not os.path.islink(link):
-        raise ReleaseError(f"{link} must be a link to a release, and is a directory. Move it out of the way")
+        raise ReleaseError(f"{link} must be a link to a release, but is a directory. Move it away")
     temporary = f"{link}.new"
     if os.path.lexists(temporary):
         os.unlink(temporary)
@@ -162,21 +162,21 @@ def point(link, release_id):
 
 
 def install_schedule(release):
-    """Install the release's scheduled jobs, and remove those of others. A timer that stays the same is not touched, and misses no run."""
+    """Install the release's scheduled jobs, and remove those of other releases. An unchanged timer is not touched, so it misses no run."""
     if not release.app_units.missing_schedule(release.id):
         return False
     layout, systemd = release.layout, release.systemd
-    wanted, there = layout.schedule(release.id), layout.installed_schedule()
-    changed = [name for name, text in wanted.items() if there.get(name) != text]
-    gone = [name for name in there if name not in wanted]
-    gone_timers = [f"{release.app}-{name}" for name in gone if name.endswith(".timer")]
-    if gone_timers:
-        systemd.disable(*gone_timers, stop=True)
-    for name in gone:
+    wanted, installed = layout.schedule(release.id), layout.installed_schedule()
+    changed = [name for name, text in wanted.items() if installed.get(name) != text]
+    removed = [name for name in installed if name not in wanted]
+    removed_timers = [f"{release.app}-{name}" for name in removed if name.endswith(".timer")]
+    if removed_timers:
+        systemd.disable(*removed_timers, stop=True)
+    for name in removed:
         os.unlink(layout.installed_unit(f"{release.app}-{name}"))
     for name in changed:
         write(layout.installed_unit(f"{release.app}-{name}"), wanted[name])
-    systemd.reset_failed(*(f"{release.app}-{name}" for name in gone + changed))
+    systemd.reset_failed(*(f"{release.app}-{name}" for name in removed + changed))
     systemd.reload()
     for name in wanted:
         if name.endswith(".timer"):

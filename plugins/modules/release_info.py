@@ -1,18 +1,18 @@
 #!/usr/bin/python
-"""Read which releases a host has, which is live, and which run."""
+"""Read the state of the releases on a host."""
 
 DOCUMENTATION = r"""
 module: release_info
-short_description: Read which releases a host has, which is live, and which run
+short_description: Read the state of the releases on a host
 description:
-  - Changes nothing on the host.
-  - Returns all that a release's plan depends on - what has to be built, started, activated and pruned.
-  - Sets the facts of the host on which a release depends, under the names that M(ansible.builtin.setup) gives them, so that
-    a release needs no other facts - C(processor_vcpus), C(memtotal_mb), C(python.version), C(systemd.version).
+  - Returns the releases on a host, which one is live, which ones run, and everything else that determines what a deployment must build,
+    start, activate and prune. It changes nothing.
+  - Sets the facts C(processor_vcpus), C(memtotal_mb), C(python.version) and C(systemd.version) under the names that
+    M(ansible.builtin.setup) uses. A deployment needs no other facts.
 author: The Flaskhost authors (@flaskhost)
 options:
   check_health:
-    description: Also request the site's health page through nginx, and measure the live release's memory.
+    description: Whether to also request the site's health page through nginx and measure the memory of the live release.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -20,7 +20,7 @@ extends_documentation_fragment:
   - flaskhost.flaskhost.release.page
 seealso:
   - module: flaskhost.flaskhost.release_lock
-    description: Returns the same, and acquires the deploy lock first.
+    description: Acquires the deploy lock and returns the same values.
 """
 
 EXAMPLES = r"""
@@ -34,46 +34,47 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-live: {description: The live release; empty if there is none., type: str, returned: success}
-previous: {description: The release to which a rollback goes; empty if there is none., type: str, returned: success}
+live: {description: The live release. Empty if there is none., type: str, returned: success}
+previous: {description: The release that a rollback activates. Empty if there is none., type: str, returned: success}
 activation:
-  description: "The live release's line of the history: C(at), C(id), C(by), C(before). Empty if there is none."
+  description: The last activation of the live release in the history, with C(at), C(id), C(by) and C(before). Empty if there is none.
   type: dict
   returned: success
 ansible_facts:
-  description: C(processor_vcpus), C(memtotal_mb), C(python.version), C(systemd.version).
+  description: C(processor_vcpus), C(memtotal_mb), C(python.version) and C(systemd.version).
   type: dict
   returned: success
 history: {description: "The last 20 activations, oldest first, each like RV(activation).", type: list, elements: dict, returned: success}
 releases:
-  description: "By release: its C(manifest), empty if it is unfinished, and C(bad), why it must not be activated, else empty."
+  description: For each release, its C(manifest) (empty if it is unfinished) and why it is C(bad) and must not be activated (empty if it is
+    not).
   type: dict
   returned: success
 built:
-  description: "The finished releases: the last one activated first, those never activated last."
+  description: The finished releases, ordered by their last activation, latest first. Releases that were never activated come last.
   type: list
   elements: str
   returned: success
-unfinished: {description: Releases whose build did not end., type: list, elements: str, returned: success}
-running: {description: Releases of which a unit is active., type: list, elements: str, returned: success}
-enabled: {description: Releases of which a unit starts at boot., type: list, elements: str, returned: success}
+unfinished: {description: Releases whose build did not complete., type: list, elements: str, returned: success}
+running: {description: Releases with an active unit., type: list, elements: str, returned: success}
+enabled: {description: Releases with a unit that starts at boot., type: list, elements: str, returned: success}
 missing:
   description: >-
-    By release: its processes (C(web) is the server) that are not active or do not start at boot; for the live release also
-    C(schedule-NAME), the scheduled jobs that are not installed, active and enabled as it has them.
+    For each release, its processes (C(web) is the server) that are not active or not enabled at boot. For the live release, also its
+    scheduled jobs (C(schedule-NAME)) that are not installed, active or enabled as defined in the release.
   type: dict
   returned: success
-processes: {description: "The live release's workers, such as C(worker.1).", type: list, elements: str, returned: success}
-schedule: {description: "The live release's scheduled jobs.", type: list, elements: str, returned: success}
-dangling: {description: Whether the live release has no directory any more., type: bool, returned: success}
-edited: {description: Files of the live release that changed after it was built., type: list, elements: str, returned: success}
-memory_mb: {description: Memory in MB that the live release's processes use., type: int, returned: when O(check_health)}
-restarts: {description: How often systemd has restarted the live release's processes., type: int, returned: when O(check_health)}
-health: {description: "What is wrong with the health page; empty if it is healthy.", type: str, returned: when O(check_health)}
+processes: {description: "The workers of the live release, such as C(worker.1).", type: list, elements: str, returned: success}
+schedule: {description: The scheduled jobs of the live release., type: list, elements: str, returned: success}
+dangling: {description: Whether the directory of the live release is missing., type: bool, returned: success}
+edited: {description: Files of the live release that were changed after it was built., type: list, elements: str, returned: success}
+memory_mb: {description: Memory in MB that the processes of the live release use., type: int, returned: when O(check_health)}
+restarts: {description: How often systemd has restarted processes of the live release., type: int, returned: when O(check_health)}
+health: {description: Why the health page is unhealthy. Empty if it is healthy., type: str, returned: when O(check_health)}
 lock_holder:
   description: >-
-    Who holds the deploy lock: C(who) (USER@CONTROLLER), C(what) (its purpose), C(since) (seconds since 1970), C(controller), C(pid),
-    C(token), and C(dead), whether its run is known to have died. Empty if nobody does.
+    The run that holds the deploy lock, with C(who) (USER@CONTROLLER), C(what) (its purpose), C(since) (seconds since 1970), C(controller),
+    C(pid), C(token), and C(dead) (whether the run is known to have died). Empty if the lock is free.
   type: dict
   returned: success
 """
@@ -104,7 +105,7 @@ def health(module):
     return {
         "memory_mb": memory.used_mb(unit["ControlGroup"] for unit in units),
         "restarts": sum(unit["NRestarts"] for unit in units),
-        "health": site_page(module.params, layout).ask(),
+        "health": site_page(module.params, layout).probe(),
     }
 
 

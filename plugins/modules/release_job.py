@@ -1,20 +1,20 @@
 #!/usr/bin/python
-"""A command of a release, such as its migrations, in the app's sandbox."""
+"""Run a command of a release, such as its migrations, in the app's sandbox."""
 
 DOCUMENTATION = r"""
 module: release_job
 short_description: Run a command of a release in the app's sandbox
 description:
-  - The command is a transient unit of systemd's, C(APP-NAME.service), with the lines of the sandbox that it is given. All of its processes end
-    with it. It holds the app's lock, so that no other step runs at the same time; waiting for that is bounded.
+  - Runs the command in a transient systemd unit, C(APP-NAME.service), with the lines in O(sandbox). All of its processes end with it.
+  - Holds the app's lock, so that no other step of a release runs at the same time. The module fails if it cannot acquire the lock in time.
 author: The Flaskhost authors (@flaskhost)
 options:
   app:
-    description: The app.
+    description: The name of the app.
     type: str
     required: true
   name:
-    description: What the command is, such as V(release-command); the end of the unit's name.
+    description: The name of the command, such as V(release-command). It is the last part of the unit's name.
     type: str
     required: true
   command:
@@ -23,12 +23,12 @@ options:
     elements: str
     required: true
   sandbox:
-    description: Lines of the unit's [Service] section.
+    description: Lines for the [Service] section of the unit.
     type: list
     elements: str
     required: true
   seconds:
-    description: How long it may take; then systemd ends it, and it has failed.
+    description: Maximum run time of the command in seconds. After that, systemd kills it, and the module fails.
     type: int
     required: true
 """
@@ -45,8 +45,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rc: {description: The command's exit code., type: int, returned: always}
-stdout: {description: "The end of what it printed, at most 64 KiB.", type: str, returned: always}
-stderr: {description: "The end of what it printed on stderr, at most 64 KiB.", type: str, returned: always}
+stdout: {description: "The end of the command's stdout, at most 64 KiB.", type: str, returned: always}
+stderr: {description: "The end of the command's stderr, at most 64 KiB.", type: str, returned: always}
 """
 
 import time

@@ -5,24 +5,23 @@ DOCUMENTATION = r"""
 module: release_lock
 short_description: Acquire or release the deploy lock of an app
 description:
-  - The deploy lock, C(ROOT/lock), keeps other runs out while a run releases, rolls back or restores. It outlives the task, and ends
-    when the run that holds it releases it.
-  - The lock of a run that died is taken over; see O(lock_expires_seconds).
-  - A lock is no part of the host's state, so this module never reports a change. In check mode, it neither acquires nor releases it.
-  - M(flaskhost.flaskhost.release_prune) can release the lock without a further remote call.
+  - The deploy lock, C(ROOT/lock), prevents other runs while a run deploys, rolls back or restores. It stays locked after the task, until
+    the run that holds it releases it.
+  - The lock of a run that has died is taken over. See O(lock_expires_seconds).
+  - The lock is not part of the host's state, so the module never reports a change. In check mode, it does not acquire or release the lock.
+  - M(flaskhost.flaskhost.release_prune) can release the lock without an additional remote call.
 author: The Flaskhost authors (@flaskhost)
 options:
   state:
     description:
-      - V(present) acquires the lock, and returns what M(flaskhost.flaskhost.release_info) returns, read while nobody else can change it.
+      - V(present) acquires the lock, and then returns the same values as M(flaskhost.flaskhost.release_info).
       - V(absent) releases the lock if this run holds it.
     type: str
     choices: [present, absent]
     default: present
   lock_purpose:
     description: >-
-      What this run is about to do, such as V(releasing v2). Other runs show it while they can't acquire the lock. Required if
-      O(state=present).
+      The purpose of this run, such as V(releasing v2). A run that cannot acquire the lock reports it. Required if O(state=present).
     type: str
 extends_documentation_fragment:
   - flaskhost.flaskhost.release
@@ -47,13 +46,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 lock_taken_over:
-  description: The dead holder whose lock was taken over, like RV(lock_holder); empty if there was none.
+  description: The dead holder whose lock was taken over, in the form of RV(lock_holder). Empty if there was none.
   type: dict
   returned: success and O(state=present)
 lock_holder:
   description: >-
-    If the lock can't be acquired, the other run that holds it: C(who) (USER@CONTROLLER), C(what) (its purpose), C(since) (seconds since 1970), C(controller),
-    C(pid), C(token).
+    The run that holds the lock, with C(who) (USER@CONTROLLER), C(what) (its purpose), C(since) (seconds since 1970), C(controller), C(pid)
+    and C(token).
   type: dict
   returned: failure
 """

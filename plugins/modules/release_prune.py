@@ -5,29 +5,30 @@ DOCUMENTATION = r"""
 module: release_prune
 short_description: Drain and stop all other releases, and remove old ones
 description:
-  - Waits until nobody is connected to a release other than O(id), for O(drain_seconds) at most, and stops it, now and at boot.
-  - Then removes old and unfinished releases, and the venvs and images that no release needs any more. The live and the previous release
-    always stay, and so does one whose worker is still at its last job.
+  - Waits for the connections to each release other than O(id) to close, for at most O(drain_seconds). Then stops the release and disables
+    it at boot.
+  - Removes old and unfinished releases, and the venvs and images that no release uses. It always keeps the live and the previous release,
+    and a release whose worker is still finishing a job.
   - In check mode, only reports a change.
 author: The Flaskhost authors (@flaskhost)
 options:
   id:
-    description: The release that goes on.
+    description: The release that keeps running.
     type: str
     required: true
   drain_seconds:
-    description: For how many seconds each of the others may finish requests that it accepted.
+    description: Seconds that each of the other releases has to finish its current requests.
     type: float
     default: 60
   keep:
-    description: How many finished releases to keep, O(id) among them.
+    description: Number of finished releases to keep, including O(id).
     type: int
     default: 5
   unlock:
     description:
-      - Release the deploy lock at the end, if this run holds it.
-      - M(flaskhost.flaskhost.release_lock) with O(flaskhost.flaskhost.release_lock#module:state=absent) does the same. Here it costs no
-        further remote call, and this is the last step of a release.
+      - Whether to release the deploy lock at the end, if this run holds it.
+      - M(flaskhost.flaskhost.release_lock) with O(flaskhost.flaskhost.release_lock#module:state=absent) does the same, but needs an
+        additional remote call.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -49,9 +50,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 stopped: {description: Releases that were stopped., type: list, elements: str, returned: success}
-removed: {description: "Releases that were removed, and C(venv KEY), C(image KEY).", type: list, elements: str, returned: success}
+removed: {description: "What was removed: releases by ID, C(venv KEY) and C(image KEY).", type: list, elements: str, returned: success}
 unlocked: {description: Whether the deploy lock was released., type: bool, returned: success}
-reason: {description: Why a release can't be stopped., type: str, returned: failure}
+reason: {description: Why a release could not be stopped., type: str, returned: failure}
 """
 
 import glob
@@ -92,25 +93,25 @@ def prune(release, params):
         release.drain(other, params["drain_seconds"])
         release.app_units.stop_and_disable(other)
     removed = remove_releases(release, params["keep"]) + remove_venvs(release.layout)
-    # of builds that did not end
+    # left over from interrupted builds
     for directory in release.layout.release(".building"), release.layout.venv(".building"):
         remove_tree(directory)
     removed += remove_images(release)
     if "yes" in [unit["NeedDaemonReload"] for unit in release.systemd.show(release.units.values())]:
-        # units came and went without a reload; now nobody waits for it
+        # earlier steps changed units without a reload; reloading here does not delay the release
         release.systemd.reload()
     return {"changed": bool(others or removed), "stopped": others, "removed": removed}
 
 
 def remove_releases(release, keep):
-    """Remove every unfinished release, and the finished ones but for the newest. The live and the previous one always stay."""
+    """Remove all unfinished releases and old finished ones. Always keep the live and the previous release."""
     layout = release.layout
     stay = {release.id, layout.live(), read_link(layout.previous_link), *layout.built()[:keep]}
-    # a worker may still be at its last job
+    # a worker may still be finishing a job
     stay |= {*layout.releases_of(unit for unit in release.app_units.active("deactivating") if layout.process_of(unit) != "web")}
     removed = [name for name in list_directories(layout.path("releases")) if name not in stay]
     for name in removed:
-        # first the manifest: a removal that ends midway must not leave a release that looks finished
+        # remove the manifest first, so that an interrupted removal does not leave a release that looks finished
         for path in layout.release(name, "manifest.json"), layout.bad_marker(name):
             if os.path.lexists(path):
                 os.unlink(path)
@@ -122,7 +123,7 @@ def remove_releases(release, keep):
 
 
 def remove_venvs(layout):
-    """Remove the venvs to which no release has a link."""
+    """Remove the venvs that no release links to."""
     links = [link for link in glob.glob(layout.release("*", ".venv")) if os.path.islink(link)]
     used = {os.path.basename(os.readlink(link)) for link in links}
     unused = [key for key in list_directories(layout.path("venvs")) if key not in used]
@@ -132,7 +133,7 @@ def remove_venvs(layout):
 
 
 def remove_images(release):
-    """Remove the app's images that have no directory in venvs any more; one that is still in use goes the next time."""
+    """Remove the app's images that no longer have a directory in venvs. An image that is still in use is removed next time."""
     if not (has_images() and shutil.which("podman")):
         return []
     repository, keys, removed = f"localhost/flaskhost/{release.app}", list_directories(release.layout.path("venvs")), []

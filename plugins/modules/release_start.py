@@ -5,11 +5,12 @@ DOCUMENTATION = r"""
 module: release_start
 short_description: Start a release beside the live one, and wait until it is healthy
 description:
-  - Installs the release's units, and starts its server, C(APP@ID.service), now and at boot. Waits until it is healthy on its own socket.
+  - Installs the release's units, enables its server, C(APP@ID.service), at boot, and starts it. Waits until it is healthy on its own
+    socket.
   - Then starts its workers, C(APP-TYPE.N@ID.service), which must stay up for O(settle_seconds).
-  - Touches nothing that serves. If the release is unhealthy, the module fails with RV(reason), and leaves it to
-    M(flaskhost.flaskhost.release_stop) to stop it.
-  - Fails if the memory left on the host is less than the live release uses, or if systemd does not understand a unit.
+  - Does not affect the live release. If the new release is unhealthy, the module fails with RV(reason) and does not stop it. Use
+    M(flaskhost.flaskhost.release_stop) for that.
+  - Fails if the host has less memory available than the live release uses, or if systemd does not understand a unit.
   - In check mode, only reports a change.
 author: The Flaskhost authors (@flaskhost)
 options:
@@ -18,11 +19,11 @@ options:
     type: str
     required: true
   restart:
-    description: Restart what already runs.
+    description: Whether to restart units that are already running.
     type: bool
     default: false
   settle_seconds:
-    description: For how many seconds workers have to stay up.
+    description: Seconds that workers must stay up.
     type: float
     default: 3
 extends_documentation_fragment:
@@ -46,8 +47,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-status: {description: The HTTP status of the last answer., type: int, returned: success}
-reason: {description: Why the release can't be started or is unhealthy., type: str, returned: failure}
+status: {description: The HTTP status of the last response., type: int, returned: success}
+reason: {description: Why the release could not be started or is unhealthy., type: str, returned: failure}
 """
 
 import os
@@ -75,23 +76,23 @@ def main():
 def start(release, params):
     check_memory(release)
     install_units(release)
-    # at boot too, from now on: if the host reboots before the activation, both run, and the live one serves
+    # enabled from now on: if the host reboots before the activation, both releases start, and the live one serves
     release.systemd.enable(*release.units.values())
     release.systemd.start(release.server_unit, restart=params["restart"])
     page = Page(params, os.readlink(release.layout.release(release.id, "wsgi.sock")))
     release.wait_until_healthy(page, [release.server_unit])
     workers = [unit for unit in release.units.values() if unit != release.server_unit]
     if workers:
-        # a worker has no health page: it is healthy if it stays up. It starts before the activation, so that a release whose workers
-        # can't work is never live, and after the server's first healthy answers, so that a release that can't even start takes no job.
-        # After a rollback right after a release, workers may still be at a last job: systemd starts them when that has ended.
+        # A worker has no health page; it is healthy if it stays up. Workers start before the activation, so that a release with broken
+        # workers never becomes live, and after the server is healthy, so that a release that cannot start takes no jobs.
+        # In a rollback right after a release, workers may still be finishing a job; systemd starts them when it has ended.
         release.systemd.start(*workers, restart=params["restart"], wait=False)
         release.watch(page, params["settle_seconds"])
     return {"changed": True, "status": page.status}
 
 
 def check_memory(release):
-    """Two releases run for a while. Without room for both, the kernel would kill one of them, and it may be the live one."""
+    """Two releases run at the same time. If there is not enough memory, the kernel may kill the live one."""
     live, running = release.layout.live(), release.app_units.running_releases()
     if live not in running or release.id in running:
         return
@@ -99,13 +100,13 @@ def check_memory(release):
     needed, available = memory.used_mb(groups), memory.available_mb()
     if needed > available:
         raise ReleaseError(
-            f"there is no memory for it beside the live release, which takes {needed} MB: {available} MB are left. "
-            "Add memory or swap (base_swap_mb), or have fewer workers"
+            f"not enough memory to start it beside the live release, which uses {needed} MB: only {available} MB are available. "
+            "Add memory or swap (base_swap_mb), or run fewer workers"
         )
 
 
 def install_units(release):
-    """Units are copies: systemd reads them before other disks are mounted."""
+    """Copy the units instead of linking them, because systemd reads them before other disks are mounted."""
     written, replaced = [], False
     for process, unit in release.units.items():
         text = read(release.layout.unit_source(release.id, process))
@@ -127,7 +128,7 @@ def verify_units(release, written):
     if wrong:
         for path in written:
             os.unlink(path)
-        raise ReleaseError(f"systemd does not understand the unit (systemd_service_lines?): {' '.join(wrong)}")
+        raise ReleaseError(f"systemd does not understand the unit ({' '.join(wrong)}). Check systemd_service_lines")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ DOCUMENTATION = r"""
 module: release_stop
 short_description: Stop a release that failed, and return its final log lines
 description:
-  - Stops the release at once, now and at boot, unless it is live. Its workers end their current job first.
-  - Returns the final log lines of the release, printable and of bounded length, and the exception that ended it.
+  - Stops the release immediately and disables it at boot, unless it is live. Its workers finish their current job first.
+  - Returns the final log lines of the release, safe to print and with limited length, and the exception that ended it.
   - In check mode, only reports a change.
 author: The Flaskhost authors (@flaskhost)
 options:
@@ -15,7 +15,9 @@ options:
     type: str
     required: true
   mark_bad:
-    description: Mark the release as bad, for this reason, so that no rollback activates it, and the next release builds it anew. Empty does not mark it.
+    description: >-
+      Reason for which to mark the release as bad, so that no rollback activates it, and the next deployment rebuilds it. If empty, it is
+      not marked.
     type: str
     default: ''
 extends_documentation_fragment: [flaskhost.flaskhost.release]
@@ -27,13 +29,13 @@ EXAMPLES = r"""
     app: shop
     root: /srv/shop
     id: 3f2a91c0de-7b1d22aa
-    mark_bad: /healthz answered 500, for 30 seconds
+    mark_bad: /healthz returned 500 (checked for 30 seconds)
 """
 
 RETURN = r"""
 log: {description: "The release's final log lines, at most 40.", type: str, returned: success}
-cause: {description: "The last Python exception among its last 200 log lines; empty if there is none.", type: str, returned: success}
-reason: {description: Why the release can't be stopped., type: str, returned: failure}
+cause: {description: The last Python exception in its last 200 log lines. Empty if there is none., type: str, returned: success}
+reason: {description: Why the release could not be stopped., type: str, returned: failure}
 """
 
 import contextlib
@@ -49,10 +51,10 @@ def main():
 
 
 def stop(release, params):
-    # podman itself logs what happens to a container
+    # podman logs the output and end of a container under other identifiers
     identifiers = [release.app, "systemd"] if release.layout.runs_in_container(release.id) else []
     lines = journal.final_lines(release.app, release.units.values(), identifiers)
-    # on a disk that is full or read-only, the log lines must still be returned
+    # if the disk is full or read-only, the log lines must still be returned
     with contextlib.suppress(OSError):
         release.layout.mark_bad(release.id, params["mark_bad"])
     started = {*release.app_units.running_releases(), *release.app_units.enabled_releases()}
@@ -63,13 +65,13 @@ def stop(release, params):
 
 
 def kill(release):
-    """The server never got a request: it has nothing to finish, and may hang. Its workers may be at a job."""
+    """Kill the server, which has no requests to finish and may hang. Its workers may be processing a job, so stop them gracefully."""
     release.app_units.stop_and_disable(release.id)
-    for words in (("kill", "--signal=KILL"), ("stop",), ("reset-failed",)):
-        release.systemd.attempt(*words, release.server_unit)
+    for command in (("kill", "--signal=KILL"), ("stop",), ("reset-failed",)):
+        release.systemd.attempt(*command, release.server_unit)
     if release.layout.runs_in_container(release.id):
-        # podman was killed too, before it could remove the container, which would keep its image for ever; of two calls, the first may
-        # only find out that the container is dead
+        # podman was also killed before it could remove the container, which would keep its image forever. The first of two calls may only
+        # detect that the container is dead.
         for _attempt in range(2):
             release.run_command(["podman", "rm", "--force", "--ignore", "--time=0", f"{release.app}-web-{release.id}"])
 

@@ -1,49 +1,48 @@
 #!/usr/bin/python
-"""A service that is up, starts at boot, and runs the configuration that is on disk."""
+"""Make sure that a service is enabled, running, and uses the configuration on disk."""
 
 DOCUMENTATION = r"""
 module: service_current
-short_description: A service that runs the configuration on disk
+short_description: Make sure that a service uses the configuration on disk
 description:
-  - Starts and enables a systemd service, and reloads or restarts it if a configuration file on disk is newer than the
-    last time the service started or reloaded.
-  - If systemd has not read the service's own unit or drop-ins, below C(/etc/systemd/system), since they changed, it is made to.
-  - A service whose socket systemd holds (as Ubuntu has it for ssh) is neither started nor enabled; systemd starts it when
-    it is needed. If that socket's own configuration is newer than the socket, systemd is made to listen anew.
-  - It compares, where a handler remembers. A run that died after it wrote a file and before its handler leaves a daemon
-    that runs old settings for ever; this notices, in the next run.
-  - The configuration is checked first. If the check fails, the service goes on with what it runs.
-  - Where the host's clock was wrong, a time that is still to come tells nothing; the service takes up what is on disk.
+  - Enables and starts a systemd service. Reloads or restarts it if a configuration file on disk is newer than its last start or reload.
+  - Reloads systemd if the service's unit or drop-ins in C(/etc/systemd/system) changed since systemd read them.
+  - A socket-activated service, such as ssh on Ubuntu, is not enabled or started, because systemd starts it on demand. If the configuration
+    of the socket is newer than the socket, the module restarts the socket.
+  - Unlike a handler, the module compares timestamps. If a run is interrupted after it wrote a file and before its handler ran, the service
+    would use the old settings forever. This module detects that in the next run.
+  - The configuration is validated first. If the check fails, the service keeps running with its current configuration.
+  - If a timestamp is in the future, because the host's clock was wrong, the service is reloaded or restarted.
 author: The Flaskhost authors (@flaskhost)
 options:
   name:
-    description: The service, without its suffix.
+    description: The name of the service, without its suffix.
     type: str
     required: true
   config:
-    description: Files and folders (with all below them) that the service reads when it starts or reloads.
+    description: Files and directories (recursively) that the service reads when it starts or reloads.
     type: list
     elements: path
     required: true
   socket_config:
-    description: Files and folders that tell systemd where to listen for the service.
+    description: Files and directories that configure the socket of the service.
     type: list
     elements: path
     default: []
   check:
-    description: Command that exits with 0 if the configuration on disk is good.
+    description: A command that exits with 0 if the configuration on disk is valid.
     type: list
     elements: str
     default: []
   by:
-    description: How the service takes up new configuration.
+    description: How to apply a new configuration.
     type: str
     choices: [reload, restart]
     default: reload
   start:
     description:
-      - Enable and start the service where it isn't running.
-      - V(false) is for one that other units start when they need it. It reads its configuration then.
+      - Whether to enable the service, and start it if it is not running.
+      - Set it to V(false) for a service that other units start on demand.
     type: bool
     default: true
 """
@@ -63,7 +62,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-did: {description: "What was done: C(daemon-reload), C(start), C(enable), C(reload), C(restart), C(listen).", type: list, returned: success}
+did:
+  description: The actions, from C(daemon-reload), C(enable), C(start), C(reload), C(restart) and C(listen) (restart the socket).
+  type: list
+  returned: success
 """
 
 import glob
@@ -90,9 +92,9 @@ def main():
         },
         supports_check_mode=True,
     )
-    # two apps of one host may be deployed at once, and share this: each waits for its turn
+    # two apps on one host may be deployed at the same time, and the service is shared
     try:
-        acquire("host", "bringing a service up to date")
+        acquire("host", "updating a service")
     except LockTimeout as error:
         module.fail_json(msg=f"{error} Nothing was changed.")
     name = module.params["name"]
@@ -108,16 +110,16 @@ def main():
     elif is_behind(socket.up_since, module.params["socket_config"]):
         steps.append("listen")
     current_since = service.changed if module.params["by"] == "reload" else service.up_since
-    # one that is stopped for its socket reads its configuration when it starts again
+    # restarting the socket stops the service, which then reads its configuration when it starts again
     if "listen" not in steps and service.is_up and is_behind(current_since, module.params["config"]):
         steps.append(module.params["by"])
     if steps and not module.check_mode:
-        carry_out(module, name, steps)
+        run_steps(module, name, steps)
     module.exit_json(changed=bool(steps), did=steps)
 
 
 class Unit:
-    """What systemd knows of a unit; times are in microseconds."""
+    """The state of a unit in systemd, with times in microseconds."""
 
     def __init__(self, module, name):
         wanted = ("LoadState", "UnitFileState", "ActiveState", "ActiveEnterTimestamp", "StateChangeTimestamp")
@@ -130,12 +132,12 @@ class Unit:
 
 
 def is_stale(module, unit):
-    """Whether systemd has yet to read the unit's files below /etc."""
+    """Return whether the unit's files in /etc changed since systemd read them."""
     file, drop_ins = f"{UNITS}/{unit}", f"{UNITS}/{unit}.d"
     read = show(module, ("UnitsLoadTimestamp", "UnitsLoadStartTimestamp"))
     if "UnitsLoadTimestamp" in read:
         return is_behind(max(map(microseconds, read.values())), [file, drop_ins])
-    # Before version 250 (Ubuntu 22.04) systemd doesn't say when it last did. Its own word for a stale unit misses files that are new.
+    # Before version 250 (Ubuntu 22.04), systemd does not report when it last read its units, and NeedDaemonReload ignores new files.
     found = show(module, ("NeedDaemonReload", "FragmentPath", "DropInPaths"), unit)
     known = {found.get("FragmentPath"), *found.get("DropInPaths", "").split()}
     new = {path for path in [file, *glob.glob(f"{drop_ins}/*.conf")] if os.path.exists(path)} - known
@@ -149,81 +151,81 @@ def show(module, wanted, *unit):
 
 
 def microseconds(text):
-    """`Sat 2026-11-21 02:30:00.123456 UTC` as systemd prints it."""
-    words = text.split()
-    if len(words) < 3:
+    """Parse a timestamp of systemd, such as `Sat 2026-11-21 02:30:00.123456 UTC`."""
+    parts = text.split()
+    if len(parts) < 3:
         return 0
-    moment = datetime.strptime(f"{words[1]} {words[2]}", "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=timezone.utc)
+    moment = datetime.strptime(f"{parts[1]} {parts[2]}", "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=timezone.utc)
     return int(moment.timestamp() * 1_000_000)
 
 
 def is_behind(since, paths):
-    """Whether what the service took up at this time may be older than what is on disk. Where nothing is, nothing is to be taken up."""
+    """Return whether the configuration on disk may be newer than the given time. If no file exists, it is not."""
     now = time.time_ns() // 1000
     newest = max(map(changed_at, entries(paths)), default=0)
     return newest > 0 and (since > now or newest > since)
 
 
 def entries(paths):
-    """The paths, and all below them."""
+    """Yield the paths and everything below them."""
     for path in paths:
         yield path
-        for parent, _folders, names in os.walk(path):
+        for parent, _directories, names in os.walk(path):
             yield from [parent, *(os.path.join(parent, name) for name in names)]
 
 
 def changed_at(path):
-    """When its content, owner or mode last changed, or something in it came or went; in microseconds."""
+    """Return when the content, owner, mode or directory entries last changed, in microseconds."""
     try:
         return max(os.lstat(path).st_ctime_ns, os.stat(path).st_ctime_ns) // 1000
     except OSError:
         return 0
 
 
-def note_change(paths):
-    """Their change is now: of what a clock that was wrong dated into the future, and of what a service didn't take up."""
+def touch(paths):
+    """Set the change time of the paths to now: for timestamps in the future, and for configuration that a service did not apply."""
     for path in paths:
         if os.path.exists(path):
-            seen = os.stat(path)
-            os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+            found = os.stat(path)
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
-def carry_out(module, name, steps):
+def run_steps(module, name, steps):
     config = module.params["config"] + module.params["socket_config"]
     now = time.time_ns() // 1000
-    note_change(path for path in entries(config) if changed_at(path) > now)
+    touch(path for path in entries(config) if changed_at(path) > now)
     check = module.params["check"]
     if check:
         code, out, err = module.run_command(check)
         if code != 0:
             module.fail_json(
-                msg=f"{name}: the configuration on disk is not valid, so {name} goes on with the one it runs. "
-                f"{' '.join(check)} said: {(err or out).strip()}"
+                msg=f"{name}: the configuration on disk is not valid, so {name} keeps running with its current one. "
+                f"Output of `{' '.join(check)}`: {(err or out).strip()}"
             )
     for step in steps:
         if step == "listen":
-            listen_anew(module, name)
+            restart_socket(module, name)
         elif step == "daemon-reload":
             run(module, name, "systemctl", step)
         else:
             run(module, name, "systemctl", step, name)
 
 
-def listen_anew(module, name):
-    """A socket can't start while its service is up; sessions of sshd go on without their parent."""
+def restart_socket(module, name):
+    """Stop the service too, because a socket cannot start while its service is running. Sessions of sshd survive the stop."""
     run(module, name, "systemctl", "daemon-reload")
     run(module, name, "systemctl", "stop", f"{name}.socket", f"{name}.service")
     code, out, err = module.run_command(["systemctl", "start", f"{name}.socket"])
     if code != 0:
         run(module, name, "systemctl", "start", f"{name}.service")
-        module.fail_json(msg=f"systemd can't listen for {name} ({(err or out).strip()}); {name} itself does so now")
+        module.fail_json(msg=f"systemd cannot start {name}.socket ({(err or out).strip()}). {name}.service was started instead.")
 
 
 def run(module, name, *command):
     code, out, err = module.run_command(list(command))
     if code != 0:
-        # to systemd, a reload that failed is a change of state like any other; the next run must not take it for a good one
-        note_change(module.params["config"])
+        # systemd records a failed reload as a state change, which the next run must not mistake for a successful one
+        touch(module.params["config"])
         log = module.run_command(["journalctl", "--unit", name, "--lines=10", "--no-pager", "--output=cat"])[1]
         module.fail_json(msg=f"`{' '.join(command)}` failed: {(err or out).strip()}\n{printable(shortened(log.strip()))}")
 

@@ -1,17 +1,17 @@
 #!/usr/bin/python
-"""The ssh session by which Ansible came to this host, as a fact."""
+"""Return the SSH session that Ansible uses as a fact."""
 
 DOCUMENTATION = r"""
 module: session_info
-short_description: The ssh session by which Ansible came to the host
+short_description: Return the SSH session that Ansible uses
 description:
-  - Finds the session also where sudo has removed C(SSH_CONNECTION) from the environment, so that roles which change sshd or the firewall
-    never shut it out. It changes nothing.
+  - Finds the session even if sudo has removed C(SSH_CONNECTION) from the environment. Roles that change sshd or the firewall use it to
+    avoid locking out the operator. It changes nothing.
 author: The Flaskhost authors (@flaskhost)
 """
 
 EXAMPLES = r"""
-- name: Identify this ssh session
+- name: Find the SSH session
   flaskhost.flaskhost.session_info:
 """
 
@@ -26,8 +26,8 @@ ansible_facts:
       type: dict
       returned: always
       contains:
-        address: {description: The client's address as this host sees it; empty if this is no ssh session., type: str, returned: always}
-        port: {description: The port of this host that it uses; 0 if this is no ssh session., type: int, returned: always}
+        address: {description: The client's address as seen by the host. Empty if there is no SSH session., type: str, returned: always}
+        port: {description: The port on the host. 0 if there is no SSH session., type: int, returned: always}
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -1,20 +1,21 @@
 #!/usr/bin/python
-"""A venv, built without root and without trust in what it is built of."""
+"""Build a venv from untrusted packages, without root privileges."""
 
 DOCUMENTATION = r"""
 module: venv
-short_description: Build a venv as a user of its own
+short_description: Build a venv as an unprivileged user
 description:
-  - Two scripts make the venv, each as a transient unit in the sandbox that it is given. The first fetches packages into the app's cache,
-    C(/var/cache/APP-build), and runs no code of theirs; the second may run such code, can't write to that cache, and works in one that is gone
-    afterwards. So a package can't change what a later build installs. Where nothing is left to build, O(finish) takes the place of the second
-    script; code of packages may run in it, and it gets no credential of the package index.
-  - The venv is made in a directory that only root can enter, and shown to the scripts at its later place. When they and all their processes
-    have ended, it becomes root's, readable for the app's group, and is moved there. It is whole when it has a file C(complete).
+  - Two scripts build the venv, each in a transient unit with the lines in O(sandbox). The first fetches packages into the app's cache,
+    C(/var/cache/APP-build), and runs no code from packages. The second may run such code. It cannot write to that cache, and uses a
+    temporary cache instead, so a package cannot affect later builds. If nothing is left to build, O(finish) runs instead of the second
+    script. It may run code from packages, and gets no credentials of the package index.
+  - The venv is built in a directory that only root can enter, and mounted at its final path for the scripts. When all processes of the
+    scripts have ended, the module changes the owner to root, makes the venv readable for the app's group, and moves it to its final path.
+    The venv is complete when it contains a file C(complete).
 author: The Flaskhost authors (@flaskhost)
 options:
   app:
-    description: The app; its lock is held, and the scripts run as user C(APP-build).
+    description: The name of the app. The module holds the app's lock, and the scripts run as the user C(APP-build).
     type: str
     required: true
   root:
@@ -26,38 +27,38 @@ options:
     type: str
     required: true
   release:
-    description: The release whose source it is for; the scripts find it in C(ROOT/releases/ID/app).
+    description: The ID of the release that needs the venv. The scripts find its source in C(ROOT/releases/ID/app).
     type: str
     required: true
   sandbox:
-    description: Lines of the units' [Service] section.
+    description: Lines for the [Service] section of the units.
     type: list
     elements: str
     required: true
   environment:
-    description: Environment of all scripts.
+    description: Environment variables for all scripts.
     type: dict
     required: true
   index:
-    description: Further environment of O(fetch) and O(build), which may have credentials.
+    description: Additional environment variables for O(fetch) and O(build). They can contain credentials.
     type: dict
     required: true
   fetch:
     description:
-      - The script that runs no code of a package. If it fails, the other one has all to do.
-      - It exits with 100 if the source itself is yet to be built, and with 0 if nothing is.
+      - The first script, which must not run code from packages. If it fails, O(build) must do all of the work.
+      - It must exit with 0 if nothing is left to build, and with 100 if only the source itself is left to build.
     type: str
     required: true
   build:
-    description: The script that may run such code.
+    description: The second script, which may run code from packages.
     type: str
     required: true
   finish:
-    description: What runs after O(build), or instead of it.
+    description: The script to run after O(build), or instead of it.
     type: str
     required: true
   seconds:
-    description: How long each may take.
+    description: Maximum run time of each script in seconds.
     type: int
     required: true
 """
@@ -79,7 +80,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-stdout: {description: "The end of what the scripts printed, at most 64 KiB.", type: str, returned: failure}
+stdout: {description: "The end of the output of the scripts, at most 64 KiB.", type: str, returned: failure}
 """
 
 import grp
@@ -93,7 +94,7 @@ from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import Lo
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.sandbox import SandboxError, failure, run
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import remove, seal
 
-# of the script that fetches: all but the source is there
+# exit code of the fetch script: only the source is left to build
 SOURCE_LEFT = 100
 
 
@@ -119,7 +120,7 @@ def main():
     os.umask(0o022)
     venv = Venv(module.params)
     try:
-        # a run whose connection broke may have left a build at work: take what it made
+        # a run that lost its connection may have left a build running; wait for it and use its result
         acquire(module.params["app"], "building the venv")
         if venv.is_complete():
             module.exit_json(changed=False)
@@ -131,7 +132,7 @@ def main():
     except OSError as error:
         module.fail_json(msg=f"{error.filename or venv.path}: {error.strerror or error}")
     finally:
-        # half a venv is of no use, and on a disk that is full what serves needs the room
+        # a partial venv is useless, and if the disk is full, the services need the space
         venv.remove_unfinished()
     module.exit_json(changed=True)
 
@@ -146,7 +147,7 @@ class Venv:
     def __init__(self, params):
         self.params, self.layout = params, Layout(params["root"], params["app"])
         self.path = self.layout.venv(params["key"])
-        # in a directory that only root can enter
+        # only root can enter the parent directory
         self.building = self.layout.building_venv(params["key"])
         self.environment = f"{self.building}.env"
 
@@ -155,10 +156,10 @@ class Venv:
 
     def make(self):
         self.remove_unfinished()
-        # others pass through to their own venv, and see no other's name
+        # other users can traverse the directory to their own venv, but cannot list it
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         os.chmod(os.path.dirname(self.path), 0o711)
-        # where the scripts see it; empty for everybody else
+        # the mount point for the scripts; it stays empty for all other processes
         os.mkdir(self.path, 0o711)
         os.makedirs(os.path.dirname(self.building), mode=0o700, exist_ok=True)
         os.mkdir(self.building, 0o700)
@@ -177,9 +178,9 @@ class Venv:
         self.seal()
 
     def step(self, name, script, environment, lines):
-        """The script's exit code; only that of the second one has to be 0."""
+        """Run a script and return its exit code. Raise BuildFailed if the second script fails."""
         source, unpacked = self.layout.release(self.params["release"], "app"), self.layout.building(self.params["release"])
-        # the script and its environment may name URLs with credentials: neither is in a command line, which everybody can read
+        # the script and its environment may contain credentials, so they must not appear in a command line, which every user can read
         with open(self.environment, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             values = {**self.params["environment"], **environment, "SCRIPT": script}
             file.writelines(f"{key}={quoted(value)}\n" for key, value in values.items())
@@ -210,7 +211,7 @@ class Venv:
 
 
 def quoted(value):
-    """As systemd reads a value in an EnvironmentFile."""
+    """Quote a value for a systemd EnvironmentFile."""
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
     return f'"{escaped}"'
 

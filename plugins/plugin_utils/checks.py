@@ -1,4 +1,4 @@
-"""Rules that several roles use in their meta/rules.py. Each returns None if the value is allowed, else what is allowed."""
+"""Rules that several roles use in their meta/rules.py. Each returns None if the value is allowed, otherwise what is allowed."""
 
 import os
 import re
@@ -6,17 +6,20 @@ import re
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import networks as lists
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.paths import directories, find
 
-FILE = "it must be a file on this controller. A relative path is looked for in the inventory's directory, the two above it, and the working directory."
+FILE = (
+    "it must be a file on this controller. A relative path is looked up in the inventory's directory, in the two directories above it, "
+    "and in the working directory."
+)
 
 
 def matches(pattern, allowed, or_empty=False):
-    """Make a rule: the whole value matches a pattern, or is empty."""
+    """Return a rule: the whole value must match the pattern, or may be empty with `or_empty`."""
     compiled = re.compile(pattern)
     return lambda value, _settings: None if (or_empty and not value) or compiled.fullmatch(str(value)) else allowed
 
 
 def networks(value, settings):
-    """Each entry is an address, a network or a file of such, as the filter `addresses` reads them."""
+    """Each entry must be an address, a network or a file of them, as in the filter `addresses`."""
     try:
         list(lists.networks(value, directories(settings)))
     except (ValueError, OSError) as error:
@@ -25,9 +28,9 @@ def networks(value, settings):
 
 
 def file_on_controller(value, settings):
-    return None if not value or is_file(value, settings) else f"{FILE} It may be empty."
+    return None if not value or is_file(value, settings) else f"{FILE} It can also be empty."
 
 
 def is_file(path, settings):
-    """Whether there is such a file where the filter `find_file` looks for it."""
+    """Return whether the filter `find_file` finds the file."""
     return os.path.isfile(find(str(path), directories(settings)))

@@ -1,4 +1,4 @@
-"""Identify what an app's venv is built from, from the source's archive."""
+"""Compute a digest of everything in the source's archive that an app's venv is built from."""
 
 import contextlib
 import hashlib
@@ -9,12 +9,12 @@ from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archive
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError
 
 DEPENDENCY_FILES = ("uv.lock", "requirements.txt", "pyproject.toml", "setup.py")
-# a lock file of a large project has a few
+# the lock file of a large project has a few MB
 MAX_TEXT_MB = 32
 
 
 class Dependencies:
-    """The inputs of a venv. The venv of a project that installs itself holds the project's own code."""
+    """The inputs of a venv. If a project installs itself, its venv also contains the project's code, so the whole version is an input."""
 
     def __init__(self, tar, members, version):
         self.tar, self.version, self.seen, self.room = tar, version, {}, MAX_TEXT_MB * 2**20
@@ -30,19 +30,19 @@ class Dependencies:
         return hashlib.sha256(repr([name, inputs]).encode()).hexdigest()[:16]
 
     def read(self, name):
-        """Return the text of a file of the archive, following links within it; empty if it is missing."""
+        """Return the text of a file in the archive, or an empty string if it is missing. Follow links inside the archive."""
         member = self.member(name)
         if not member:
             return ""
         self.room -= member.size
         if self.room < 0:
             raise SourceError(
-                f"app_source: {name!r} brings its Procfile and its lists of dependencies to more than {MAX_TEXT_MB} MB. Make it smaller."
+                f"app_source: with {name!r}, the source's Procfile and dependency files are larger than {MAX_TEXT_MB} MB. Make it smaller."
             )
         return self.tar.extractfile(member).read().decode(errors="replace")
 
     def member(self, name):
-        with contextlib.suppress(archives.Outside, archives.Circle):
+        with contextlib.suppress(archives.Outside, archives.LinkLoop):
             found = self.members.get(archives.resolve(name, self.links)[-1])
             return found if found and found.isfile() and not name.startswith("/") else None
 
@@ -51,8 +51,8 @@ class Dependencies:
         return "[build-system]" in text and not re.search(r"^package\s*=\s*false", text, re.MULTILINE)
 
     def read_requirements(self, name):
-        """Whether the requirements name a part of the source itself; reads all files that they include."""
-        itself, names = False, [name]
+        """Return whether the requirements install a part of the source itself. Read all files that they include."""
+        installs_source, names = False, [name]
         while names:
             name = names.pop()
             if name in self.seen:
@@ -63,5 +63,5 @@ class Dependencies:
                 if include:
                     names.append(os.path.normpath(os.path.join(os.path.dirname(name), include[1])))
                 elif re.match(r"(-e|--editable|\.|/|file:)|.*@ *file:", line.strip()):
-                    itself = True
-        return itself
+                    installs_source = True
+        return installs_source

@@ -1,6 +1,6 @@
-"""The controller's half of the deploy lock: who this run is, and whether another holder on this controller has died.
+"""The controller side of the deploy lock: identify this run, and detect whether another run on this controller has died.
 
-The lock itself is described in module_utils/deploy_lock.py.
+module_utils/deploy_lock.py describes the lock.
 """
 
 import getpass
@@ -13,14 +13,14 @@ def held_message(other, args):
     since = time.strftime("%H:%M:%S UTC", time.gmtime(other["since"]))
     minutes = int(args.get("lock_expires_seconds", 1800)) // 60
     return (
-        f"{other['who']} has been at work here since {since}: {other['what']}. Nothing was touched. Wait for that "
-        f"run to end, then run this again. The lock of a run that died expires {minutes} minutes after it "
-        f"was acquired; if you are sure that it died, remove {args['root']}/lock on the host."
+        f"{other['who']} has held the deploy lock since {since}: {other['what']}. Nothing was changed. Wait until that run ends, and "
+        f"run this again. If that run has died, its lock expires {minutes} minutes after it was acquired. If you are sure that it "
+        f"has died, you can remove {args['root']}/lock on the host."
     )
 
 
 def holder():
-    # the playbook's process: this code runs in one of its forks
+    # the playbook's process, because this code runs in a fork of it
     pid = os.getppid()
     return {
         "who": f"{getpass.getuser()}@{socket.gethostname()}",
@@ -41,7 +41,7 @@ def controller():
 
 
 def started(pid):
-    """When a process started, in clock ticks since boot: the same number may be another process by now."""
+    """Return when a process started, in clock ticks since boot. It distinguishes the process from a later one with the same ID."""
     try:
         with open(f"/proc/{pid}/stat") as handle:
             return handle.read().rpartition(")")[2].split()[19]

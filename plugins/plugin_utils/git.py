@@ -1,4 +1,4 @@
-"""Run git on the controller, on a repository that is not trusted: neither its content nor its configuration makes git run a program."""
+"""Run git on the controller in an untrusted repository: neither its content nor its configuration can make git run a program."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from ansible_collections.flaskhost.flaskhost.plugins.module_utils import command
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError
 
 GIT_SECONDS = 1800
-# they outrank a repository's own configuration
+# settings on the command line override the repository's own configuration
 SETTINGS = (
     "core.fsmonitor=false",
     "core.hooksPath=/dev/null",
@@ -20,42 +20,42 @@ SETTINGS = (
 )
 GIT = ["git", *(word for setting in SETTINGS for word in ("-c", setting))]
 PROTOCOLS = "https:http:ssh:git:file"
-# such as git sets for its hooks: another repository would be read
+# git sets such variables for its hooks; with them, git would read another repository
 GIT_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE", "GIT_PREFIX")
-AT_URL = "Check the URL, and that this controller may read it (ssh key, token)."
-IN_WORKING_COPY = "Make `git status` succeed in it for the user who deploys."
+URL_REMEDY = "Check the URL, and that this controller has access to it (SSH key, token)."
+WORKING_COPY_REMEDY = "Make sure that `git status` succeeds in this directory for the user who deploys."
 
 
-def git(*words, environment=()):
-    """Run git with these arguments; return (its output, its messages)."""
+def git(*arguments, environment=()):
+    """Run git with these arguments. Return its stdout and its stderr."""
     try:
         process = subprocess.Popen(
-            [*GIT, *words],
+            [*GIT, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=git_environment() | dict(environment),
         )
     except FileNotFoundError:
-        raise SourceError("app_source: git is not installed on this controller, and is needed to read it. Install git.") from None
+        raise SourceError("app_source: git is not installed on this controller. Install it to read the source.") from None
     with process, command.deadline(process, GIT_SECONDS) as late:
-        out, said = process.communicate()
-    said = said.decode(errors="replace")
+        output, errors = process.communicate()
+    errors = errors.decode(errors="replace")
     if late.is_set():
         raise too_slow()
     if process.returncode != 0:
-        raise git_problem(said, IN_WORKING_COPY if words[0] == "-C" else AT_URL)
-    # a name may be of any bytes
-    return out.decode(errors="surrogateescape"), said
+        raise git_problem(errors, WORKING_COPY_REMEDY if arguments[0] == "-C" else URL_REMEDY)
+    # file names can contain any bytes
+    return output.decode(errors="surrogateescape"), errors
 
 
 @contextlib.contextmanager
-def output_of_git(clone, *words):
-    """Stream the output of a git command. Git is killed after GIT_SECONDS, or when the reader fails."""
+def output_of_git(clone, *arguments):
+    """Stream the output of a git command. Kill git after GIT_SECONDS, or if the reader fails."""
     with (
-        tempfile.TemporaryFile() as said,
+        tempfile.TemporaryFile() as errors,
         subprocess.Popen(
-            [*GIT, f"--git-dir={clone}", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=git_environment()
+            [*GIT, f"--git-dir={clone}", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=git_environment()
         ) as process,
         command.deadline(process, GIT_SECONDS) as late,
     ):
@@ -66,35 +66,37 @@ def output_of_git(clone, *words):
             command.kill_all(process)
             if not isinstance(error, tarfile.TarError):
                 raise
-            # git knows better why it has stopped
+            # git's own error explains the truncated archive better
             broken = error
         code = process.wait()
         if late.is_set():
             raise too_slow()
         if code != 0:
-            said.seek(0)
-            raise git_problem(said.read().decode(errors="replace"), AT_URL)
+            errors.seek(0)
+            raise git_problem(errors.read().decode(errors="replace"), URL_REMEDY)
         if broken:
             raise broken
 
 
 def git_environment():
-    ours = {
+    settings = {
         "GIT_ALLOW_PROTOCOL": PROTOCOLS,
         "GIT_LITERAL_PATHSPECS": "1",
-        # or a repository could put another commit in the place of the one that app_version names
+        # a repository's replacement objects could substitute another commit for the one that app_version names
         "GIT_NO_REPLACE_OBJECTS": "1",
         "GIT_TERMINAL_PROMPT": "0",
         "LC_ALL": "C",
     }
-    return {name: value for name, value in os.environ.items() if name not in GIT_ELSEWHERE} | ours
+    return {name: value for name, value in os.environ.items() if name not in GIT_ELSEWHERE} | settings
 
 
 def too_slow():
-    return SourceError(f"app_source: git has not read it within {GIT_SECONDS // 60} minutes. Try the same with `git clone`.")
+    return SourceError(
+        f"app_source: git did not finish within {GIT_SECONDS // 60} minutes. Check whether `git clone` works on this controller."
+    )
 
 
-def git_problem(said, remedy):
-    lines = said.strip().splitlines() or ["it failed without a message"]
+def git_problem(errors, remedy):
+    lines = errors.strip().splitlines() or ["git failed without a message"]
     why = next((line for line in lines if line.startswith(("fatal: ", "error: "))), lines[-1])[:500]
-    return SourceError(f"app_source: git could not read it ({why}). {remedy}")
+    return SourceError(f"app_source: git cannot read the source ({why}). {remedy}")

@@ -1,4 +1,4 @@
-"""The checks of the host itself: clock, disks, memory, packages, services, firewall, DNS. Each yields its findings from a host's report."""
+"""Checks of the host itself: clock, disks, memory, packages, services, firewall, DNS. Each yields findings from the host's report."""
 
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.finding import bad, note, ok
 
@@ -6,118 +6,124 @@ from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.finding import
 def clock(report, limits):
     ahead = report["ahead"]
     if abs(ahead) > limits["clock_seconds"]:
-        off = f"{abs(ahead):.0f} seconds {'ahead of' if ahead > 0 else 'behind'} this machine's"
-        yield bad("clock", off, "See `timedatectl` on both: certificates and package lists are refused where the time is wrong.")
+        offset = f"{abs(ahead):.0f} seconds {'ahead of' if ahead > 0 else 'behind'} the controller's clock"
+        yield bad("clock", offset, "Check `timedatectl` on both. Certificates and package lists are rejected if the clock is wrong.")
     elif not report["synchronized"]:
-        yield note("clock", "right, but nothing keeps it so", "Run provision.yml; if it says this again, see `timedatectl` on the host.")
+        fix = "Run provision.yml. If this message remains, check `timedatectl` on the host."
+        yield note("clock", "correct, but not synchronized", fix)
     else:
-        yield ok("clock", "right, and kept so")
+        yield ok("clock", "correct and synchronized")
 
 
 def disks(report, limits):
     for path, disk in report["disks"].items():
         size = f"{disk['free_mb']} of {disk['total_mb']} MB are free"
         if disk["read_only"]:
-            yield bad(f"disk {path}", "read-only", "Linux makes it so when a disk fails: see `dmesg` on the host, mend it, mount it again.")
+            fix = (
+                "Linux remounts a file system read-only when a disk fails. Check `dmesg` on the host, repair the disk, and mount it again."
+            )
+            yield bad(f"disk {path}", "read-only", fix)
         elif disk["free_mb"] < limits["disk_mb"]:
-            yield bad(f"disk {path}", size, "See `du -xh --max-depth=2 /` on the host; a lower release_keep frees some with each release.")
+            fix = "Check `du -xh --max-depth=2 /` on the host. With a lower release_keep, each release removes more old releases."
+            yield bad(f"disk {path}", size, fix)
         elif disk["free_inodes_percent"] < limits["inodes_percent"]:
-            few = f"{disk['free_inodes_percent']} % of its inodes are free"
-            yield bad(f"disk {path}", few, "Too many small files: see `du --inodes -x --max-depth=2 /` on the host.")
+            inodes = f"{disk['free_inodes_percent']} % of its inodes are free"
+            yield bad(f"disk {path}", inodes, "There are too many small files. Check `du --inodes -x --max-depth=2 /` on the host.")
         else:
             yield ok(f"disk {path}", size)
 
 
 def memory(report, releases):
-    left, needed = report["memory"]["available_mb"], releases["memory_mb"]
-    words = f"{left} MB can be had, the app takes {needed} MB"
-    if left < needed:
-        cure = "In a release two run for a while. Add memory or swap (base_swap_mb), or have fewer workers."
-        yield bad("memory", words, cure)
+    available, used = report["memory"]["available_mb"], releases["memory_mb"]
+    usage = f"{available} MB are available, the app uses {used} MB"
+    if available < used:
+        fix = "During a release, the old and the new release run at the same time. Add memory or swap (base_swap_mb), or run fewer workers."
+        yield bad("memory", usage, fix)
     else:
-        yield ok("memory", words)
+        yield ok("memory", usage)
 
 
 def apt(report):
     held, broken = report["apt"]["held_by"], report["apt"]["broken"]
     if broken:
-        yield bad("packages", f"half installed: {', '.join(broken)}", "On the host: `dpkg --configure -a && apt-get install --fix-broken`.")
+        fix = "Run `dpkg --configure -a && apt-get install --fix-broken` on the host."
+        yield bad("packages", f"partially installed: {', '.join(broken)}", fix)
     elif held:
-        yield note("packages", f"{held} is at work", "A run waits for it, base_apt_lock_seconds at most.")
+        yield note("packages", f"{held} holds the lock of apt", "A run waits up to base_apt_lock_seconds for it.")
     else:
-        yield ok("packages", "none half installed, apt is free")
+        yield ok("packages", "none partially installed, apt is not locked")
 
 
 def upgrades(report):
-    """What is installed and not yet in force."""
+    """Report upgrades that are installed but not yet in use."""
     if report["reboot_for"]:
-        cure = "Reboot the host when it suits you (the site is away meanwhile), or let it do so by itself at base_reboot_time."
-        yield note("upgrades", f"a reboot is asked for by {', '.join(report['reboot_for'])}", cure)
+        fix = "Reboot the host at a suitable time (the site is down meanwhile), or set base_reboot_time to let it reboot automatically."
+        yield note("upgrades", f"reboot required by {', '.join(report['reboot_for'])}", fix)
     elif report["outdated"]:
-        cure = "`systemctl restart` each on the host; a release is started anew by the next one."
-        yield note("upgrades", f"what they replaced still runs: {', '.join(report['outdated'])}", cure)
+        fix = "Run `systemctl restart` for each on the host. The next release replaces the processes of the live release."
+        yield note("upgrades", f"still running code from before the upgrade: {', '.join(report['outdated'])}", fix)
     else:
-        yield ok("upgrades", "all in force")
+        yield ok("upgrades", "all in use")
 
 
 def services(report):
     for name, state in report["services"].items():
         if state == "active":
-            yield ok(name, "runs")
+            yield ok(name, "running")
         else:
-            yield bad(name, state, f"provision.yml starts it; if it does not stay up, `journalctl -u {name}` on the host tells why.")
+            yield bad(name, state, f"Run provision.yml to start it. If it does not stay up, `journalctl -u {name}` on the host shows why.")
     if report["firewall"] and report["lists"]:
         yield ok("firewall", "active")
     elif report["firewall"]:
-        yield bad("firewall", "its lists are not loaded: nobody is blocked, and every address may use what is open", "Run provision.yml.")
+        problem = "its address lists are not loaded: no address is blocked, and every address can connect to the open ports"
+        yield bad("firewall", problem, "Run provision.yml.")
     else:
         yield bad("firewall", "not active: every port is open", "Run provision.yml.")
     for unit in report["failed_units"]:
-        yield note("unit", f"{unit} has failed", f"`systemctl status {unit}` on the host tells why.")
+        yield note("unit", f"{unit} has failed", f"`systemctl status {unit}` on the host shows why.")
 
 
 def listening(report):
-    """What listens is let in, and what is let in listens."""
-    heard = {f"{entry['port']}/{entry['proto']}": entry for entry in report["listening"]}
-    shut = [f"{port} ({entry['program']})" for port, entry in heard.items() if not any(lets_in(door, entry) for door in report["opened"])]
-    idle = [door for door in report["opened"] if not any(lets_in(door, entry) for entry in report["listening"])]
-    if shut:
-        cure = "Only the firewall keeps others out. Stop what nobody needs, let it listen on 127.0.0.1, or open it in ufw_rules."
-        yield note("listening", f"and not let in: {first_of(shut)}", cure)
-    if idle:
-        ports = ", ".join(f"{door['first']}/{door['proto']}" for door in idle)
-        yield note(
-            "listening", f"nothing, though the firewall lets in: {ports}", "Take it out of ufw_rules, or start what should listen there."
-        )
-    if not shut and not idle:
-        yield ok("listening", first_of([f"{port} {entry['program']}" for port, entry in heard.items()]))
+    """Compare the ports that programs listen on with the ports that the firewall allows."""
+    ports = {f"{entry['port']}/{entry['proto']}": entry for entry in report["listening"]}
+    blocked = [f"{port} ({entry['program']})" for port, entry in ports.items() if not any(allows(rule, entry) for rule in report["opened"])]
+    unused = [rule for rule in report["opened"] if not any(allows(rule, entry) for entry in report["listening"])]
+    if blocked:
+        fix = "Only the firewall protects these ports. Stop the program, let it listen on 127.0.0.1, or allow the port in ufw_rules."
+        yield note("listening", f"on ports that the firewall blocks: {first_of(blocked)}", fix)
+    if unused:
+        allowed = ", ".join(f"{rule['first']}/{rule['proto']}" for rule in unused)
+        fix = "Remove the rule from ufw_rules, or start the program that should listen there."
+        yield note("listening", f"no program listens on ports that the firewall allows: {allowed}", fix)
+    if not blocked and not unused:
+        yield ok("listening", first_of([f"{port} {entry['program']}" for port, entry in ports.items()]))
 
 
 def first_of(names, count=10):
-    """On one line, however many there are: an app can listen on thousands of ports."""
+    """Join the first names on one line: an app can listen on thousands of ports."""
     more = [f"and {len(names) - count} more"] if len(names) > count else []
     return ", ".join(names[:count] + more)
 
 
-def lets_in(door, entry):
-    return door["proto"] == entry["proto"] and door["first"] <= entry["port"] <= door["last"]
+def allows(rule, entry):
+    return rule["proto"] == entry["proto"] and rule["first"] <= entry["port"] <= rule["last"]
 
 
 def dns(report):
     own = {*report["addresses"], *report["host_addresses"]}
     for name, found in report["domain_addresses"].items():
         if not found:
-            yield bad(f"name {name}", "not in the DNS", f"Add an A record for it, to {' or '.join(report['host_addresses'])}.")
+            yield bad(f"name {name}", "no DNS record", f"Add an A record that points to {' or '.join(report['host_addresses'])}.")
         elif not own & {*found}:
-            cure = "Mend its A and AAAA records; where a balancer or a CDN stands before the host, it is right so."
-            yield note(f"name {name}", f"leads to {', '.join(found)}, which is not this host", cure)
+            fix = "Correct its A and AAAA records. If a load balancer or a CDN is in front of the host, this is expected."
+            yield note(f"name {name}", f"resolves to {', '.join(found)}, which is not this host", fix)
         else:
-            yield ok(f"name {name}", f"leads to {', '.join(found)}")
+            yield ok(f"name {name}", f"resolves to {', '.join(found)}")
 
 
 def ports(report):
     for port, why in report["closed_ports"].items():
-        cure = "See that no firewall before the host (the cloud's own) shuts it, and that provision.yml ran."
-        yield bad(f"port {port}", f"can't be reached from this machine: {why}", cure)
+        fix = "Check that no firewall in front of the host, such as the cloud provider's, blocks it, and that provision.yml has run."
+        yield bad(f"port {port}", f"unreachable from the controller: {why}", fix)
     if not report["closed_ports"]:
-        yield ok("ports", "open to this machine")
+        yield ok("ports", "reachable from the controller")

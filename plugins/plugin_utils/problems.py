@@ -1,4 +1,4 @@
-"""What preflight reports: a setting, its value, what is allowed, and the file and line to change."""
+"""The problems that preflight reports: a setting, its value, what is allowed, and the file and line to change."""
 
 import glob
 import os
@@ -6,13 +6,13 @@ import re
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import credentials
 
-# the directory that holds the collection, also if it was found by a link: messages name the owner's own files
+# realpath, because the collection may be found through a link, but messages must name the operator's own files
 PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 UNREADABLE = object()
 
 
 class Problem:
-    """A setting whose value is not allowed. The value None stands for a setting that is missing."""
+    """A setting whose value is not allowed. The value None means that the setting is missing."""
 
     def __init__(self, name, value, allowed):
         self.name, self.value, self.allowed = name, value, allowed
@@ -24,21 +24,30 @@ class Problem:
         if self.value is None:
             return "is not set"
         if self.value is UNREADABLE:
-            return "can't be read"
-        # a password in a URL is one, wherever the URL is
-        whole = credentials.without_credential if isinstance(self.value, str) else credentials.without_credentials
-        return "is wrong" if is_secret(self.name) else f"is {whole(repr(self.value))}"
+            return "cannot be read"
+        # a value of any type can contain a URL with a password
+        redact = credentials.without_credential if isinstance(self.value, str) else credentials.without_credentials
+        return "is invalid" if is_secret(self.name) else f"is {redact(repr(self.value))}"
 
 
 class UnknownName(Problem):
-    """A name that no role knows."""
+    """A variable that is not a setting of any role."""
 
-    def __init__(self, name, near):
-        hint = f"Did you mean {near[0]}?" if near else "docs/variables.md has all that there are."
-        super().__init__(name, None, f"there is no setting of this name. {hint}")
+    def __init__(self, name, similar=""):
+        hint = f"Did you mean {similar}?" if similar else "docs/variables.md lists all settings."
+        super().__init__(name, None, f"no such setting exists. {hint}")
 
     def text(self, sources):
-        return f"- {self.name}: {self.allowed}\n  It is set in {sources.of(self.name) or 'no file of this inventory; on the command line?'}"
+        place = sources.of(self.name) or "no file of this inventory. It may be set on the command line"
+        return f"- {self.name}: {self.allowed}\n  It is set in {place}."
+
+
+class RenamedSetting(UnknownName):
+    """The old name of a setting that was renamed."""
+
+    def __init__(self, name, new_name):
+        super().__init__(name)
+        self.allowed = f"this setting was renamed to {new_name}. Use that name."
 
 
 def is_secret(name):
@@ -46,7 +55,7 @@ def is_secret(name):
 
 
 class Sources:
-    """Where a variable is set, or would be: the files of the inventory outrank those of the project."""
+    """The files in which a variable is or can be set. Files of the inventory take precedence over those of the project."""
 
     def __init__(self, settings):
         inventory = str(settings.get("inventory_dir") or ".")
@@ -54,7 +63,8 @@ class Sources:
         if os.path.isdir(f"{PROJECT}/group_vars"):
             self.best += " or group_vars/all/app.yml"
         directories = (f"{inventory}/host_vars/**", f"{inventory}/group_vars/**", f"{PROJECT}/group_vars/**", inventory)
-        # an inventory may lie in a directory that holds anything, such as a clone of this project, whose links lead back to its top
+        # The inventory's own directory is not searched recursively: it can contain anything, even a clone of this project, whose links
+        # point back to its top directory.
         self.files = [path for directory in directories for path in sorted(glob.glob(f"{directory}/*.y*ml", recursive=True))]
 
     def of(self, name):

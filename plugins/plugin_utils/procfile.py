@@ -1,4 +1,4 @@
-"""The Procfile of an app: its types of process, and the command of each."""
+"""Read an app's Procfile: process types and their commands."""
 
 import difflib
 import re
@@ -7,17 +7,17 @@ import subprocess
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text as texts
 
 PROCESS = re.compile(r"([A-Za-z0-9_-]+)\s*:\s*(\S.*)")
-# of a Procfile, in a message
+# maximum number of characters of a Procfile in a message
 SHOWN = 200
 SHELL_SECONDS = 10
 
 
 class ProcfileError(ValueError):
-    """What is wrong with it, and the remedy."""
+    """The message states the problem and the remedy."""
 
 
 def wanted_types(settings):
-    """The types of process that settings ask for: (setting, type)."""
+    """Return the process types that settings use, as a list of (setting, type)."""
     processes = settings.get("app_processes") or {}
     wanted = [("app_processes", kind) for kind, count in processes.items() if count]
     wanted += [("app_server", "web")] if settings.get("app_server") == "procfile" else []
@@ -25,29 +25,31 @@ def wanted_types(settings):
 
 
 def commands(text):
-    """What a Procfile says: a command for each type of process."""
+    """Return the commands of a Procfile by process type."""
     found = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         process = PROCESS.fullmatch(line.strip())
-        if not process or texts.NOT_IN_A_LINE.search(process[2]):
-            what = "has a control character" if process else "is no process"
-            raise ProcfileError(f"line {number} of its Procfile, {line.strip()[:SHOWN]!r}, {what}: write a type, a colon and a command.")
+        if not process or texts.FORBIDDEN_IN_LINE.search(process[2]):
+            problem = "contains a control character" if process else "is not valid"
+            raise ProcfileError(f"line {number} of its Procfile, {line.strip()[:SHOWN]!r}, {problem}. Write it as TYPE: COMMAND.")
         if process[1] in found:
-            raise ProcfileError(f"line {number} of its Procfile describes '{texts.cut(process[1], SHOWN)}' a second time.")
+            raise ProcfileError(
+                f"line {number} of its Procfile defines '{texts.cut(process[1], SHOWN)}' a second time. Remove one of the two lines."
+            )
         found[process[1]] = process[2]
     return found
 
 
 def problems(text, settings):
-    """Why settings can't have what they ask for: (setting, what is wrong)."""
+    """Yield (setting, problem) for each process type that settings use and the Procfile does not provide."""
     wanted = wanted_types(settings)
     if wanted and text is None:
-        kinds = ", ".join(kind for _name, kind in wanted)
+        kinds, example = ", ".join(kind for _name, kind in wanted), f"{wanted[0][1]}: COMMAND"
         yield (
             wanted[0][0],
-            f"the source has no Procfile at its top to say how to run {kinds}. Add one, a line each, such as {wanted[0][1]}: COMMAND.",
+            f"the source has no Procfile at its top, which must define {kinds}. Add one, with a line for each, such as {example}.",
         )
         return
     try:
@@ -57,22 +59,23 @@ def problems(text, settings):
         return
     for name, kind in wanted:
         near = difflib.get_close_matches(kind, list(found)[:SHOWN], n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"It has {texts.cut(', '.join(found), SHOWN) or 'none at all'}."
+        hint = f"Did you mean {near[0]}?" if near else f"It has {texts.cut(', '.join(found), SHOWN) or 'no process types'}."
         if kind not in found:
-            yield name, f"the source's Procfile has no type of process '{kind}'. {hint}"
+            yield name, f"the source's Procfile has no process type '{kind}'. {hint}"
         elif problem := shell_problem(found[kind]):
-            yield "app_source", f"the command of '{kind}' in its Procfile is none that a shell understands: {problem}."
+            yield "app_source", f"the command of '{kind}' in its Procfile is not a valid shell command: {problem}."
 
 
 def shell_problem(command):
+    """Return why bash cannot parse a command, or an empty string if it can."""
     try:
-        # on its standard input a command may have any length
+        # stdin, because the length of an argument is limited
         done = subprocess.run(
             ["bash", "-n"], input=command.encode(errors="replace"), capture_output=True, timeout=SHELL_SECONDS, check=False
         )
     except FileNotFoundError:
-        return ""  # the host has one, and will say
+        return ""  # without bash here, the host reports the problem
     except subprocess.TimeoutExpired:
-        return f"bash has not read it to its end after {SHELL_SECONDS} seconds"
-    said = done.stderr.decode(errors="replace").strip()
-    return texts.cut(said.splitlines()[0].rpartition(": ")[2], SHOWN) if said else ""
+        return f"bash did not finish reading it within {SHELL_SECONDS} seconds"
+    errors = done.stderr.decode(errors="replace").strip()
+    return texts.cut(errors.splitlines()[0].rpartition(": ")[2], SHOWN) if errors else ""

@@ -1,4 +1,4 @@
-"""The archive of a source: written once for each version, and checked each time that it is read."""
+"""The archive of a source. It is written once for each version, and checked each time it is read."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ KEPT_ARCHIVES = 20
 
 @contextlib.contextmanager
 def packing(archive):
-    """Write an archive; it gets its name when it is complete."""
+    """Write an archive under a temporary name, and rename it when it is complete."""
     temporary = f"{archive}.{os.getpid()}"
     try:
         with tarfile.open(temporary, "w:gz", compresslevel=6) as tar:
@@ -32,7 +32,7 @@ def forget_old_archives(cache):
 
 
 def read_archive(source, args):
-    """Check an archive and describe its content. An earlier run may have written it, with an older version of these checks."""
+    """Check an archive and describe its content. An earlier run with an older version of these checks may have written it."""
     with tarfile.open(source["archive"]) as tar:
         members = tar.getmembers()
         archives.check_members(members)
@@ -43,15 +43,15 @@ def read_archive(source, args):
         dependencies = Dependencies(tar, members, source["version"])
         found["dependencies"] = dependencies.digest(found["dependency_file"])
         found["procfile"] = dependencies.read("Procfile") if "Procfile" in files else None
-    if args.get("needs") is not None:
-        for name, problem in procfile.problems(found["procfile"], args["needs"]):
+    if args.get("procfile_settings") is not None:
+        for name, problem in procfile.problems(found["procfile"], args["procfile_settings"]):
             raise SourceError(f"{name}: {problem}")
-        found["commands"] = procfile.commands(found["procfile"] or "") if procfile.wanted_types(args["needs"]) else {}
+        found["commands"] = procfile.commands(found["procfile"] or "") if procfile.wanted_types(args["procfile_settings"]) else {}
     return found
 
 
 def reject_submodules(members):
-    """git archives one as an empty directory, which git doesn't have otherwise."""
+    """git archives a submodule as an empty directory, and stores no other empty directories."""
     parents = {os.path.dirname(member.name) for member in members}
     for member in members:
         if member.isdir() and member.name not in parents:

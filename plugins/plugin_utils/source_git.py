@@ -1,6 +1,6 @@
 """Fetch and pack a source that is a git URL. Its version is the tree of a commit.
 
-Within one run of Ansible the same URL and version give the same commit on every host, even if the branch moves meanwhile.
+During one Ansible run, the same URL and version resolve to the same commit on every host, even if the branch moves in the meantime.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import 
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_archive import packing
 
 LISTING_BYTES = 65536
-# git runs it, and passes what to do as an argument; the values never stand in a command line
+# git runs this helper with an action as its argument; the credentials never appear in a command line
 CREDENTIAL_HELPER = '!f() { [ "$1" != get ] || printf "username=%s\\npassword=%s\\n" "$FLASKHOST_GIT_USER" "$FLASKHOST_GIT_PASSWORD"; }; f'
 ENCODE = "In a password, write / as %2F, # as %23, ? as %3F, @ as %40, : as %3A and a space as %20."
-# Identifies this run of Ansible: the playbook's process imports this file with the action, and the workers that it forks inherit the value.
+# Identifies this Ansible run: the playbook's process imports this file, and the workers that it forks inherit the value.
 RUN = uuid.uuid4().hex
 
 
@@ -29,45 +29,47 @@ def from_git(args, cache):
     remote = Remote(args["source"])
     clone = os.path.join(cache, "git-" + hashlib.sha256(remote.url.encode()).hexdigest()[:16])
     commit = commit_of_this_run(remote, args.get("version") or "", clone)
-    folder, tree = args.get("folder"), commit
-    if folder:
-        # a commit that changes nothing in the app's folder is no other version of it
+    directory, tree = args.get("directory"), commit
+    if directory:
+        # the tree of the directory is the version, so commits that do not change the directory keep the version
         missing = missing_directory(args)
-        tree = name_of(clone, f"{name_of(clone, f'{commit}:{folder}', missing)}^{{tree}}", missing)
+        tree = name_of(clone, f"{name_of(clone, f'{commit}:{directory}', missing)}^{{tree}}", missing)
     archive = f"{clone}-{tree}.tar.gz"
     if not os.path.exists(archive):
-        pack_commit(clone, commit, tree, folder, archive)
+        pack_commit(clone, commit, tree, directory, archive)
     os.utime(archive)
     return {"version": tree[:10], "commit": commit, "archive": archive}
 
 
 class Remote:
-    """A repository's URL, with its credentials kept apart: they appear in no command line and in no clone's configuration."""
+    """A repository's URL and its credentials, separated so that the credentials never appear in a command line or in a clone."""
 
     def __init__(self, source):
         try:
             parts = urlsplit(source)
-            _port = "://" in source and parts.port  # reading it is the check
+            _port = "://" in source and parts.port  # raises ValueError if invalid
         except ValueError:
-            raise SourceError(f"app_source: it is no valid URL. {ENCODE}") from None
+            raise SourceError(f"app_source: the URL is not valid. {ENCODE}") from None
         user, at, host = parts.netloc.rpartition("@")
         if re.search(r"\s", source):
-            raise SourceError(f"app_source: it has a space in its URL. {ENCODE}")
+            raise SourceError(f"app_source: the URL contains a space. {ENCODE}")
         if "://" in source and (parts.query or parts.fragment):
-            raise SourceError("app_source: git takes no parameters in a URL. Write a token as https://TOKEN@HOST/….")
+            raise SourceError("app_source: git does not support parameters in a URL. Write a token as https://TOKEN@HOST/….")
         if parts.scheme == "ssh" and ":" in user:
-            raise SourceError("app_source: ssh takes no password from a URL. Remove it, and let this controller use an ssh key.")
+            raise SourceError(
+                "app_source: ssh does not accept a password in a URL. Remove the password, and use an SSH key on this controller."
+            )
         self.url, self.environment = source, {}
         if at and parts.scheme in ("http", "https"):
             self.url = urlunsplit(parts._replace(netloc=host))
             self.environment = helper_for(f"{parts.scheme}://{host}", *user.partition(":"))
 
 
-def helper_for(place, user, colon, password):
-    """Settings of git by environment: a credential helper, which git asks for this place only, wherever a redirect leads."""
-    # a user alone may have a password in the owner's own helper, or be a token, which has none
+def helper_for(server, user, colon, password):
+    """Return environment variables that configure a credential helper for this server only, not for redirects."""
+    # A user name without a password may be a token, or the operator's own credential helper may know the password.
     before = ("helper", "") if colon else ("username", unquote(user))
-    settings = [(f"credential.{place}.{key}", value) for key, value in (before, ("helper", CREDENTIAL_HELPER))]
+    settings = [(f"credential.{server}.{key}", value) for key, value in (before, ("helper", CREDENTIAL_HELPER))]
     first = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
     environment = {
         "GIT_CONFIG_COUNT": str(first + len(settings)),
@@ -96,9 +98,7 @@ def commit_of_this_run(remote, wanted, clone):
             os.rename(temporary, clone)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    missing = (
-        f"app_version: it is no branch, tag or commit of {remote.url}. Name one that is there, or leave it empty for the default branch."
-    )
+    missing = f"app_version: no such branch, tag or commit in {remote.url}. Use an existing one, or leave it empty for the default branch."
     commit = name_of(clone, f"{wanted or 'HEAD'}^{{commit}}", SourceError(missing))
     with open(note, "w") as handle:
         handle.write(key + commit)
@@ -112,21 +112,21 @@ def name_of(clone, revision, missing):
         raise missing from None
 
 
-def pack_commit(clone, commit, tree, folder, archive):
-    # the same content for the same version: not what differs by commit, by clone or by the owner's keys ($Format:…$, $Id$), and
-    # nothing that filters of the operator's, such as Git LFS, would make of it: each may run a program, or fetch from where the source says
+def pack_commit(clone, commit, tree, directory, archive):
+    # The same version must always have the same content: do not expand keywords that depend on the commit or the clone ($Format:…$, $Id$),
+    # and do not apply the operator's filters, such as Git LFS, which could run a program or fetch from a server that the source names.
     os.makedirs(os.path.join(clone, "info"), exist_ok=True)
     with open(os.path.join(clone, "info/attributes"), "w") as handle:
         handle.write("* -export-subst -filter -ident\n")
     check_listing(clone, tree)
-    words = ["archive", "--format=tar", commit, *(["--", folder] if folder else [])]
-    # each member is checked before it is copied: a small repository may have an endless archive
-    with packing(archive) as tar, output_of_git(clone, *words) as output, tarfile.open(fileobj=output, mode="r|") as source:
-        archives.check_members(copied(source, tar, folder))
+    arguments = ["archive", "--format=tar", commit, *(["--", directory] if directory else [])]
+    # check each member before it is copied, because a small repository can produce an endless archive
+    with packing(archive) as tar, output_of_git(clone, *arguments) as output, tarfile.open(fileobj=output, mode="r|") as source:
+        archives.check_members(copy_members(source, tar, directory))
 
 
 def check_listing(clone, tree):
-    """A link or a name of hundreds of megabytes is rejected before git and tarfile have it in memory, several times."""
+    """Reject names and link targets of hundreds of megabytes before git and tarfile hold several copies of them in memory."""
     sizes, rest = archives.Sizes(), b""
     with output_of_git(clone, "ls-tree", "-r", "-t", "-l", "-z", tree) as output:
         while data := output.read1(LISTING_BYTES):
@@ -136,17 +136,17 @@ def check_listing(clone, tree):
                 archives.check_name(name)
                 mode, _kind, _object, size = about.split()
                 is_link = mode == "120000"
-                # what export-ignore leaves out may be large
+                # count only links, because files that export-ignore excludes can be large
                 sizes.add(name, int(size) if is_link else 0, is_link)
 
 
-def copied(source, tar, folder):
-    """Copy one archive into another, member by member; with a directory, only its content, which moves to the top."""
+def copy_members(source, tar, directory):
+    """Copy one archive to another, member by member, and yield each. With a directory, copy only its content, and move it to the top."""
     for member in source:
-        if folder and not member.name.startswith(f"{folder}/"):
+        if directory and not member.name.startswith(f"{directory}/"):
             continue
-        member.name = member.name.removeprefix(f"{folder}/") if folder else member.name
-        # these hold the name in the other archive, and the commit
+        member.name = member.name.removeprefix(f"{directory}/") if directory else member.name
+        # they contain the original name and the commit
         member.pax_headers = {}
         yield member
         content = source.extractfile(member) if member.isfile() else None

@@ -1,4 +1,4 @@
-"""A guest book: small, but with all that a real app has (factory, settings, blueprint, database, migrations, a queue)."""
+"""A guest book: a small app with the parts of a real one (factory, settings, blueprint, database, migrations, queue)."""
 
 from flask import Flask
 from flask_migrate import Migrate
@@ -16,7 +16,7 @@ migrate = Migrate()
 def create_app(settings=None):
     app = Flask(__name__)
     app.config.from_object(settings or settings_of_this_stage())
-    # nginx is the one proxy in front, and says who asks, for which name, and how
+    # nginx is the only proxy; it sets the client address, the host name and the scheme
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)
     db.init_app(app)
     migrate.init_app(app, db)

@@ -5,11 +5,11 @@ from .models import Entry, db
 
 
 @click.command()
-@click.option("--keep", default=10_000, show_default=True, help="How many entries to keep.")
+@click.option("--keep", default=10_000, show_default=True, help="Number of entries to keep.")
 @with_appcontext
 def tidy(keep):
-    """Forget all but the newest entries."""
+    """Delete all but the newest entries."""
     newest = db.select(Entry.id).order_by(Entry.id.desc()).limit(keep).scalar_subquery()
-    gone = db.session.execute(db.delete(Entry).where(Entry.id.not_in(newest))).rowcount
+    deleted = db.session.execute(db.delete(Entry).where(Entry.id.not_in(newest))).rowcount
     db.session.commit()
-    click.echo(f"{gone} entries are forgotten.")
+    click.echo(f"Deleted {deleted} entries.")

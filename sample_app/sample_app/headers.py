@@ -1,4 +1,4 @@
-"""What browsers may do with the pages: load what is the app's own, and its pictures from where they are."""
+"""Security headers: browsers load only the app's own resources, and pictures from their bucket."""
 
 from .pictures import origin
 

@@ -1,4 +1,4 @@
-"""Work that a visitor need not wait for: with REDIS_URL a worker does it (`worker` in the Procfile), without it is left out."""
+"""Background jobs. With REDIS_URL, a worker runs them (`worker` in the Procfile); without it, they are skipped."""
 
 from flask import current_app
 from redis import Redis
@@ -10,7 +10,7 @@ WORDS = "sample:words"
 
 
 def count_words(entry_id):
-    """What the worker does, in a process of its own. It may be done twice, as any job that must not be lost."""
+    """The job that the worker runs in a separate process. It may run twice, like any job that must not be lost."""
     entry = db.session.get(Entry, entry_id)
     if entry:
         redis().hset(WORDS, entry_id, len(entry.text.split()))
@@ -22,7 +22,7 @@ def enqueue(entry_id):
 
 
 def words(entry_ids):
-    """How many words each entry has, as far as a worker has counted."""
+    """Return the number of words of each entry that a worker has counted."""
     if not current_app.config["REDIS_URL"]:
         return {}
     counted = redis().hmget(WORDS, entry_ids) if entry_ids else []

@@ -15,8 +15,8 @@ class Entry(db.Model):
 
 
 @event.listens_for(Engine, "connect")
-def let_readers_and_a_writer_share(connection, record):
-    """SQLite's write-ahead log, which also lets the former release and the new one work side by side."""
+def configure_sqlite(connection, record):
+    """Use SQLite's write-ahead log, so that the previous and the new release can use the database at the same time."""
     if type(connection).__module__.startswith("sqlite3"):
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA busy_timeout=5000")

@@ -27,7 +27,7 @@ def index():
 def write():
     text = request.form.get("text", "").strip()[:200]
     if not text:
-        abort(400, "An entry needs a text.")
+        abort(400, "The entry has no text.")
     entry = Entry(text=text)
     if request.files.get("picture"):
         try:
@@ -57,6 +57,6 @@ def entries():
 
 @pages.get("/healthz")
 def healthz():
-    """Well is who reaches the database and finds the schema there."""
+    """The app is healthy if it can query the database and the schema exists."""
     db.session.execute(db.select(Entry.id).limit(1))
     return jsonify(status="ok", release=os.environ.get("APP_RELEASE", ""))

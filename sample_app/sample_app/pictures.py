@@ -1,8 +1,7 @@
-"""Pictures that visitors leave: in the app's own folder, or in the bucket that S3_BUCKET names.
+"""Pictures that visitors upload, stored in the app's own directory or in the bucket that S3_BUCKET names.
 
-Such a bucket is private. The app reads and writes it by a key of its own, which boto3 finds in the environment (AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_S3 for another place than Amazon's); a browser gets an address that
-is signed, and good for a few minutes.
+The bucket is private. boto3 reads the app's access key from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION,
+and AWS_ENDPOINT_URL_S3 for a service other than Amazon S3). Browsers get signed URLs that are valid for a few minutes.
 """
 
 import uuid
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 
 from flask import current_app, redirect, send_from_directory
 
-# what the first bytes say counts, whatever a browser calls the file
+# the first bytes determine the type, not the file name
 KINDS = {b"\x89PNG\r\n\x1a\n": ("png", "image/png"), b"\xff\xd8\xff": ("jpg", "image/jpeg"), b"GIF8": ("gif", "image/gif")}
 SECONDS = 300
 
@@ -21,14 +20,14 @@ class NoPicture(ValueError):
 
 
 def save(file):
-    """Keep it, by a new name that says nothing of its old one."""
+    """Store the picture under a random name and return the name."""
     start = file.stream.read(8)
     file.stream.seek(0)
     kind = next((kind for first, kind in KINDS.items() if start.startswith(first)), None)
     if not kind:
-        raise NoPicture(f"{file.filename} is neither a PNG nor a JPEG nor a GIF.")
-    ending, mime = kind
-    name = f"{uuid.uuid4().hex}.{ending}"
+        raise NoPicture(f"{file.filename} is not a PNG, JPEG or GIF file.")
+    suffix, mime = kind
+    name = f"{uuid.uuid4().hex}.{suffix}"
     place().save(file.stream, name, mime)
     return name
 
@@ -38,16 +37,16 @@ def answer(name):
 
 
 def origin():
-    """From where a browser gets them, if not from here."""
+    """Return the origin of the bucket, or an empty string if the app serves the pictures itself."""
     return place().origin()
 
 
 def place():
     bucket = current_app.config["S3_BUCKET"]
-    return Bucket(bucket) if bucket else Folder(Path(current_app.config["PICTURES"]))
+    return Bucket(bucket) if bucket else Directory(Path(current_app.config["PICTURES"]))
 
 
-class Folder:
+class Directory:
     def __init__(self, path):
         self.path = path
 
@@ -69,11 +68,11 @@ class Bucket:
         self.name = name
 
     def client(self):
-        # a process that has no bucket does without its 30 MB
+        # imported only if there is a bucket, because boto3 uses 30 MB of memory
         import boto3
 
         if "s3" not in current_app.extensions:
-            # in some regions boto3 still signs in a way that newer places don't know
+            # in some regions, boto3 uses an old signature version by default, which newer regions and services reject
             current_app.extensions["s3"] = boto3.client("s3", config=boto3.session.Config(signature_version="s3v4"))
         return current_app.extensions["s3"]
 

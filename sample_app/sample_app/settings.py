@@ -1,17 +1,17 @@
-"""What differs between development, staging and production; which one holds, the environment says (APP_STAGE)."""
+"""Settings for development, staging and production. The environment variable APP_STAGE selects the stage."""
 
 import os
 import re
 
 
 def state():
-    # systemd gives the app a folder of its own, which outlives releases; on a laptop it is the current one
+    # systemd gives the app a persistent data directory; in development, it is the current directory
     return os.path.abspath(os.environ.get("STATE_DIRECTORY", "."))
 
 
 def database():
     url = os.environ.get("DATABASE_URL") or f"sqlite:///{state()}/sample.db"
-    # as platforms write it; SQLAlchemy wants the driver's name too
+    # SQLAlchemy needs the name of the driver in the URL, which platforms leave out
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
 
@@ -20,9 +20,9 @@ class Settings:
         self.STAGE = type(self).__name__.lower()
         self.SECRET_KEY = self.secret_key()
         self.SQLALCHEMY_DATABASE_URI = database()
-        # without it, there is no queue, and what a worker would do is done at once
+        # if it is empty, there is no queue, and jobs are skipped
         self.REDIS_URL = os.environ.get("REDIS_URL", "")
-        # without it, pictures are in a folder
+        # if it is empty, pictures are stored in a directory
         self.S3_BUCKET = os.environ.get("S3_BUCKET", "")
         self.PICTURES = f"{state()}/pictures"
 

@@ -1,4 +1,4 @@
-"""RQ's worker, with the app loaded once, before it forks for each job: `python -m sample_app.worker`."""
+"""RQ's worker, run by `python -m sample_app.worker`. It loads the app once, before it forks a process for each job."""
 
 from rq import Queue, Worker
 

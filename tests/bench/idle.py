@@ -1,4 +1,4 @@
-"""Idle keep-alive clients: `idle.py URL COUNT`. Says "ready"; after a line of input, how many of them were cut off."""
+"""Idle keep-alive clients: `idle.py URL COUNT`. Prints "ready" and, after a line of input, how many connections the server has closed."""
 
 import socket
 import sys
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 
 def connect(url):
-    """A client that has asked once, and may ask again."""
+    """Open a keep-alive connection and send one request."""
     try:
         client = socket.create_connection((url.hostname, url.port), timeout=10)
         client.sendall(f"GET / HTTP/1.1\r\nHost: {url.hostname}\r\n\r\n".encode())
@@ -16,7 +16,8 @@ def connect(url):
         return None
 
 
-def cut_off(client):
+def is_closed(client):
+    """Whether the server has closed the connection, or it could not be opened."""
     if client is None:
         return True
     client.setblocking(False)
@@ -33,4 +34,4 @@ def cut_off(client):
 clients = [connect(urlsplit(sys.argv[1])) for _ in range(int(sys.argv[2]))]
 print("ready", flush=True)
 sys.stdin.readline()
-print(sum(map(cut_off, clients)))
+print(sum(map(is_closed, clients)))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What the benchmark's tools print, as figures; and the figures as docs/benchmarks.md and docs/benchmarks.svg.
+"""Parses the output of the benchmark's tools, and renders the results as docs/benchmarks.md and docs/benchmarks.svg.
 
-Run alone, it writes those two anew from docs/benchmarks.json.
+Run as a script, it renders both files from docs/benchmarks.json.
 """
 
 import json
@@ -14,23 +14,23 @@ TITLES = {
     "hello": "Hello, world",
     "json": "Twenty rows of SQLite as JSON",
     "wait": "A view that waits 50 ms, 64 clients",
-    "beside": "Hello, 8 clients beside 8 that wait",
+    "beside": "Hello, 8 clients, with 8 others waiting",
     "static": "A static file of 100 KB",
-    "idle": "Hello, beside 1,000 idle clients",
+    "idle": "Hello, with 1,000 idle clients",
     "handshakes": "HTTPS, a full handshake for each request",
-    "https": "HTTPS, connections kept",
+    "https": "HTTPS, keep-alive connections",
 }
 
-# -- what the tools print ---------------------------------------------------------------------------------------------
+# -- parsers of the tools' output -------------------------------------------------------------------------------------
 
 
 def parse_wrk(text):
     count, seconds = re.search(r"(\d+) requests in (\S+),", text).groups()
-    bad = sum(map(int, re.findall(r"Non-2xx or 3xx responses: (\d+)", text)))
+    error_responses = sum(map(int, re.findall(r"Non-2xx or 3xx responses: (\d+)", text)))
     lost = sum(int(number) for errors in re.findall(r"Socket errors: (.*)", text) for number in re.findall(r"\d+", errors))
     delay = dict(re.findall(r"^ +(\d\d)% +(\S+) *$", text, re.MULTILINE))
-    rate = (int(count) - bad) / milliseconds(seconds) * 1000
-    return {"rate": rate, "p50_ms": milliseconds(delay["50"]), "p99_ms": milliseconds(delay["99"]), "failed": bad + lost}
+    rate = (int(count) - error_responses) / milliseconds(seconds) * 1000
+    return {"rate": rate, "p50_ms": milliseconds(delay["50"]), "p99_ms": milliseconds(delay["99"]), "failed": error_responses + lost}
 
 
 def milliseconds(text):
@@ -42,35 +42,35 @@ def parse_hey(text):
     answers = {status: int(count) for status, count in re.findall(r"\[(\d{3})\]\t(\d+) responses", text)}
     errors = sum(int(count) for count in re.findall(r"^ +\[(\d+)\]\t(?!\d+ responses)", text, re.MULTILINE))
     delay = {percent: float(value) * 1000 for percent, value in re.findall(r"(\d\d)%+ in ([\d.]+) secs", text)}
-    good = answers.pop("200", 0)
-    rate = good / float(re.search(r"Total:\t([\d.]+) secs", text)[1])
+    ok = answers.pop("200", 0)
+    rate = ok / float(re.search(r"Total:\t([\d.]+) secs", text)[1])
     return {"rate": rate, "p50_ms": delay.get("50", 0), "p99_ms": delay.get("99", 0), "failed": sum(answers.values()) + errors}
 
 
 def parse_tasks(text):
-    """Seconds by task, in the order of the run, from profile_tasks."""
+    """Seconds per task, in the order of the run, from the output of profile_tasks."""
     tasks = Counter()
     for name, seconds in re.findall(r"^(.*?) -+ ([\d.]+)s$", text.partition("TASKS RECAP")[2], re.MULTILINE):
         tasks[name] += float(seconds)
     return dict(tasks)
 
 
-# -- what they mean ---------------------------------------------------------------------------------------------------
+# -- statistics -------------------------------------------------------------------------------------------------------
 
 
-def values(rows, key, **wanted):
-    """By round."""
-    return {row["round"]: row[key] for row in rows if all(row[name] == value for name, value in wanted.items())}
+def values(rows, key, **filters):
+    """The values of `key` in the matching rows, by round."""
+    return {row["round"]: row[key] for row in rows if all(row[name] == value for name, value in filters.items())}
 
 
 def ratios(some, others):
-    """Of what was measured in the same round."""
+    """The ratios of values from the same round."""
     return [value / others[turn] for turn, value in some.items() if others.get(turn)]
 
 
-def spread(numbers, form):
-    """The least, the median, the most."""
-    return " / ".join(format(number, form) for number in (min(numbers), median(numbers), max(numbers))) if numbers else ""
+def spread(numbers, spec):
+    """Minimum, median and maximum."""
+    return " / ".join(format(number, spec) for number in (min(numbers), median(numbers), max(numbers))) if numbers else ""
 
 
 def names(rows, key="contender"):
@@ -80,10 +80,10 @@ def names(rows, key="contender"):
 # -- the page ---------------------------------------------------------------------------------------------------------
 
 
-def write(found, folder):
-    (folder / "benchmarks.md").write_text(page(found))
+def write(found, directory):
+    (directory / "benchmarks.md").write_text(page(found))
     if found.get("serving"):
-        picture(found["serving"], folder / "benchmarks.svg")
+        picture(found["serving"], directory / "benchmarks.svg")
 
 
 def page(found):
@@ -109,17 +109,17 @@ def serving_table(rows, workload):
         of_tutorial = spread(ratios(rate, values(rows, "rate", contender="tutorial")), ".2f")
         of_bare = ratios(rate, values(rows, "rate", contender=f"{name}, bare"))
         bare = f"{median(of_bare):.0%}" if of_bare else ""
-        took = (median(values(rows, key, contender=name).values()) for key in ("app_us", "nginx_us"))
-        cpu = " + ".join(f"{each:,.0f}" for each in took)
+        cpu_times = (median(values(rows, key, contender=name).values()) for key in ("app_us", "nginx_us"))
+        cpu = " + ".join(f"{each:,.0f}" for each in cpu_times)
         lines.append([name, f"{median(rate.values()):,.0f}", of_tutorial, bare, f"{p50:.1f}", f"{p99:.1f}", cpu, f"{failed:,}"])
-    head = ["", "requests/s", "times the tutorial's", "of bare", "p50 ms", "p99 ms", "CPU µs: app + nginx", "failed"]
+    head = ["", "requests/s", "ratio to tutorial", "% of bare", "p50 ms", "p99 ms", "CPU µs: app + nginx", "failed"]
     return f"\n### {TITLES[workload]}\n\n{table(*head, rows=lines)}"
 
 
 def memory_table(rows):
     rows = [row for row in rows if row["workload"] == "memory"]
     lines = [[name, spread(values(rows, "memory_mb", contender=name).values(), ".0f")] for name in names(rows)]
-    return f"\n### Memory of the app's processes after all that\n\n{table('', 'MB', rows=lines)}"
+    return f"\n### Memory of the app's processes after these loads\n\n{table('', 'MB', rows=lines)}"
 
 
 def deploying_table(rows):
@@ -133,21 +133,21 @@ def deploying_table(rows):
 
 
 def steps_table(rows):
-    """Where the time goes, with the fewest hosts that were measured."""
+    """The slowest tasks, from the runs with the fewest hosts."""
     rows, lines = [row for row in rows if row["hosts"] == rows[0]["hosts"]], []
     for what in names(rows, "what"):
         runs = [row["tasks"] for row in rows if row["what"] == what]
         seconds = {task: median(run.get(task, 0) for run in runs) for task in runs[0]}
         slowest = sorted(seconds, key=seconds.get, reverse=True)[:6]
         lines.append([what, str(len(seconds)), "<br>".join(f"{seconds[task]:.1f} {task}" for task in slowest)])
-    return "\n" + table("", "tasks", "the slowest, in seconds", rows=lines)
+    return "\n" + table("", "tasks", "slowest tasks, in seconds", rows=lines)
 
 
 def picture(rows, path):
     import matplotlib
 
     matplotlib.use("svg")
-    # the same figures give the same file
+    # make the file reproducible
     matplotlib.rcParams.update({"svg.hashsalt": "flaskhost", "svg.fonttype": "none", "font.size": 8})
     from matplotlib import pyplot
 
@@ -155,50 +155,50 @@ def picture(rows, path):
     for workload, axis in zip(TITLES, axes.flat, strict=False):
         of_workload = [row for row in rows if row["workload"] == workload]
         shown = [name for name in names(of_workload) if not name.endswith(", bare")][::-1]
-        for place, name in enumerate(shown):
+        for position, name in enumerate(shown):
             rates = values(of_workload, "rate", contender=name).values()
             middle = median(rates)
             colour = {"tutorial": "#b0b0b0", "nginx alone": "#d8d8d8"}.get(name, "#2a7f9e")
-            axis.barh(place, middle, color=colour, xerr=[[middle - min(rates)], [max(rates) - middle]], error_kw={"lw": 0.8})
+            axis.barh(position, middle, color=colour, xerr=[[middle - min(rates)], [max(rates) - middle]], error_kw={"lw": 0.8})
         axis.set_yticks(range(len(shown)), shown)
         axis.set_title(TITLES[workload], fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Requests per second: median, and from least to most")
+    figure.suptitle("Requests per second: median, minimum and maximum")
     figure.savefig(path, metadata={"Date": None})
 
 
 INTRODUCTION = """# Benchmarks
 
-<!-- written by `make bench` from benchmarks.json, which has every figure -->
+<!-- generated by `make bench` from benchmarks.json, which contains all figures -->
 """
 SERVING = """
 ## Serving
-The same app on the same host, one contender at a time: **tutorial** is what the usual one builds (three sync workers of gunicorn,
-the distribution's nginx as it comes); the others are this project's defaults for each server, and *bare* is such a server asked on
-its own socket, without nginx.
+The same app on the same host, one contender at a time. **tutorial** is the setup of a typical tutorial: three sync workers of gunicorn
+behind the distribution's nginx with its default configuration. The others are this project's defaults for each server. *bare* is the
+same server without nginx: requests go directly to its socket. Ranges are minimum / median / maximum.
 
 ![Requests per second by workload](benchmarks.svg)
 """
 DEPLOYING = """
 ## Deploying
-From a bare host, whose packages are yet to be downloaded, to a rollback. Least / median / most, and the median as a multiple of the
-first column's. The hosts are containers, and share the cores of one machine with ansible: of several, each waits for the others'
-work, as hosts of their own wouldn't.
+From a bare host, including the package downloads, to a rollback: minimum / median / maximum, and the median as a multiple of the
+first column's. The hosts are containers that share the cores of one machine with Ansible, so several hosts slow each other down.
+Separate machines would not.
 """
 METHOD = """
 ## How it was measured
-- `make bench` makes the lab's host, deploys `tests/bench/app` to it once with each server, and once as the tutorial has it
-  (`tests/bench/tutorial.yml`), with the same TLS certificate. In each round, for each load, every contender has its turn, in the
-  order there and back, while the others are idle.
-- The load comes from the host itself, over its loopback, and shares its cores with what it measures: wrk with one thread and 32
-  clients if not said otherwise, and hey with 16 for full handshakes, since wrk takes up TLS sessions again.
-- Ratios are of the same round. A request has failed if its answer is not 2xx or 3xx, does not come within 2 s or not at all; so has
-  an idle client whose connection was closed. Only good answers count for requests per second. wrk's times begin when a request is
-  sent, hey's when its connection is opened.
-- The static file comes from nginx in ours, from the app in the tutorial's; *nginx alone* is the distribution's own site.
-- CPU is what the processes of the app and of nginx took of all cores for one request: on few cores, nginx's part is what lies
-  between a server and the same bare. With 1,000 idle clients, theirs is in it.
-- Memory is the proportional set size of all processes of the app's unit.
+- `make bench` creates a lab host and deploys `tests/bench/app` to it once with each server and once as in the tutorial
+  (`tests/bench/tutorial.yml`), with the same TLS certificate. In each round, each load runs against every contender in turn while the
+  others are idle. Every second round reverses the order.
+- The load is generated on the host itself, over the loopback interface, and shares the cores with the contenders: wrk with one thread
+  and 32 clients unless stated otherwise, and hey with 16 clients for full handshakes, since wrk resumes TLS sessions.
+- Ratios compare values of the same round. A request fails if its status is not 2xx or 3xx, or if no response arrives within 2 s. An
+  idle client fails if its connection is closed. Requests per second include successful responses only. wrk measures latency from
+  sending the request, hey from opening the connection.
+- nginx serves the static file in our setup, the app serves it in the tutorial's; *nginx alone* is the distribution's default site.
+- CPU is the time on all cores that the processes of the app and of nginx spend per request. On few cores, nginx's share explains the
+  difference between a server and the same server bare. With 1,000 idle clients, it includes the work for them.
+- Memory is the proportional set size of all processes in the app's unit.
 """
 
 

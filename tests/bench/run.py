@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The benchmark, which `make bench` runs in the lab: our stack with each server beside the usual tutorial's, and how long
-deploying takes. Writes docs/benchmarks.json, and from that docs/benchmarks.md and docs/benchmarks.svg.
+"""The benchmark, which `make bench` runs in the lab: compares our stack with each server to a typical tutorial's, and measures deploys.
+Writes docs/benchmarks.json, and from it docs/benchmarks.md and docs/benchmarks.svg.
 
-All load is made on the host itself, by wrk, for it costs least of what the two cores can do. It speaks TCP only: to a server's
-own socket it goes by unix_connect.c. It takes up TLS sessions again, so full handshakes are hey's, which never does.
+The load is generated on the host itself by wrk, because it uses the least CPU time. wrk supports TCP only, so unix_connect.c redirects
+it to a server's Unix socket. wrk resumes TLS sessions, so hey, which never does, measures full handshakes.
 """
 
 import argparse
@@ -32,13 +32,13 @@ HOST = "flaskhost-bench"
 INVENTORY = BENCH / "inventory/hosts.yml"
 SERVERS = yaml.safe_load(INVENTORY.read_text())
 SERVERS = SERVERS["app_servers"]["children"]["bench"]["children"]["bench_servers"]["hosts"]
-Group = namedtuple("Group", "inventory name environment")  # of hosts, as `start` wants it
+Group = namedtuple("Group", "inventory name environment")  # a group of hosts, as `start` expects it
 Contender = namedtuple("Contender", "name unit plain tls socket", defaults=[None])
 Workload = namedtuple("Workload", "name path clients idle waiting", defaults=[32, 0, 0])
 WORKLOADS = [
     Workload("hello", "/"),
     Workload("json", "/json"),
-    # more clients than any server has threads: what counts is how many requests are worked on at a time
+    # more clients than any server has threads, to compare how many requests a server processes at a time
     Workload("wait", "/wait", clients=64),
     Workload("beside", "/", clients=8, waiting=8),
     Workload("static", "/static/100k.bin"),
@@ -51,16 +51,16 @@ BARE = ("hello", "json", "wait")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="how often each contender is measured (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=2, help="how long each load takes (%(default)s)")
-    parser.add_argument("--only", nargs="*", default=list(SERVERS), choices=list(SERVERS), help="our servers to measure")
-    parser.add_argument("--deploys", type=int, default=2, help="how often deploying is measured (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of measurements of each contender (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=2, help="duration of each load (%(default)s)")
+    parser.add_argument("--only", nargs="*", default=list(SERVERS), choices=list(SERVERS), help="servers of our stack to measure")
+    parser.add_argument("--deploys", type=int, default=2, help="number of measurements of a deploy (%(default)s)")
     parser.add_argument(
-        "--hosts", nargs="*", type=int, choices=range(1, 9), default=[1, 2, 4, 8], help="for each of these, deploy to so many hosts"
+        "--hosts", nargs="*", type=int, choices=range(1, 9), default=[1, 2, 4, 8], help="numbers of hosts to deploy to, one after the other"
     )
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        source = make_source(Path(folder) / "app")
+    with tempfile.TemporaryDirectory() as directory:
+        source = make_source(Path(directory) / "app")
         if options.deploys:
             keep(deploying=list(deploying(source, options)))
         if options.rounds:
@@ -69,7 +69,7 @@ def main():
 
 
 def keep(**found):
-    """A part that was not measured this time stays as it was."""
+    """Update the results. Parts that were not measured this time keep their values."""
     path = PROJECT / "docs/benchmarks.json"
     found = {**(json.loads(path.read_text()) if path.exists() else {}), **found}
     path.write_text(json.dumps(found, indent=1) + "\n")
@@ -85,7 +85,7 @@ def deploying(source, options):
 
 
 def serving(contenders, options):
-    """Contenders take turns, one load at a time, there and back again: what changes meanwhile touches all alike."""
+    """Run each load against all contenders in turn, and reverse the order every second round, so that drift affects all of them alike."""
     for turn in range(options.rounds):
         say(f"round {turn + 1} of {options.rounds}")
         for load in WORKLOADS:
@@ -101,21 +101,21 @@ def say(text):
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
-def make_source(folder):
-    """The app, with its static file."""
-    shutil.copytree(BENCH / "app", folder, ignore=shutil.ignore_patterns("__pycache__", "*.db"))
-    (folder / "static").mkdir()
-    (folder / "static/100k.bin").write_bytes(random.Random(1).randbytes(100_000))
-    return folder
+def make_source(directory):
+    """Copy the app and create its static file."""
+    shutil.copytree(BENCH / "app", directory, ignore=shutil.ignore_patterns("__pycache__", "*.db"))
+    (directory / "static").mkdir()
+    (directory / "static/100k.bin").write_bytes(random.Random(1).randbytes(100_000))
+    return directory
 
 
 # -- serving ----------------------------------------------------------------------------------------------------------
 
 
 def set_up(source, servers):
-    """Deploy the app with every server, and as the tutorial has it. A server without nginx is a contender of its own."""
+    """Deploy the app with every server and as in the tutorial. A server without nginx counts as a separate contender."""
     say("setting up the host")
-    # apps of one host, one after the other
+    # apps that share a host must be deployed one after the other
     play(["gunicorn", *servers], "deploy.yml", source, forks=1)
     play(["gunicorn"], "tests/bench/tutorial.yml", source)
     contenders = [
@@ -134,16 +134,16 @@ def set_up(source, servers):
 
 
 def measure(contender, load, seconds):
-    """What wrk or hey found, and how much of the cores' time the app and nginx took for a request; None if it has no such page."""
+    """The results of wrk or hey, with the CPU time of the app and nginx per request. None if the contender does not serve this load."""
     if (not contender.unit and load.name != "static") or (contender.socket and load.name not in BARE):
         return None
     settle(contender.plain)
     before = cpu_seconds(contender.unit)
-    found = ask(contender, load, seconds)
+    found = run_load(contender, load, seconds)
     after = cpu_seconds(contender.unit)
-    # a request that failed took its time, too
+    # failed requests used CPU time, too
     count = found["rate"] * seconds + found["failed"] or 1
-    return found | {f"{who}_us": round((after[who] - before[who]) / count * 1e6) for who in after}
+    return found | {f"{name}_us": round((after[name] - before[name]) / count * 1e6) for name in after}
 
 
 def warm_up(contender):
@@ -152,17 +152,17 @@ def warm_up(contender):
         if found["rate"] and not found["failed"]:
             return
         time.sleep(1)
-    raise SystemExit(f"{contender.name} does not answer well: {found}")
+    raise SystemExit(f"{contender.name} does not respond without errors: {found}")
 
 
 def settle(url):
-    """One answer, a good one: by then, what the load before left behind in the app's queue is answered too."""
+    """Wait for one successful response: by then, the app has also processed the requests that the previous load left in its queue."""
     found = report.parse_hey(on_host("hey", "-n", "1", "-c", "1", "-disable-redirects", url))
     if found["failed"]:
-        raise SystemExit(f"{url} does not answer 200")
+        raise SystemExit(f"{url} does not respond with status 200")
 
 
-def ask(contender, load, seconds):
+def run_load(contender, load, seconds):
     if contender.socket:
         return wrk(f"http://127.0.0.1{load.path}", load.clients, seconds, contender.socket)
     if load.name == "handshakes":
@@ -182,7 +182,7 @@ def ask(contender, load, seconds):
 
 @contextlib.contextmanager
 def waiting_clients(contender, count, seconds):
-    """They ask for the page that waits, all the time."""
+    """Clients that request /wait continuously."""
     command = ["podman", "exec", HOST, "wrk", "--threads=1", f"--connections={count}", f"--duration={seconds}s"]
     with subprocess.Popen([*command, f"{contender.plain}/wait"], stdout=subprocess.DEVNULL):
         time.sleep(1)
@@ -205,18 +205,18 @@ def wrk(url, clients, seconds, socket=None):
 
 
 def cpu_seconds(unit):
-    """What the app's processes and nginx's have taken so far, of all cores."""
+    """The CPU time that the processes of the app and of nginx have used so far, on all cores."""
     pids = {"app": pids_of(unit) if unit else [], "nginx": on_host("pgrep", "--exact", "nginx").split()}
-    took = {}
-    for who, some in pids.items():
-        stats = read_all(f"/proc/{pid}/stat" for pid in some)
-        # user's and kernel's time; before them is the program's name, in brackets
-        took[who] = sum(int(ticks) for line in stats.splitlines() for ticks in line.rpartition(")")[2].split()[11:13]) / 100
-    return took
+    used = {}
+    for name, processes in pids.items():
+        stats = read_all(f"/proc/{pid}/stat" for pid in processes)
+        # user and kernel time come after the program's name, which is in brackets
+        used[name] = sum(int(ticks) for line in stats.splitlines() for ticks in line.rpartition(")")[2].split()[11:13]) / 100
+    return used
 
 
 def memory_mb(unit):
-    """What its processes take; what they share is counted once."""
+    """The memory of the unit's processes. Shared memory is counted once."""
     sizes = re.findall(r"^Pss:\s+(\d+)", read_all(f"/proc/{pid}/smaps_rollup" for pid in pids_of(unit)), re.MULTILINE)
     return round(sum(map(int, sizes)) / 1024, 1)
 
@@ -227,12 +227,12 @@ def pids_of(unit):
 
 
 def read_all(paths):
-    """Of processes, of which one may have ended meanwhile."""
+    """Read files of /proc. Those of processes that have ended in the meantime are skipped."""
     return on_host("sh", "-c", f"cat /dev/null {' '.join(paths)} 2>/dev/null || true")
 
 
 def machine(options):
-    """Under what all this was measured; nothing that names the machine."""
+    """The conditions of the measurement, without anything that identifies the machine."""
     version = "from importlib.metadata import version; print(version('{}'))"
     packages = {"gevent": "gevent", "uwsgi": "pyuwsgi"}
     about = {
@@ -255,12 +255,12 @@ def machine(options):
 
 
 def deploy(source, count):
-    """From bare hosts to a rollback, step by step."""
+    """Measure each step from bare hosts to a rollback."""
     hosts = [f"host{number}" for number in range(1, count + 1)]
     settings = {}
     try:
         for number in range(1, count + 1):
-            make_anew(number)
+            recreate_host(number)
         yield {"what": "first provision", **play(hosts, "deploy.yml", source)}
         yield {"what": "nothing new", **play(hosts, "deploy.yml", source)}
         page = source / "wsgi.py"
@@ -274,8 +274,8 @@ def deploy(source, count):
             podman("rm", "--force", "--time", "0", "--ignore", f"{HOST}-{number}")
 
 
-def make_anew(number):
-    """A host that no one has touched."""
+def recreate_host(number):
+    """Replace the host with a fresh one."""
     name, image = f"{HOST}-{number}", f"localhost/flaskhost-lab:{os.environ.get('FLASKHOST_NEWER', 'debian13')}"
     podman("rm", "--force", "--time", "0", "--ignore", name)
     address = ["--network", HOST, "--ip", f"10.207.3.{30 + number}", "--publish", f"127.0.0.1:{22030 + number}:22"]
@@ -285,12 +285,12 @@ def make_anew(number):
 
 
 def play(hosts, playbook, source, forks=20, **variables):
-    """Run it to its end: how long it took, in all and by task."""
+    """Run the playbook to its end. Return the total time and the time per task."""
     environment = {"PROFILE_TASKS_TASK_OUTPUT_LIMIT": "all", "PROFILE_TASKS_SORT_ORDER": "none", "ANSIBLE_FORKS": str(forks)}
-    began = time.monotonic()
+    started = time.monotonic()
     process = start(Group(INVENTORY, ",".join(hosts), environment), playbook, variables={"app_source": str(source), **variables})
     output = process.communicate()[0]
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     if process.returncode:
         raise SystemExit(output)
     changed = sum(map(int, re.findall(r"changed=(\d+)", output)))

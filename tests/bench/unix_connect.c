@@ -1,4 +1,4 @@
-/* wrk speaks TCP only. Preloaded, this turns its connections into ones to $UNIX_SOCKET. */
+/* Preloaded into wrk, which supports TCP only, this library redirects its connections to $UNIX_SOCKET. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""`make sanity`: others' tools judge the collection as it is published.
+"""`make sanity`: checks the collection as it is published, with ansible-test sanity, antsibull-docs and galaxy-importer.
 
-The tarball is built and unpacked to a path that ansible-test accepts. Then ansible-test sanity, antsibull-docs and galaxy-importer read it there.
-ignore-VERSION.txt beside this file says what ansible-test ignores, and why.
+The tarball is built and unpacked to a path that ansible-test accepts. The errors that ansible-test ignores are listed in
+ignore-VERSION.txt, each with its reason.
 """
 
 import os
@@ -17,21 +17,21 @@ import ansible_test
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
-# its virtual environments take a minute to make, and are kept
+# kept between runs, because creating ansible-test's virtual environments takes a minute
 HOME = PROJECT / ".cache/sanity-home"
 BIN = Path(sys.executable).parent
 GALAXY = yaml.safe_load((PROJECT / "galaxy.yml").read_text())
 
 
 def main():
-    with tempfile.TemporaryDirectory(prefix="flaskhost-sanity-") as place:
-        tarball, collection = build(Path(place))
+    with tempfile.TemporaryDirectory(prefix="flaskhost-sanity-") as directory:
+        tarball, collection = build(Path(directory))
         failed = [tool.__name__ for tool in (ansible_test_sanity, antsibull_docs, galaxy_importer) if not tool(tarball, collection)]
-    sys.exit(f"\n{', '.join(failed)}: see above." if failed else 0)
+    sys.exit(f"\n{', '.join(failed)} failed (see the output above)." if failed else 0)
 
 
-def build(place):
-    out, collection = place / "out", place / "ansible_collections" / GALAXY["namespace"] / GALAXY["name"]
+def build(directory):
+    out, collection = directory / "out", directory / "ansible_collections" / GALAXY["namespace"] / GALAXY["name"]
     subprocess.run([BIN / "ansible-galaxy", "collection", "build", PROJECT, "--output-path", out], check=True, stdout=subprocess.DEVNULL)
     (tarball,) = out.glob("*.tar.gz")
     with tarfile.open(tarball) as tar:
@@ -43,26 +43,27 @@ def build(place):
 
 
 def licenses(collection):
-    """ansible-test asks each module for the header of the GPL. This collection has the MIT license, which fits the BSD license of Ansible's module_utils."""
+    """The lines that exempt the modules from ansible-test's GPL header check: the collection's license is MIT, which is compatible with
+    the BSD license of Ansible's module_utils."""
     plugins = [*collection.glob("plugins/modules/*.py"), *collection.glob("plugins/lookup/*.py")]
     return "".join(f"{path.relative_to(collection)} validate-modules:missing-gplv3-license # MIT\n" for path in sorted(plugins))
 
 
 def environment(**more):
-    """Without the operator's home, but with their way to a package index."""
+    """The environment of the tools: a separate home directory, with the operator's package index settings."""
     config = os.environ.get("XDG_CONFIG_HOME", str(Path.home() / ".config"))
     return {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "XDG_CONFIG_HOME": config, "HOME": str(HOME), **more}
 
 
 def ansible_test_sanity(_tarball, collection):
-    give_pip()
+    provide_pip()
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     command = [BIN / "ansible-test", "sanity", "--venv", "--python", python, "--color", "no", "--truncate", "0"]
     return subprocess.run(command, cwd=collection, env=environment(LC_ALL="C.UTF-8")).returncode == 0
 
 
-def give_pip():
-    """ansible-test would download pip from a server of its own, which many networks don't let through. Python has one."""
+def provide_pip():
+    """Use the pip that comes with Python: ansible-test would download it from a server that many networks block."""
     source = (Path(ansible_test.__file__).parent / "_internal/python_requirements.py").read_text()
     version = re.search(r"\bpip='([\d.]+)'", source)[1]
     script = HOME / f".ansible/test/cache/get_pip_{version.replace('.', '_')}.py"
@@ -76,9 +77,9 @@ def antsibull_docs(_tarball, collection):
 
 
 def galaxy_importer(tarball, _collection):
-    """A warning counts: Galaxy shows it to everybody."""
+    """Warnings count as failures, because Galaxy shows them to all users."""
     config = tarball.parent / "importer.cfg"
-    # `make lint` runs ansible-lint
+    # `make lint` runs ansible-lint already
     config.write_text("[galaxy-importer]\nRUN_ANSIBLE_LINT = False\n")
     command = [sys.executable, "-m", "galaxy_importer.main", tarball]
     done = subprocess.run(

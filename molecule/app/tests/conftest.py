@@ -1,24 +1,24 @@
-"""Two stages of one app: staging has SQLite, production PostgreSQL; both have a queue, workers, a schedule and backups."""
+"""Two stages of one app: staging uses SQLite, production PostgreSQL. Both have a queue, workers, a schedule and backups."""
 
 import json
 import subprocess
 import time
 
 import pytest
-from sites import SAMPLE, Site, copy_of_sample_app, wait_until
+from sites import SAMPLE, Site, copy_sample_app, wait_until
 
-# on production's own host
+# on production's host
 S3 = "http://10.207.7.13:5997"
 
 
 def deployed(name):
-    """From bare to live, as a person does it; `first` is that run, `first_live` what it made live."""
+    """Deploy to a bare host. `first` is this run, and `first_live` the release that it activated."""
     site = Site(name)
     # `molecule verify` may run again on the same hosts
     if not site.host.file("/srv/sample").exists:
-        would = site.play("deploy.yml", "--check")
-        assert would.ok, would.output
-        assert not site.host.file("/srv/sample").exists, "nothing was done"
+        check = site.play("deploy.yml", "--check")
+        assert check.ok, check.output
+        assert not site.host.file("/srv/sample").exists, "check mode must change nothing"
     site.first = site.play("deploy.yml")
     assert site.first.ok, site.first.output
     site.first_live = site.live()
@@ -41,7 +41,7 @@ def production(request):
 
 @pytest.fixture
 def s3(production):
-    """moto's; a reboot ends it."""
+    """An S3 server (moto), which does not survive a reboot."""
     production.host.check_output(
         "[ -x /opt/moto/bin/moto_server ] || { /opt/uv/*/bin/uv venv --quiet --python /usr/bin/python3 /opt/moto && "
         "UV_SYSTEM_CERTS=1 VIRTUAL_ENV=/opt/moto /opt/uv/*/bin/uv pip install --quiet 'moto[s3,server]'; }"
@@ -68,27 +68,27 @@ def site(request):
 
 @pytest.fixture
 def source(tmp_path):
-    return copy_of_sample_app(tmp_path / "source")
+    return copy_sample_app(tmp_path / "source")
 
 
 def change(source):
-    """So that it is a release of its own."""
+    """Change the source, so that it makes a new release."""
     page = source / "sample_app/templates/index.html"
     page.write_text(page.read_text() + f"<!-- {time.time_ns()} -->\n")
 
 
 def workers(site, states="active"):
-    """Units of further processes."""
+    """The units of the worker processes."""
     command = f"systemctl list-units --plain --no-legend --state={states} 'sample-*@*' | cut -d' ' -f1"
     return site.host.check_output(command).split()
 
 
 def python(site, code):
-    """What a script prints that runs in the live release."""
+    """Run Python code in the live release, and return its output."""
     return site.host.check_output("/srv/sample/run python -c %s", code).strip()
 
 
 def counts(site):
-    """Entries, and how many of them a worker has seen to."""
+    """The number of entries, and how many of them a worker has processed."""
     found = json.loads(site.get("/entries.json")[1])
     return found["count"], found["counted"]

@@ -1,4 +1,4 @@
-"""What is backed up comes back; a backup that can't be written is told of."""
+"""Backups can be restored in full, and a backup that fails is reported."""
 
 import json
 
@@ -26,7 +26,7 @@ def destroy(site):
 
 
 @pytest.mark.sample
-def test_every_row_and_file_comes_back(site):
+def test_a_restore_brings_back_every_row_and_file(site):
     for number in range(20):
         site.write(f"entry {number}")
     site.host.check_output("install -d -o sample -g sample-web -m 0700 /var/lib/sample/uploads")
@@ -34,12 +34,12 @@ def test_every_row_and_file_comes_back(site):
         "setpriv --reuid=sample --regid=sample-web --clear-groups sh -c 'head -c 3000000 /dev/urandom >/var/lib/sample/uploads/\"a picture.png\"'"
     )
     run = site.play("playbooks/backup.yml")
-    assert run.ok and run.tells("was written to /var/backups/sample"), run.output
-    wanted = python(site, ROWS), site.host.check_output(FILES), counts(site)[0]
+    assert run.ok and run.reports("was written to /var/backups/sample"), run.output
+    expected = python(site, ROWS), site.host.check_output(FILES), counts(site)[0]
     destroy(site)
     run = site.play("playbooks/restore.yml", backup_name="latest")
-    assert run.ok and run.tells("is in place", "What stood in its place is kept in /var/lib/flaskhost/sample/before"), run.output
-    assert (python(site, ROWS), site.host.check_output(FILES), counts(site)[0]) == wanted
+    assert run.ok and run.reports("was restored", "The replaced data is kept in /var/lib/flaskhost/sample/before"), run.output
+    assert (python(site, ROWS), site.host.check_output(FILES), counts(site)[0]) == expected
     assert site.get("/")[0] == 200
     assert len(workers(site)) == 2
     site.write("after it was restored")
@@ -49,22 +49,22 @@ def test_every_row_and_file_comes_back(site):
     assert again.ok and again.changed == 0, again.output
 
 
-def test_a_named_one_comes_back(site):
+def test_a_backup_can_be_restored_by_name(site):
     before = counts(site)[0]
     assert site.play("playbooks/backup.yml").ok
-    wanted = backups(site)[-1]["id"]
+    expected = backups(site)[-1]["id"]
     site.write("after the backup")
     assert site.play("playbooks/backup.yml").ok
     run = site.play("playbooks/restore.yml")
-    assert not run.ok and run.tells("Name the backup: make restore NAME=", wanted, "Nothing was changed"), run.output
+    assert not run.ok and run.reports("Name the backup: make restore NAME=", expected, "Nothing was changed"), run.output
     run = site.play("playbooks/restore.yml", backup_name="00000000")
-    assert not run.ok and run.tells("There is no backup '00000000' of", wanted), run.output
+    assert not run.ok and run.reports("There is no backup '00000000' of", expected), run.output
     assert site.get("/healthz")[0] == 200 and counts(site)[0] == before + 1
-    assert site.play("playbooks/restore.yml", backup_name=wanted).ok
+    assert site.play("playbooks/restore.yml", backup_name=expected).ok
     assert counts(site)[0] == before
 
 
-def test_secrets_of_backups_are_root_s(site):
+def test_only_root_can_read_the_secrets_of_backups(site):
     for path in "/etc/flaskhost", "/var/backups/sample":
         assert site.host.file(path).mode == 0o700 and site.host.file(path).user == "root"
     assert site.host.file("/etc/flaskhost/backup-sample.json").mode == 0o600
@@ -72,7 +72,7 @@ def test_secrets_of_backups_are_root_s(site):
         assert site.host.run(f"journalctl --namespace='*' --no-pager | grep -F '\"{secret}\"'").rc != 0
 
 
-def test_a_backup_elsewhere_outlives_the_host_s_own(production):
+def test_a_remote_backup_survives_the_loss_of_the_local_ones(production):
     production.write("it is elsewhere too")
     assert production.play("playbooks/backup.yml").ok
     count = counts(production)[0]
@@ -83,7 +83,7 @@ def test_a_backup_elsewhere_outlives_the_host_s_own(production):
     assert {backup["place"] for backup in backups(production)} == {"s3"}
 
 
-def test_what_is_too_old_is_forgotten_and_the_last_is_kept(site):
+def test_old_backups_are_deleted(site):
     settings = json.loads(site.host.check_output("cat /etc/flaskhost/backup-sample.json"))
     password = settings["password"] or site.host.check_output("cat /etc/flaskhost/backup-sample.key")
     assert site.play("playbooks/backup.yml").ok
@@ -94,21 +94,21 @@ def test_what_is_too_old_is_forgotten_and_the_last_is_kept(site):
     assert not backups(site)[0]["time"].startswith("2020")
 
 
-def test_what_a_backup_leaves_out_is_told_of(site):
+def test_files_that_a_backup_leaves_out_are_reported(site):
     app = "setpriv --reuid=sample --regid=sample-web --clear-groups"
     site.host.check_output(f"{app} mkfifo /var/lib/sample/pipe")
     try:
         run = site.play("playbooks/backup.yml")
-        assert run.ok and run.tells("pipe: left out: a FIFO"), run.output
-        assert site.play("playbooks/status.yml").tells("with 1 warnings: pipe: left out: a FIFO")
+        assert run.ok and run.reports("pipe: left out: a FIFO"), run.output
+        assert site.play("playbooks/status.yml").reports("with 1 warnings: pipe: left out: a FIFO")
     finally:
         site.host.check_output("rm /var/lib/sample/pipe")
     assert site.play("playbooks/backup.yml").ok
 
 
 @pytest.fixture
-def full(site):
-    """No room where backups go."""
+def full_disk(site):
+    """No space left in the directory of backups."""
     site.host.check_output("mount -t tmpfs -o size=64k tmpfs /var/backups/sample")
     yield
     site.host.check_output("umount /var/backups/sample")
@@ -116,40 +116,40 @@ def full(site):
     assert site.play("playbooks/backup.yml").ok
 
 
-def test_a_backup_that_can_not_be_written_is_told_of(site, full):
+def test_a_backup_to_a_full_disk_is_reported(site, full_disk):
     run = site.play("playbooks/backup.yml")
-    assert not run.ok and run.tells("no space left on device", "The backup was not made, or not everywhere"), run.output
-    assert site.play("playbooks/status.yml").tells("backup ALERT: the last was not made:", "no space left on device")
+    assert not run.ok and run.reports("no space left on device", "The backup failed for at least one destination"), run.output
+    assert site.play("playbooks/status.yml").reports("backup ALERT: the last backup failed:", "no space left on device")
     run = site.play("playbooks/doctor.yml", app_domains=["localhost"])
-    assert not run.ok and run.tells("BAD backup", "no space left on device"), run.output
+    assert not run.ok and run.reports("BAD backup", "no space left on device"), run.output
     assert site.get("/healthz")[0] == 200
 
 
-def test_a_place_that_does_not_answer_is_told_of_and_the_other_gets_its_backup(production, s3):
+def test_an_unreachable_repository_is_reported_and_the_other_gets_its_backup(production, s3):
     s3.check_output("systemctl stop moto")
     try:
         run = production.play("playbooks/backup.yml")
-        assert not run.ok and run.tells(
+        assert not run.ok and run.reports(
             "was written to /var/backups/sample", "http://127.0.0.1:5997/backups/sample", "connection refused"
         ), run.output
-        assert production.play("playbooks/status.yml").tells("ALERT: the last was not made: ")
+        assert production.play("playbooks/status.yml").reports("ALERT: the last backup failed: ")
     finally:
         start_s3(s3)
-    # moto forgets all when it ends; the next backup begins anew there
+    # moto loses its data when it stops, so the next backup creates a new repository there
     run = production.play("playbooks/backup.yml")
-    assert run.ok and run.tells("was written to http://127.0.0.1:5997/backups/sample"), run.output
-    assert production.play("playbooks/status.yml").tells("hours ago, to http://127.0.0.1:5997/backups/sample")
+    assert run.ok and run.reports("was written to http://127.0.0.1:5997/backups/sample"), run.output
+    assert production.play("playbooks/status.yml").reports("hours ago, to http://127.0.0.1:5997/backups/sample")
 
 
 @pytest.mark.parametrize(
-    ("harm", "words"),
+    ("fault", "message"),
     [
-        ("systemctl disable --now sample-backup.timer", "none is made"),
-        ('sed -i \'s/"at": [0-9.]*/"at": 1000000/g\' /var/lib/flaskhost/sample/made.json', "the last to /var/backups/sample is"),
+        ("systemctl disable --now sample-backup.timer", "no backups are made"),
+        ('sed -i \'s/"at": [0-9.]*/"at": 1000000/g\' /var/lib/flaskhost/sample/made.json', "the last backup in /var/backups/sample is"),
     ],
 )
-def test_nights_without_a_backup_are_told_of(site, harm, words):
-    site.host.check_output(harm)
-    assert site.play("playbooks/status.yml").tells("ALERT", words)
+def test_missing_backups_are_reported(site, fault, message):
+    site.host.check_output(fault)
+    assert site.play("playbooks/status.yml").reports("ALERT", message)
     assert site.play("deploy.yml").ok and site.play("playbooks/backup.yml").ok
     assert "ALERT" not in site.play("playbooks/status.yml").output

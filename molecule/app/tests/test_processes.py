@@ -1,4 +1,4 @@
-"""Workers, scheduled and one-off commands: walled in like the server, and part of the release."""
+"""Workers, scheduled jobs and one-off commands: they are sandboxed like the server, and belong to the release."""
 
 import time
 
@@ -60,7 +60,7 @@ def expected(site, number=2):
 
 
 @pytest.mark.sample
-def test_workers_do_what_visitors_leave_to_them(site):
+def test_workers_process_the_jobs_that_visitors_create(site):
     assert workers(site) == expected(site)
     count = counts(site)[0]
     site.write("three short words")
@@ -68,7 +68,7 @@ def test_workers_do_what_visitors_leave_to_them(site):
     assert "3 words" in site.get("/")[1]
 
 
-def test_a_worker_is_walled_in_like_the_server(site):
+def test_workers_and_scheduled_jobs_are_hardened_like_the_server(site):
     for unit in [*expected(site), "sample-schedule-tidy.service"]:
         report = site.host.check_output(f"systemd-analyze security --no-pager {unit} | tail -n 1")
         assert float(report.split("service: ")[1].split()[0]) <= 1.5, report
@@ -76,41 +76,41 @@ def test_a_worker_is_walled_in_like_the_server(site):
     assert site.host.check_output(f"ps --no-headers --format user,comm --pid {pid}").split() == ["sample", "python"]
 
 
-def test_database_and_queue_are_the_app_s_alone(site):
+def test_only_the_app_can_use_its_database_and_queue(site):
     ports = site.host.check_output("ss -Hltn | awk '{print $4}' | sed 's/.*://' | sort -un").split()
     assert not {"5432", "6379"} & {*ports}
-    ask = "redis-cli -s /run/redis-sample/redis.sock ping"
-    assert site.host.check_output(f"runuser -u sample -- {ask}") == "PONG"
+    ping = "redis-cli -s /run/redis-sample/redis.sock ping"
+    assert site.host.check_output(f"runuser -u sample -- {ping}") == "PONG"
     for user in "nobody", "www-data":
-        assert site.host.run(f"runuser -u {user} -- {ask}").stdout.strip() != "PONG"
+        assert site.host.run(f"runuser -u {user} -- {ping}").stdout.strip() != "PONG"
     if site.name == "production":
         url = "postgresql:///sample?host=/run/postgresql"
         assert site.host.check_output(f"runuser -u sample -- psql -Atc 'select current_user' '{url}'") == "sample"
-        for user, what in ("nobody", url), ("www-data", f"{url}&user=sample"), ("sample", url.replace("/sample", "/postgres")):
-            assert site.host.run(f"runuser -u {user} -- psql -c 'select 1' '{what}'").rc != 0, (user, what)
+        for user, target in ("nobody", url), ("www-data", f"{url}&user=sample"), ("sample", url.replace("/sample", "/postgres")):
+            assert site.host.run(f"runuser -u {user} -- psql -c 'select 1' '{target}'").rc != 0, (user, target)
 
 
-def test_the_cache_is_the_app_s_alone(site):
+def test_only_the_app_can_use_its_cache(site):
     assert python(site, CACHE).strip() == "['STORED', 'VALUE', 'color', '0', '3', 'red', 'END']"
     assert "11211" not in site.host.check_output("ss -Hltun")
     for user in "nobody", "www-data":
-        ask = f"MEMCACHED_SOCKET=/run/memcached-sample/memcached.sock runuser -u {user} -- python3 -c '{CACHE}'"
-        assert "PermissionError" in site.host.run(ask).stderr
-    # it comes back by itself, empty, and the app finds it again
+        query = f"MEMCACHED_SOCKET=/run/memcached-sample/memcached.sock runuser -u {user} -- python3 -c '{CACHE}'"
+        assert "PermissionError" in site.host.run(query).stderr
+    # systemd restarts it, empty, and the app can use it again
     site.host.check_output("systemctl kill --signal=KILL memcached-sample")
     wait_until(lambda: site.host.service("memcached-sample").is_running, 20)
     assert "'red'" in python(site, CACHE)
 
 
 @pytest.mark.sample
-def test_a_schema_changes_under_load_and_no_request_and_no_job_is_lost(site, source):
-    """The new code asks for a job that the former doesn't know, and writes a column that wasn't there."""
+def test_a_schema_change_under_load_loses_no_request_and_no_job(site, source):
+    """The new code enqueues a job that the previous release doesn't have, and writes to a new column."""
     (source / "migrations/versions/c1_length.py").write_text(MIGRATION)
     models, jobs = source / "sample_app/models.py", source / "sample_app/jobs.py"
     models.write_text(models.read_text().replace("    written =", "    length = db.Column(db.Integer)\n    written ="))
     jobs.write_text(jobs.read_text().replace("enqueue(count_words,", "enqueue(measure,") + JOB)
     python(site, SLOW)
-    left = site.live()
+    previous = site.live()
     wait_until(lambda: python(site, SLOW_STATE) == "started")
     load = Load(site, seconds=300, pace=1)
     time.sleep(3)
@@ -118,26 +118,26 @@ def test_a_schema_changes_under_load_and_no_request_and_no_job_is_lost(site, sou
     time.sleep(3)
     answers, errors = load.stop()
     print(f"{site.name}: {answers}, errors {errors}")
-    assert run.ok and site.live() != left, run.output
+    assert run.ok and site.live() != previous, run.output
     assert not errors and set(answers) == {200, 303}, (answers, errors)
     wait_until(lambda: len({*counts(site)}) == 1, 180)
     assert python(site, SLOW_STATE) == "finished"
     assert failed_jobs(site) == "0"
     wait_until(lambda: workers(site, "active,deactivating") == expected(site))
     assert "SIGKILL" not in site.host.check_output(
-        f"journalctl --namespace=+sample --unit 'sample-worker.*@{left}.service' --no-pager --output=cat"
+        f"journalctl --namespace=+sample --unit 'sample-worker.*@{previous}.service' --no-pager --output=cat"
     )
     assert int(python(site, APP + "print(db.session.query(Entry).filter(Entry.length.is_not(None)).count())")) > 0
-    # back, with a schema that the former ignores; and what a rollback doesn't undo, for the tests that follow
+    # The previous release ignores the new column. A rollback doesn't undo the migration, so undo it for the next tests.
     back = site.play("playbooks/rollback.yml")
-    assert back.ok and site.live() == left, back.output
+    assert back.ok and site.live() == previous, back.output
     site.write("with the newer schema")
     wait_until(lambda: len({*counts(site)}) == 1)
     undo = "alter table entry drop column length", "update alembic_version set version_num = '2c1e5d7a9b40'"
     python(site, APP + "".join(f'db.session.execute(db.text("{line}")); ' for line in undo) + "db.session.commit()")
 
 
-def test_going_back_brings_the_former_number_of_workers_back(production, source):
+def test_a_rollback_restores_the_number_of_workers(production, source):
     change(source)
     assert production.release(source, app_processes={"worker": 3}).ok
     assert workers(production) == expected(production, 3)
@@ -145,50 +145,50 @@ def test_going_back_brings_the_former_number_of_workers_back(production, source)
     wait_until(lambda: workers(production, "active,deactivating") == expected(production))
 
 
-def test_a_release_whose_worker_dies_is_never_live(production, source):
-    left, running = production.live(), workers(production)
+def test_a_release_whose_worker_exits_is_not_activated(production, source):
+    live, running = production.live(), workers(production)
     (source / "Procfile").write_text("worker: echo no licence found; exit 3\nrelease: true\n")
     run = production.release(source)
-    assert not run.ok and run.tells("worker.1 exited", "no licence found", f"Release {left} goes on serving"), run.output
-    assert production.live() == left and workers(production) == running
+    assert not run.ok and run.reports("worker.1 exited", "no licence found", f"Release {live} keeps serving"), run.output
+    assert production.live() == live and workers(production) == running
     assert production.get("/healthz")[0] == 200
 
 
-def test_former_workers_work_again_after_a_site_that_went_back_by_itself(production, source):
-    left = production.live()
+def test_the_previous_workers_run_again_after_an_automatic_rollback(production, source):
+    live = production.live()
     page = source / "sample_app/pages.py"
     check = "    db.session.execute(db.select(Entry.id).limit(1))"
     page.write_text(page.read_text().replace(check, "    if request.headers.get('X-Real-IP'):\n        abort(500)"))
     run = production.release(source)
-    assert not run.ok and run.tells("was live for a moment and is not any more"), run.output
-    assert production.live() == left
+    assert not run.ok and run.reports("was activated, but the activation was reverted"), run.output
+    assert production.live() == live
     wait_until(lambda: workers(production, "active,deactivating") == expected(production))
-    production.write("after it went back")
+    production.write("after the rollback")
     wait_until(lambda: len({*counts(production)}) == 1)
 
 
-def test_a_worker_that_is_killed_is_started_again_and_its_job_is_done(site):
+def test_a_killed_worker_is_restarted_and_its_job_is_done(site):
     pids = [site.main_process(unit) for unit in expected(site)]
     site.host.check_output(f"kill -9 {' '.join(pids)}")
     site.write("after they were killed")
     wait_until(lambda: workers(site) == expected(site) and len({*counts(site)}) == 1)
 
 
-def test_a_worker_that_somebody_stopped_is_told_and_started_again(site):
+def test_a_stopped_worker_is_reported_and_started_again(site):
     site.host.check_output(f"systemctl disable --now {expected(site)[1]}")
-    assert site.play("playbooks/doctor.yml").tells("process worker.2", "is not up, or would not be at boot")
+    assert site.play("playbooks/doctor.yml").reports("process worker.2", "not running, or not enabled at boot")
     run = site.play("deploy.yml")
     assert run.ok and workers(site) == expected(site), run.output
 
 
-def test_all_is_back_after_a_reboot(site):
+def test_all_processes_start_after_a_reboot(site):
     site.write("before the reboot")
     wait_until(lambda: len({*counts(site)}) == 1)
     before = counts(site)
     site.reboot()
-    wait_until(site.is_well)
+    wait_until(site.is_healthy)
     wait_until(lambda: workers(site) == expected(site))
-    assert counts(site)[0] == before[0] and counts(site)[1] >= before[0] - 1, "of the last second a queue may forget"
+    assert counts(site)[0] == before[0] and counts(site)[1] >= before[0] - 1, "the queue may lose the jobs of the last second"
     timers = site.host.check_output("systemctl list-timers --no-legend 'sample-*'")
     assert "sample-schedule-tidy.timer" in timers and "sample-backup.timer" in timers
     assert site.host.check_output("systemctl --failed --no-legend") == ""
@@ -198,21 +198,21 @@ def test_all_is_back_after_a_reboot(site):
     assert again.ok and again.changed == 0, again.output
 
 
-# -- scheduled commands ---------------------------------------------------------------------------------------------------
+# -- scheduled jobs -------------------------------------------------------------------------------------------------------
 
 
-def said(site, seconds):
-    words = f"journalctl --namespace=+sample --unit sample-schedule-tidy.service --since=-{seconds}s --no-pager --output=cat"
-    return site.host.check_output(words)
+def job_output(site, seconds):
+    command = f"journalctl --namespace=+sample --unit sample-schedule-tidy.service --since=-{seconds}s --no-pager --output=cat"
+    return site.host.check_output(command)
 
 
-def test_a_scheduled_command_runs_in_the_live_release(site):
+def test_a_scheduled_job_runs_in_the_live_release(site):
     time.sleep(12)
-    assert "0 entries are forgotten." in said(site, 12)
-    assert site.play("playbooks/status.yml").tells("worker.1, worker.2, tidy (scheduled)")
+    assert "Deleted 0 entries." in job_output(site, 12)
+    assert site.play("playbooks/status.yml").reports("worker.1, worker.2, tidy (scheduled)")
 
 
-def test_the_schedule_goes_and_comes_with_the_release(production, source):
+def test_a_rollback_restores_the_schedule(production, source):
     change(source)
     run = production.release(source, app_schedule=[{"name": "other", "command": "true", "at": "daily"}])
     assert run.ok, run.output
@@ -227,23 +227,23 @@ def test_the_schedule_goes_and_comes_with_the_release(production, source):
 
 def test_a_one_off_command_runs_as_the_app(site):
     run = site.play("playbooks/run.yml", release_run="flask --app sample_app db current && id -un && echo $APP_STAGE")
-    assert run.ok and run.tells("2c1e5d7a9b40 (head)", "- sample", f"- {site.name}"), run.output
-    run = site.play("playbooks/run.yml", release_run="touch /srv/sample/x; echo it says no >&2; exit 3")
-    assert not run.ok and run.tells("Read-only file system", "it says no", f"The command failed with exit code 3 on {site.name}"), (
+    assert run.ok and run.reports("2c1e5d7a9b40 (head)", "- sample", f"- {site.name}"), run.output
+    run = site.play("playbooks/run.yml", release_run="touch /srv/sample/x; echo no such table >&2; exit 3")
+    assert not run.ok and run.reports("Read-only file system", "no such table", f"The command failed with exit code 3 on {site.name}"), (
         run.output
     )
     run = site.play("playbooks/run.yml", release_run=" ")
-    assert not run.ok and run.tells("There is no command to run", "Nothing was changed"), run.output
+    assert not run.ok and run.reports("There is no command to run", "Nothing was changed"), run.output
 
 
-def test_a_shell_of_the_app_has_a_terminal(site):
-    """`flask shell` on a terminal, as somebody has it who comes by ssh."""
-    typed = "from sample_app.models import db\\nprint(6 * 7, db.engine.name)\\nexit()\\n"
+def test_flask_shell_has_a_terminal(site):
+    """`flask shell` on a terminal, as in an ssh session."""
+    input_lines = "from sample_app.models import db\\nprint(6 * 7, db.engine.name)\\nexit()\\n"
     shell = "script --quiet --return --command '/srv/sample/run flask --app sample_app shell' /dev/null"
-    said = site.host.check_output(f"(sleep 5; printf '{typed}'; sleep 5) | {shell}")
-    assert f"42 {'postgresql' if site.name == 'production' else 'sqlite'}" in said, said
+    output = site.host.check_output(f"(sleep 5; printf '{input_lines}'; sleep 5) | {shell}")
+    assert f"42 {'postgresql' if site.name == 'production' else 'sqlite'}" in output, output
 
 
-@pytest.mark.parametrize("how", ["sh -c 'exit 7'", "false"])
-def test_its_end_is_the_command_s(site, how):
-    assert site.host.run(f"/srv/sample/run {how}").rc == (7 if "7" in how else 1)
+@pytest.mark.parametrize("command", ["sh -c 'exit 7'", "false"])
+def test_a_one_off_command_returns_its_exit_code(site, command):
+    assert site.host.run(f"/srv/sample/run {command}").rc == (7 if "7" in command else 1)

@@ -1,4 +1,4 @@
-"""Pictures that visitors leave: in a private bucket, where there is one."""
+"""Pictures that visitors upload are stored in a private bucket, if there is one."""
 
 import re
 import subprocess
@@ -17,12 +17,12 @@ def picture(tmp_path):
     return f"picture=@{tmp_path}/a picture.png"
 
 
-def addresses(site):
+def picture_paths(site):
     return re.findall(r'src="(/pictures/\w+\.png)"', site.get("/")[1])
 
 
 @pytest.mark.sample
-def test_a_picture_is_in_the_bucket_and_visitors_get_it_from_there(production, s3, picture):
+def test_a_picture_is_stored_in_the_bucket_and_served_from_there(production, s3, picture):
     assert make_bucket("sample-uploads")
     secrets = {"SECRET_KEY": "only-for-the-lab-s-production", **KEY}
     settings = {"app_env": {"APP_STAGE": "production", **BUCKET}, "app_secrets": secrets}
@@ -30,27 +30,27 @@ def test_a_picture_is_in_the_bucket_and_visitors_get_it_from_there(production, s
     assert run.ok and KEY["AWS_SECRET_ACCESS_KEY"] not in run.output, run.output
     assert production.play("deploy.yml", **settings).changed == 0
     assert production.get("/entries", "--form", "text=with a picture", "--form", picture)[0] == 303
-    status, headers = production.get(addresses(production)[0], "--include")
-    address = re.search(r"(?i)^location: (\S+)", headers, re.MULTILINE)[1]
-    assert status == 302 and address.startswith(f"{S3}/sample-uploads/") and "X-Amz-Expires=300" in address
-    assert subprocess.run(["curl", "--silent", "--fail", address], capture_output=True, check=True).stdout == PICTURE
+    status, headers = production.get(picture_paths(production)[0], "--include")
+    url = re.search(r"(?i)^location: (\S+)", headers, re.MULTILINE)[1]
+    assert status == 302 and url.startswith(f"{S3}/sample-uploads/") and "X-Amz-Expires=300" in url
+    assert subprocess.run(["curl", "--silent", "--fail", url], capture_output=True, check=True).stdout == PICTURE
     assert f"img-src 'self' {S3}" in production.get("/", "--include")[1]
     assert not production.host.file("/var/lib/sample/pictures").exists
 
 
-def test_without_a_bucket_it_is_in_the_app_s_own_folder(staging, picture):
+def test_without_a_bucket_a_picture_is_stored_in_the_data_directory(staging, picture):
     assert staging.get("/entries", "--form", "text=with a picture", "--form", picture)[0] == 303
     found = subprocess.run(
-        ["curl", "--silent", "--insecure", f"https://localhost:{staging.port}{addresses(staging)[0]}"], capture_output=True, check=True
+        ["curl", "--silent", "--insecure", f"https://localhost:{staging.port}{picture_paths(staging)[0]}"], capture_output=True, check=True
     )
     assert found.stdout == PICTURE
     assert staging.host.check_output("stat --format '%U %a' /var/lib/sample/pictures") == "sample 770"
 
 
-def test_a_bucket_that_can_not_be_used_is_told_before_anything_is_changed(production):
+def test_an_unusable_bucket_is_rejected_before_anything_changes(production):
     live = production.live()
     settings = {"app_env": {"APP_STAGE": "production", **BUCKET, "S3_BUCKET": "nobody-has-this"}, "app_secrets": {"SECRET_KEY": "x", **KEY}}
     run = production.play("deploy.yml", **settings)
     assert not run.ok and run.changed == 0, run.output
-    assert run.tells(f"S3_BUCKET: the app can't use the bucket 'nobody-has-this' at {S3}", "Nothing was changed"), run.output
+    assert run.reports(f"S3_BUCKET: the app can't use the bucket 'nobody-has-this' at {S3}", "Nothing was changed"), run.output
     assert production.live() == live

@@ -1,4 +1,4 @@
-"""The host that is judged, the judges, and what they say: docs/security.md is made of it (`make audit`)."""
+"""The audited host, the audit tools, and their results, which `make audit` publishes in docs/security.md."""
 
 import json
 import os
@@ -11,13 +11,13 @@ import pytest
 import testinfra
 from sites import PROJECT, Site
 
-FOLDER = Path(os.environ["FLASKHOST_LAB"]) / "audit"
-SAID = {}
+DIRECTORY = Path(os.environ["FLASKHOST_LAB"]) / "audit"
+RESULTS = {}
 
 
 @pytest.fixture(scope="session")
 def site():
-    return Site("judged")
+    return Site("audited")
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def host(site):
 
 @pytest.fixture(scope="session")
 def client():
-    """A machine elsewhere on the network, with the judges that the distribution has."""
+    """A client on the same network, with the audit tools that the distribution packages."""
     client = testinfra.get_host("podman://flaskhost-audit-client")
     install(client, "ca-certificates curl nmap nodejs npm slowhttptest testssl.sh")
     return client
@@ -39,8 +39,8 @@ def install(host, packages):
     )
 
 
-def judge(package, *command, **options):
-    """A judge from PyPI, in an environment of its own; gives its exit code and what it says."""
+def run_tool(package, *command, **options):
+    """Run an audit tool from PyPI in its own environment; return its exit code and its output."""
     uv = shutil.which("uv") or str(PROJECT / ".uv/bin/uv")
     environment = {**os.environ, "UV_SYSTEM_CERTS": "1", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
     done = subprocess.run(
@@ -50,14 +50,14 @@ def judge(package, *command, **options):
 
 
 @pytest.fixture(scope="session")
-def note(host):
-    """Write down what a judge says, whether it is good enough or not."""
+def record(host):
+    """Record the result of an audit tool in the report, whether it passes or not."""
     release = host.check_output(". /etc/os-release && echo $PRETTY_NAME")
     versions = host.check_output("dpkg-query --show --showformat='${Package} ${Version}, ' nginx openssh-server openssl")
 
-    def note(judge, asked, said):
-        SAID[judge] = {"asked": asked, "said": said}
-        report = {"of": release, "with": versions.rstrip(", "), "on": time.strftime("%Y-%m-%d"), "said": SAID}
-        (FOLDER / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    def record(tool, required, result):
+        RESULTS[tool] = {"asked": required, "said": result}
+        report = {"of": release, "with": versions.rstrip(", "), "on": time.strftime("%Y-%m-%d"), "said": RESULTS}
+        (DIRECTORY / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
-    return note
+    return record

@@ -1,4 +1,4 @@
-"""dev-sec's Linux baseline, by control; what is not here, molecule/audit/tests/controls.yml tells why."""
+"""dev-sec's Linux baseline, one test per control. molecule/audit/tests/controls.yml explains the controls that have no test."""
 
 import re
 
@@ -7,7 +7,7 @@ import yaml
 from sites import PROJECT
 
 MEASURES = yaml.safe_load((PROJECT / "roles/hardening/vars/main.yml").read_text())["__hardening_measures"]
-# nobody needs these, and each can be run with its owner's power
+# setuid and setgid programs that no host needs
 POWERFUL = (
     "/usr/bin/rcp /usr/bin/rlogin /usr/bin/rsh /sbin/netreport /usr/sbin/usernetctl /usr/sbin/userisdnctl /usr/sbin/pppd /usr/bin/lockfile"
     " /usr/bin/mail-lock /usr/bin/mail-unlock /usr/bin/mail-touchlock /usr/bin/dotlockfile /usr/bin/arping /usr/sbin/arping /usr/sbin/uuidd"
@@ -15,7 +15,7 @@ POWERFUL = (
 )
 
 
-def rights(host, path):
+def owner_and_mode(host, path):
     found = host.file(path)
     return found.user, found.group, f"{found.mode:04o}"
 
@@ -25,11 +25,11 @@ def test_os_01(host):
 
 
 def test_os_02(host):
-    assert rights(host, "/etc/shadow") == ("root", "shadow", "0640")
+    assert owner_and_mode(host, "/etc/shadow") == ("root", "shadow", "0640")
 
 
 def test_os_03(host):
-    assert rights(host, "/etc/passwd") == ("root", "root", "0644")
+    assert owner_and_mode(host, "/etc/passwd") == ("root", "root", "0644")
 
 
 def test_os_03b(host):
@@ -42,11 +42,11 @@ def test_os_04(host):
 
 
 def test_os_05(host):
-    """But for passwords that expire, which would end logins by key."""
-    assert rights(host, "/etc/login.defs") == ("root", "root", "0644")
+    """Except password expiry, which would end logins by key."""
+    assert owner_and_mode(host, "/etc/login.defs") == ("root", "root", "0644")
     found = dict(re.findall(r"^([A-Z_]+)\s+(\S.*)$", host.file("/etc/login.defs").content_string, re.MULTILINE))
-    wanted = {"UMASK": "027", "PASS_WARN_AGE": "7", "LOGIN_RETRIES": "5", "LOGIN_TIMEOUT": "60", "UID_MIN": "1000", "GID_MIN": "1000"}
-    assert {name: found.get(name) for name in wanted} == wanted
+    expected = {"UMASK": "027", "PASS_WARN_AGE": "7", "LOGIN_RETRIES": "5", "LOGIN_TIMEOUT": "60", "UID_MIN": "1000", "GID_MIN": "1000"}
+    assert {name: found.get(name) for name in expected} == expected
     assert "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" in found["ENV_SUPATH"]
     assert host.check_output("bash --login -c umask") == "0027"
 
@@ -67,10 +67,10 @@ def test_os_09(host):
 
 
 def test_os_10(host):
-    """But for squashfs (snaps), udf (Azure) and vfat (EFI)."""
-    told = host.file("/etc/modprobe.d/flaskhost.conf").content_string
+    """Except squashfs (snaps), udf (Azure) and vfat (EFI)."""
+    content = host.file("/etc/modprobe.d/flaskhost.conf").content_string
     for name in "cramfs", "freevxfs", "jffs2", "hfs", "hfsplus":
-        assert f"install {name} /bin/false\n" in told
+        assert f"install {name} /bin/false\n" in content
 
 
 def test_os_11(host):
@@ -81,12 +81,12 @@ def test_os_11(host):
 def test_os_13(host):
     for path in "/etc/crontab", "/etc/cron.hourly", "/etc/cron.daily", "/etc/cron.weekly", "/etc/cron.monthly", "/etc/cron.d":
         if host.file(path).exists:
-            assert rights(host, path) in (("root", "root", "0600"), ("root", "root", "0700")), path
+            assert owner_and_mode(host, path) in (("root", "root", "0600"), ("root", "root", "0700")), path
 
 
 @pytest.mark.parametrize("option", [pytest.param("nosuid", id="os-15"), pytest.param("nodev", id="os-16")])
 def test_mounts(host, option):
-    """Of those that the system makes itself; others are the image's."""
+    """Only mounts that the system makes itself; the others are up to the image."""
     mounts = [line.split() for line in host.file("/proc/self/mounts").content_string.splitlines()]
     options = {path: options.split(",") for _device, path, _type, options, *_ in mounts}
     for path in "/dev/shm", "/run":
@@ -126,7 +126,7 @@ SYSCTL = {
     "sysctl-16": {"net.ipv4.conf.all.send_redirects": 0, "net.ipv4.conf.default.send_redirects": 0},
     "sysctl-17": {"net.ipv4.conf.all.log_martians": 1, "net.ipv4.conf.default.log_martians": 1},
     "sysctl-20": {"net.ipv6.conf.all.accept_redirects": 0, "net.ipv6.conf.default.accept_redirects": 0},
-    # what follows is the kernel's own
+    # global kernel settings, which a container can't set
     "sysctl-30": {"kernel.sysrq": 0},
     "sysctl-31a": {"fs.suid_dumpable": 0},
     "sysctl-31b": {"kernel.core_pattern": "|/bin/false"},
@@ -138,19 +138,20 @@ SYSCTL = {
 
 @pytest.mark.parametrize("control", SYSCTL)
 def test_sysctl(host, control):
-    """The kernel's own settings are the machine's, in a container: there, what a VM is told is looked at, and that no container is."""
+    """In a container, the machine sets the global kernel settings. There, the test checks that Flaskhost would set them on a VM and omits
+    them in the container."""
     in_container = host.run("systemd-detect-virt --container --quiet").rc == 0
     written = host.file("/etc/sysctl.d/zz-flaskhost.conf").content_string
-    told = {name: value for measure in MEASURES.values() for name, value in measure.get("sysctl", {}).items()}
+    planned = {name: value for measure in MEASURES.values() for name, value in measure.get("sysctl", {}).items()}
     for name, value in SYSCTL[control].items():
         if in_container and not re.match(r"net\.ipv[46]\.", name):
-            assert told[name] == value and name not in written
+            assert planned[name] == value and name not in written
         else:
             assert host.check_output(f"sysctl --values {name}") == str(value), name
 
 
 def test_sysctl_29(host):
-    """Modules can be loaded: the firewall's are, when they are needed."""
+    """Kernel modules can be loaded: the firewall needs that."""
     assert host.run("sysctl --values kernel.modules_disabled 2>/dev/null").stdout.strip() in ("", "0")
 
 

@@ -1,4 +1,4 @@
-"""dev-sec's nginx baseline, by control; what is not here, molecule/audit/tests/controls.yml tells why."""
+"""dev-sec's nginx baseline, one test per control. molecule/audit/tests/controls.yml explains the controls that have no test."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def config(host):
-    """All that nginx reads."""
+    """nginx's complete configuration."""
     return host.check_output("nginx -T 2>/dev/null")
 
 
@@ -43,7 +43,7 @@ def test_nginx_05(config, headers, site):
 
 
 def test_nginx_07(config):
-    """By address, and many enough for HTTP/2, where each request under way counts."""
+    """Limited by address. The limit is high enough for HTTP/2, where each request in progress counts as a connection."""
     assert re.search(r"limit_conn_zone \$sample_visitor zone=sample_connections:10m;", config)
     assert re.search(r"limit_conn sample_connections \d+;", config) and re.search(r"limit_req zone=sample_requests ", config)
 
@@ -57,7 +57,8 @@ def test_nginx_10(headers):
 
 
 def test_nginx_12(config):
-    """By Mozilla's guidelines, which have the client choose; there is no exchange of Diffie and Hellman's own that would need primes."""
+    """As Mozilla recommends, the client chooses the cipher. There is no finite-field Diffie-Hellman exchange, so no DH parameters are
+    needed."""
     assert set(re.findall(r"ssl_protocols ([^;]+);", config)) <= {"TLSv1.2 TLSv1.3", "TLSv1.3"}
     assert "ssl_session_tickets off;" in config
     ciphers = re.search(r"ssl_ciphers ([^;]+);", config)[1].split(":")
@@ -69,7 +70,7 @@ def test_nginx_13(headers):
 
 
 def test_nginx_14(site):
-    """nginx itself refuses what only tells of itself; which others there are, the app says."""
+    """nginx rejects TRACE; the app decides on the other methods."""
     assert site.get("/", "--request", "TRACE")[0] == 405
 
 
@@ -79,11 +80,11 @@ def test_nginx_15(headers):
 
 
 def test_nginx_16(config):
-    """Over HTTPS only, whatever the app says; whether scripts may read a cookie is the app's to say (Flask's own they may not)."""
+    """nginx marks all cookies as Secure. HttpOnly is up to the app (Flask sets it for its session cookie)."""
     assert "proxy_cookie_flags ~ secure;" in config
 
 
 def test_nginx_17(config):
-    """Connections stay open longer than it asks for: a browser's next request comes over the same."""
+    """keepalive_timeout is longer than the control asks for, so that browsers can reuse connections."""
     for name in "client_header_timeout", "client_body_timeout", "send_timeout":
         assert set(re.findall(rf"\b{name} (\w+);", config)) == {"10s"}, name

@@ -1,4 +1,4 @@
-"""dev-sec's ssh baseline, by control; what is not here, molecule/audit/tests/controls.yml tells why."""
+"""dev-sec's ssh baseline, one test per control. molecule/audit/tests/controls.yml explains the controls that have no test."""
 
 import socket
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def sshd(host):
-    """sshd's settings as it understands them."""
+    """sshd's effective settings."""
     lines = [line.split(maxsplit=1) for line in host.check_output("sshd -T").splitlines() if " " in line]
     return {name: [value for other, value in lines if other == name] for name, _ in lines}
 
@@ -21,7 +21,7 @@ def test_ssh_01(host):
     assert (found.user, found.group, found.mode) == ("root", "root", 0o644)
 
 
-# the value that the baseline asks for, or the best of those that it lists for OpenSSH since 8.5
+# the value that the baseline requires, or the best one that it lists for OpenSSH 8.5 and newer
 EXACT = {
     "sshd-06": ("permitrootlogin", "without-password"),
     "sshd-07": ("port", "22"),
@@ -62,14 +62,21 @@ def test_settings(sshd, control):
 
 
 def test_sshd_01(sshd):
-    good = {"chacha20-poly1305@openssh.com", "aes256-gcm@openssh.com", "aes128-gcm@openssh.com", "aes256-ctr", "aes192-ctr", "aes128-ctr"}
-    assert names(sshd["ciphers"]) <= good
+    allowed = {
+        "chacha20-poly1305@openssh.com",
+        "aes256-gcm@openssh.com",
+        "aes128-gcm@openssh.com",
+        "aes256-ctr",
+        "aes192-ctr",
+        "aes128-ctr",
+    }
+    assert names(sshd["ciphers"]) <= allowed
 
 
 def test_sshd_02(sshd):
     found = sshd["kexalgorithms"][0].split(",")
     post_quantum = {"mlkem768x25519-sha256", "sntrup761x25519-sha512", "sntrup761x25519-sha512@openssh.com"}
-    # older clients have their own at the end
+    # the last two are for older clients
     assert set(found[:-2]) <= post_quantum and found[-2:] == ["curve25519-sha256", "curve25519-sha256@libssh.org"]
 
 
@@ -89,7 +96,7 @@ def test_sshd_05(host):
 
 
 def test_sshd_09(sshd):
-    """On all addresses: who may come in, the firewall says."""
+    """sshd listens on all addresses; the firewall decides who can connect."""
     assert sorted(sshd["listenaddress"]) == ["0.0.0.0:22", "[::]:22"]
 
 
@@ -106,7 +113,7 @@ def test_sshd_37(sshd):
 
 
 def test_sshd_47(site):
-    """Which version speaks can't be hidden, but which distribution's."""
+    """OpenSSH always sends its version, but it must not send the distribution's."""
     with socket.create_connection(("127.0.0.1", 22063), timeout=5) as client:
         banner = client.recv(200).decode()
     assert banner.startswith("SSH-2.0-OpenSSH_") and "deb" not in banner.lower() and "ubuntu" not in banner.lower()

@@ -1,4 +1,4 @@
-"""The installed collection, and the people who use it: root on the newer host, a user with sudo on the older one."""
+"""The installed collection and its users: root on the newer host, a user with sudo on the older one."""
 
 import os
 import re
@@ -16,8 +16,8 @@ HOSTS = {"older": (22102, 44402, "ubuntu"), "newer": (22103, 44403, "root")}
 PLAIN = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
 
 
-class Place:
-    """A directory without anything of the clone, and a host that is reached from it."""
+class Workspace:
+    """A directory without any file of the clone, and a host to deploy to."""
 
     def __init__(self, age, directory, collections):
         self.age, self.directory = age, directory
@@ -41,10 +41,10 @@ class Place:
             "ansible_ssh_common_args": "-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o LogLevel=ERROR",
         }
 
-    def play(self, *words, good=True):
-        """The output of ansible-playbook, and how much it changed."""
-        done = subprocess.run(
-            ["ansible-playbook", *words],
+    def play(self, *arguments, succeeds=True):
+        """Run ansible-playbook and return its output."""
+        result = subprocess.run(
+            ["ansible-playbook", *arguments],
             cwd=self.directory,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -53,8 +53,8 @@ class Place:
             text=True,
             timeout=600,
         )
-        assert (done.returncode == 0) is good, done.stdout
-        return done.stdout
+        assert (result.returncode == 0) is succeeds, result.stdout
+        return result.stdout
 
 
 @pytest.fixture(scope="session")
@@ -68,22 +68,22 @@ def collections(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    """The sample: as a user with sudo, some roles alone without facts, and the whole way of a site."""
+    """The sample: everything on the older host as a user with sudo, except that only some roles run alone, without facts."""
     for item in items:
         if re.search(r"\[older(-(ufw|tls|nginx|postgresql)-no-facts)?\]$", item.nodeid):
             item.add_marker(pytest.mark.sample)
 
 
 @pytest.fixture(params=["older", "newer"], scope="module")
-def place(request, collections, tmp_path_factory):
-    return Place(request.param, tmp_path_factory.mktemp("place"), collections)
+def workspace(request, collections, tmp_path_factory):
+    return Workspace(request.param, tmp_path_factory.mktemp("workspace"), collections)
 
 
 @pytest.fixture(scope="module")
-def repository(place):
-    """What flaskhost.flaskhost.new writes, with an owner's values in the place of its placeholders."""
-    directory = place.directory / "mysite"
-    place.play("flaskhost.flaskhost.new", "-e", "new_directory=mysite")
+def repository(workspace):
+    """What flaskhost.flaskhost.new writes, with its placeholders replaced."""
+    directory = workspace.directory / "mysite"
+    workspace.play("flaskhost.flaskhost.new", "-e", "new_directory=mysite")
     shutil.copytree(PROJECT / "sample_app", directory / "app", ignore=shutil.ignore_patterns("__pycache__", "instance"))
     values = {
         "YOUR_APP_NAME": "mysite",
@@ -100,13 +100,13 @@ def repository(place):
         path.write_text(text)
     hosts = directory / "inventories/production/hosts.yml"
     inventory = yaml.safe_load(hosts.read_text())
-    inventory["app_servers"]["hosts"]["production"] = place.connection()
+    inventory["app_servers"]["hosts"]["production"] = workspace.connection()
     hosts.write_text(yaml.safe_dump(inventory))
-    own = {"app_health_path": "/healthz", "app_release_command": "flask --app sample_app db upgrade", "release_after_stage": ""}
+    overrides = {"app_health_path": "/healthz", "app_release_command": "flask --app sample_app db upgrade", "release_previous_stage": ""}
     (directory / "inventories/production/group_vars/app_servers").mkdir()
     (directory / "inventories/production/group_vars/app_servers.yml").rename(
         directory / "inventories/production/group_vars/app_servers/stage.yml"
     )
-    (directory / "inventories/production/group_vars/app_servers/own.yml").write_text(yaml.safe_dump(own))
-    place.directory = directory
-    return place
+    (directory / "inventories/production/group_vars/app_servers/own.yml").write_text(yaml.safe_dump(overrides))
+    workspace.directory = directory
+    return workspace

@@ -2,7 +2,7 @@
 
 import pytest
 import testinfra
-from sites import Site, copy_of_sample_app
+from sites import Site, copy_sample_app
 
 
 @pytest.fixture(params=["older", "newer"], scope="module")
@@ -12,10 +12,10 @@ def site(request):
 
 @pytest.fixture
 def source(tmp_path):
-    return copy_of_sample_app(tmp_path / "source")
+    return copy_sample_app(tmp_path / "source")
 
 
 @pytest.fixture(scope="module")
 def client():
-    """A machine elsewhere on the network."""
+    """Another machine on the network."""
     return testinfra.get_host("podman://flaskhost-client")

@@ -1,4 +1,4 @@
-"""What a release does to those who use the site meanwhile: nothing. What can go wrong with one has a scenario of its own, `faults`."""
+"""Visitors don't notice a release. What can go wrong with a release is tested in the scenario `faults`."""
 
 import re
 
@@ -13,7 +13,7 @@ def change(source, text):
 def test_a_release_under_load_fails_no_request(site, source):
     site.write("kept over the release")
     before, count = site.live(), site.entries()
-    change(source, "It runs anew")
+    change(source, "It runs again")
     load = Load(site)
     run = site.release(source)
     back = site.play("playbooks/rollback.yml")
@@ -22,32 +22,32 @@ def test_a_release_under_load_fails_no_request(site, source):
     assert run.ok and back.ok, run.output + back.output
     assert not errors
     assert set(answers) == {200, 303} and sum(answers.values()) > 500, answers
-    # rolled back: the previous release is live again, the data is all there, the one that was left is marked
+    # after the rollback, the previous release is live again, no data is lost, and the other release is marked as bad
     assert site.live() == before
     assert site.entries() >= count + answers[303]
     assert site.host.file(f"/srv/sample/bad/{site.previous()}").contains("rolled back by")
 
 
-def test_the_same_source_is_the_same_release(site, source):
+def test_an_unchanged_source_makes_no_new_release(site, source):
     first = site.release(source)
     second = site.release(source)
     assert first.ok and second.ok and second.changed == 0, second.output
     assert not site.host.file("/srv/sample/lock").exists
 
 
-def test_a_setting_makes_a_release_and_rolls_back_with_it(site, source):
+def test_a_changed_setting_makes_a_release_and_is_rolled_back_with_it(site, source):
     before = site.live()
     run = site.release(source, gunicorn_threads=3)
     assert run.ok, run.output
     assert site.live() != before
-    assert site.live().split("-")[0] == before.split("-")[0], "the source is the same"
+    assert site.live().split("-")[0] == before.split("-")[0], "the source is unchanged"
     assert "threads = 3" in site.host.file("/srv/sample/live/gunicorn.conf.py").content_string
     assert site.play("playbooks/rollback.yml").ok
     assert "threads = 24" in site.host.file("/srv/sample/live/gunicorn.conf.py").content_string
 
 
-def test_a_site_that_fails_after_the_cut_over_goes_back_by_itself(site, source):
-    """It does well on its own socket, and badly through nginx: only the public check can tell."""
+def test_a_release_that_fails_after_its_activation_is_rolled_back(site, source):
+    """It is healthy on its own socket and unhealthy through nginx: only the public check detects that."""
     before = site.live()
     page = source / "sample_app/pages.py"
     page.write_text(
@@ -59,27 +59,27 @@ def test_a_site_that_fails_after_the_cut_over_goes_back_by_itself(site, source):
     assert not run.ok and site.live() == before, run.output
     assert site.get("/healthz")[0] == 200
     assert site.instances() == [f"sample@{before}.service"]
-    assert run.tells("was live for a moment and is not any more", "/healthz answered 500")
+    assert run.reports("was activated, but the activation was reverted", "/healthz returned 500")
 
 
 def test_roll_back_to_a_named_release(site, source):
     target = site.live()
-    change(source, "On the way to another")
+    change(source, "Another release")
     assert site.release(source).ok and site.live() != target
     run = site.play("playbooks/rollback.yml", release_to=target)
     assert run.ok and site.live() == target, run.output
 
 
-def test_the_newest_five_are_kept(site):
+def test_only_the_newest_five_releases_are_kept(site):
     assert len(site.host.check_output("ls /srv/sample/releases").split()) <= 6
 
 
-def test_status_tells_what_is_live(site):
+def test_status_shows_the_live_release(site):
     run = site.play("playbooks/status.yml")
     assert run.ok and re.search(rf"{site.live()}\s+live", run.output), run.output
 
 
-def test_nginx_shows_its_own_page_while_nothing_is_live(site):
+def test_nginx_shows_its_error_page_while_the_app_is_stopped(site):
     unit = f"sample@{site.live()}"
     site.host.check_output(f"systemctl stop {unit}")
     try:
@@ -87,16 +87,16 @@ def test_nginx_shows_its_own_page_while_nothing_is_live(site):
         assert status == 502 and "Back in a moment" in body
     finally:
         site.host.check_output(f"systemctl start {unit}")
-    wait_until(site.is_well)
+    wait_until(site.is_healthy)
 
 
-def test_a_lock_of_another_controller_keeps_a_run_out(site, source):
-    """It is believed for a while: nobody here can tell whether that run still lives."""
+def test_a_lock_of_another_controller_blocks_a_run(site, source):
+    """The lock counts as held for a while, since this controller can't check whether the other run is alive."""
     lock = '{"who": "ann@laptop", "controller": "another", "pid": 1, "token": "another:1:never", "since": \'$(date +%s)\', "what": "releasing v7"}'
     site.host.check_output(f"echo '{lock}' >/srv/sample/lock")
-    change(source, "It waits")
+    change(source, "This release is blocked")
     before = site.live()
     run = site.release(source)
     assert not run.ok and site.live() == before
-    assert run.tells("ann@laptop has been at work here since", "releasing v7", "Nothing was touched")
+    assert run.reports("ann@laptop has held the deploy lock since", "releasing v7", "Nothing was changed")
     site.host.check_output("rm /srv/sample/lock")

@@ -1,6 +1,6 @@
-"""The host of this scenario, the load it is under, and what every fault must leave as it was.
+"""The host of this scenario, the load on it, and what every fault must leave unchanged.
 
-A test's docstring says what goes wrong, and after the colon what happens then: docs/reliability.md is made of them.
+A test's docstring says what goes wrong and, after the colon, what happens. docs/reliability.md is generated from the docstrings.
 """
 
 import re
@@ -8,11 +8,11 @@ import time
 from collections import Counter
 
 import pytest
-from sites import IN_CONTAINERS, SAMPLE, Load, Site, copy_of_sample_app
+from sites import IN_CONTAINERS, SAMPLE, Load, Site, copy_sample_app
 
 
 def pytest_collection_modifyitems(config, items):
-    """Most faults are the same whatever an app runs from; some are of a venv, some of a container."""
+    """Most faults affect both runtimes. Deselect the tests that apply only to the other one."""
     other = "venv" if IN_CONTAINERS else "container"
     config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(other)])
     items[:] = [item for item in items if not item.get_closest_marker(other)]
@@ -25,14 +25,15 @@ def site():
 
 @pytest.fixture
 def load(site):
-    """GET and POST requests all the while; none may fail. A sample leaves more of a small machine to the runs."""
+    """GET and POST requests for the duration of a test. None may fail. In a sample the rate is lower, which leaves more of a small machine
+    to the runs."""
     load = Load(site, seconds=600, pace=2 if SAMPLE else 5)
     load.nginx_is_reloaded, load.may_lose = False, 0
     yield load
     answers, errors = load.stop()
     if 0 < answers.get(502, 0) <= load.may_lose:
         COUNTS["lost"] += answers.pop(502)
-    # nginx closes idle connections then, be it just when a client sends on one (docs/operate.md)
+    # on a reload, nginx closes idle connections, possibly just when a client sends on one (docs/releases-and-rollback.md)
     closed = [error for error in errors if load.nginx_is_reloaded and re.search("EOF|reset by peer|broken pipe", error)]
     for answer, count in answers.items():
         COUNTS["answered" if answer in (200, 303) else "failed"] += count
@@ -47,14 +48,14 @@ COUNTS = Counter()
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(
-        f"{COUNTS['answered']} requests were answered during these faults, {COUNTS['failed']} failed; "
-        f"{COUNTS['closed']} met a connection that nginx closed as it was reloaded, {COUNTS['lost']} an app that was killed."
+        f"{COUNTS['answered']} requests succeeded during these faults, {COUNTS['failed']} failed; "
+        f"{COUNTS['closed']} were sent on a connection that nginx closed on a reload, {COUNTS['lost']} to an app that was killed."
     )
 
 
 @pytest.fixture
 def fault(site, tmp_path):
-    """Something goes wrong. Afterwards a release of the good app needs no help, and the data is all there."""
+    """A fault. Afterwards, a release of the healthy app must succeed without help, and no data may be lost."""
     fault = Fault(site, tmp_path)
     yield fault
     good = fault.release_good()
@@ -65,16 +66,16 @@ def fault(site, tmp_path):
 
 
 class Fault:
-    def __init__(self, site, folder):
-        self.site, self.folder = site, folder
-        self.source = copy_of_sample_app(folder / "source")
+    def __init__(self, site, directory):
+        self.site, self.directory = site, directory
+        self.source = copy_sample_app(directory / "source")
         site.write("before the fault")
         self.before, self.count = site.live(), site.entries()
 
     # -- a source to release ------------------------------------------------------------------------------------------
 
     def edit(self, path, old="", new=""):
-        """Replace `old` in a file of the source; without it, the file becomes `new`."""
+        """Replace `old` in a source file. Without `old`, write `new` to the file."""
         file = self.source / path
         text = file.read_text() if old else ""
         assert old in text
@@ -86,29 +87,29 @@ class Fault:
         file.write_text(file.read_text() + text)
 
     def change(self, path="sample_app/pages.py"):
-        """So that it is a release of its own."""
+        """Change a source file, so that it makes a new release."""
         self.append(path, f"\n# {time.time_ns()}\n")
         return {"app_source": str(self.source)}
 
     def release_good(self):
-        """The sample app with a change."""
-        good = copy_of_sample_app(self.folder / f"good-{time.time_ns()}")
+        """Release the sample app with a harmless change."""
+        good = copy_sample_app(self.directory / f"good-{time.time_ns()}")
         page = good / "sample_app/templates/index.html"
         page.write_text(page.read_text() + f"<!-- {good} -->\n")
         return self.site.release(good)
 
     # -- what must hold -----------------------------------------------------------------------------------------------
 
-    def is_refused(self, *words, live="was not activated", **variables):
-        """The release fails, says why and what serves; what was live is live, and alone; the data is all there."""
+    def is_rejected(self, *messages, live="was not activated", **variables):
+        """The release fails, reports the reason and the release that keeps serving. Only that one runs, and no data is lost."""
         run = self.site.release(self.source, **variables)
         assert not run.ok, run.output
-        assert run.tells(*words), run.output
-        assert run.tells(live, f"Release {self.before} goes on serving"), run.output
-        self.is_as_before()
+        assert run.reports(*messages), run.output
+        assert run.reports(live, f"Release {self.before} keeps serving"), run.output
+        self.is_unchanged()
         return run
 
-    def is_as_before(self):
+    def is_unchanged(self):
         assert self.site.live() == self.before
         assert self.site.get("/healthz")[0] == 200
         assert self.site.entries() >= self.count

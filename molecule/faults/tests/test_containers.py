@@ -1,4 +1,5 @@
-"""What only an app in a container meets (`app_runtime: container`; `make test-containers` has all else go wrong with one too)."""
+"""Faults that occur only with an app in a container (`app_runtime: container`). `make test-containers` runs the other faults with such an
+app too."""
 
 import json
 
@@ -13,40 +14,40 @@ REGISTRY = "127.0.0.1:5000"
 
 
 @under_load
-def test_an_image_that_can_not_be_built(fault):
-    """The Dockerfile fails: the run shows the end of what the build said, and no host is touched."""
+def test_an_image_that_does_not_build(fault):
+    """The Dockerfile fails: the run shows the end of the build's output and changes no host."""
     fault.append(DOCKERFILE, "RUN echo there is no compiler; exit 3\n")
-    fault.is_refused("Have the image on the host", "the image could not be built on this controller", "there is no compiler")
+    fault.is_rejected("Bring the image to the host", "the build of the image failed on this controller", "there is no compiler")
 
 
 def test_an_image_without_a_command(fault):
-    """The image has no command."""
+    """The image has no command: the run reports it, and the release is not activated."""
     fault.append(DOCKERFILE, "CMD []\n")
-    fault.is_refused("the image has no command (CMD, ENTRYPOINT)", release_health_timeout_seconds=5)
+    fault.is_rejected("the image has no command to start the app. Add CMD or ENTRYPOINT", release_health_timeout_seconds=5)
 
 
-def test_a_container_that_is_not_to_be(fault):
-    """The image's command never answers: its container is killed, and nothing of it stays on the host but the word that it is bad."""
+def test_a_container_that_never_answers(fault):
+    """The image's command never answers: its container is killed, and only the mark that the release is bad remains on the host."""
     fault.append(DOCKERFILE, 'CMD ["sleep", "600"]\n')
-    fault.is_refused(release_health_timeout_seconds=5)
+    fault.is_rejected(release_health_timeout_seconds=5)
     assert fault.site.host.check_output("podman ps --all --format '{{.Names}}'").split() == [f"sample-web-{fault.before}"]
 
 
 @under_load
-def test_an_image_that_knows_ports_only(fault):
-    """The image's command opens no socket, but the port $PORT, as platforms ask of it: it is reached all the same."""
+def test_an_image_that_listens_on_a_port(fault):
+    """The image's command opens no socket but listens on $PORT, as hosting platforms require: nginx serves it too."""
     fault.append(DOCKERFILE, 'CMD ["sh", "-c", "exec gunicorn --bind 0.0.0.0:$PORT --threads 16 \'sample_app:create_app()\'"]\n')
     run = fault.site.release(fault.source)
     assert run.ok and fault.site.live() != fault.before, run.output
 
 
 @under_load
-def test_a_registry_that_does_not_answer(fault):
-    """The image that is to be pulled can't be had: the run says so before it touches anything."""
+def test_an_unreachable_registry(fault):
+    """The image can't be pulled: the run reports it before it changes anything."""
     run = fault.site.release(fault.source, app_image="127.0.0.1:9/shop/sample:1")
     assert not run.ok and run.changed == 0
-    assert run.tells("app_image: target can't pull 127.0.0.1:9/shop/sample:1", "refused", "Nothing was changed"), run.output
-    fault.is_as_before()
+    assert run.reports("app_image: target can't pull 127.0.0.1:9/shop/sample:1", "refused", "Nothing was changed"), run.output
+    fault.is_unchanged()
 
 
 LOGIN = {"container_registry_user": "ann", "container_registry_password": "hunter2-of-the-registry"}
@@ -54,7 +55,7 @@ LOGIN = {"container_registry_user": "ann", "container_registry_password": "hunte
 
 @pytest.fixture
 def registry(fault):
-    """One that only ann may read."""
+    """A registry that requires ann's password."""
     host = fault.site.host
     host.check_output("apt-get install --quiet --quiet --assume-yes docker-registry apache2-utils >/dev/null")
     host.check_output("htpasswd -Bbc /etc/docker/registry/htpasswd ann %s 2>/dev/null", LOGIN["container_registry_password"])
@@ -71,9 +72,9 @@ def registry(fault):
 
 
 @under_load
-def test_a_tag_that_stands_for_another_image(fault, registry):
-    """An image is pulled, and its tag comes to stand for another one: the next release is of that one; without such a change, there is none. The
-    registry's password is told by nothing, and kept nowhere."""
+def test_a_tag_that_moves_to_another_image(fault, registry):
+    """A tag moves to another image after a release: the next release uses the new image; while the tag doesn't move, there is nothing to
+    release. The registry's password is neither printed nor stored."""
     host, settings = fault.site.host, {"app_image": f"{REGISTRY}/shop/sample:1", **LOGIN}
     image = host.check_output("podman container inspect --format '{{.ImageName}}' $(podman ps --quiet --filter name=sample-web)")
     registry(image, "1")
@@ -86,34 +87,34 @@ def test_a_tag_that_stands_for_another_image(fault, registry):
         ).stdout
         == ""
     )
-    pulled = fault.site.live()
-    without = fault.site.release(fault.source, app_image=settings["app_image"])
-    assert not without.ok and without.tells("container_registry_user"), without.output
+    first_image = fault.site.live()
+    without_login = fault.site.release(fault.source, app_image=settings["app_image"])
+    assert not without_login.ok and without_login.reports("container_registry_user"), without_login.output
     assert fault.site.release(fault.source, **settings).changed == 0
     assert fault.release_good().ok
     registry(host.check_output("podman image ls --format '{{.Repository}}:{{.Tag}}' --sort created | head -n 1"), "1")
     run = fault.site.release(fault.source, **settings)
-    assert run.ok and fault.site.live() not in (pulled, fault.before), run.output
+    assert run.ok and fault.site.live() not in (first_image, fault.before), run.output
 
 
 @under_load
-def test_from_a_venv_and_back(fault):
-    """An app that ran from a venv runs in a container from the next release on, and goes back to the venv: no request fails."""
+def test_a_switch_from_a_venv_and_back(fault):
+    """An app switches from a venv to a container, and is rolled back to the venv: no request fails."""
     run = fault.site.play("deploy.yml", **fault.change(), app_runtime="venv")
     assert run.ok, run.output
     venv = fault.site.live()
     assert fault.release_good().ok
     run = fault.site.play("playbooks/rollback.yml")
     assert run.ok and fault.site.live() == venv, run.output
-    # it ends while nobody waits
+    # the container stops in the background
     fault.site.host.check_output(
         "for i in $(seq 100); do podman ps --quiet --filter name=sample-web | grep -q . || exit 0; sleep 0.2; done; exit 1"
     )
     fault.before = ""
 
 
-def test_an_intruder(fault):
-    """Somebody gets hold of the app: it is no root, has no capability, and can write to its data and to a /tmp of its own alone."""
+def test_an_attacker_in_the_container(fault):
+    """An attacker takes over the app: it does not run as root, has no capabilities, and can write only to its data and its own /tmp."""
     host = fault.site.host
     status = host.check_output("cat /proc/$(pgrep --oldest --uid sample --full gunicorn)/status")
     fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
@@ -126,12 +127,12 @@ def test_an_intruder(fault):
         "for place in /app /etc /srv/sample/live/app /run /var/lib/sample /tmp; do touch $place/x 2>/dev/null && echo $place; done; true"
     )
     run = fault.site.play("playbooks/run.yml", release_run=f"echo can write to $({script})")
-    assert run.ok and run.tells("- can write to /var/lib/sample /tmp"), run.output
+    assert run.ok and run.reports("- can write to /var/lib/sample /tmp"), run.output
     assert not host.file("/tmp/x").exists
 
 
-def test_processes_of_a_container(fault):
-    """A release has further processes and a schedule, and the host reboots: they run in the same image, and come back."""
+def test_worker_processes_in_containers(fault):
+    """A release has worker processes and a schedule, and the host reboots: they run in the same image, and start again."""
     fault.append("Procfile", 'tick: while sleep 0.5; do echo "$APP_RELEASE" >>"$STATE_DIRECTORY/ticks"; done\n')
     schedule = [{"name": "tock", "command": 'echo "$APP_RELEASE" >>"$STATE_DIRECTORY/tocks"', "at": "*-*-* *:*:0/2"}]
     settings = {"app_processes": {"tick": 2}, "app_schedule": schedule}
@@ -141,7 +142,7 @@ def test_processes_of_a_container(fault):
     host, live = fault.site.host, fault.site.live()
     assert host.check_output("podman ps --format '{{.Names}}' | grep tick | sort").split() == [f"sample-tick.{n}-{live}" for n in (1, 2)]
     fault.site.reboot()
-    wait_until(fault.site.is_well)
+    wait_until(fault.site.is_healthy)
     for name in "ticks", "tocks":
         host.check_output(
             f"rm -f /var/lib/sample/{name}; for i in $(seq 100); do [ -s /var/lib/sample/{name} ] && exit 0; sleep 0.2; done; exit 1"
@@ -149,9 +150,9 @@ def test_processes_of_a_container(fault):
         assert set(host.check_output(f"cat /var/lib/sample/{name}").split()) == {live}
 
 
-def test_a_link_where_the_app_keeps_its_files(fault):
-    """Somebody gets hold of the app, and puts a link to /etc where a folder of `app_shared` is: when root starts the app again, /etc is
-    as it was, and the container sees its own, not the host's."""
+def test_a_link_in_the_data_directory(fault):
+    """An attacker takes over the app and replaces a directory of `app_shared` with a link to /etc: when root starts the app again, /etc is
+    unchanged, and the container sees its own /etc instead of the host's."""
     fault.edit("Dockerfile", "WORKDIR /app\n", "WORKDIR /app\nRUN mkdir -p instance\n")
     run = fault.site.release(fault.source, app_shared=["instance"])
     assert run.ok, run.output
@@ -161,32 +162,32 @@ def test_a_link_where_the_app_keeps_its_files(fault):
     host.check_output("echo of-the-host >/etc/flaskhost-mark")
     host.run(f"systemctl restart {unit}")
     assert host.check_output("stat --format '%a %U' /etc") == "755 root"
-    look = f"podman exec sample-web-{fault.site.live()} ls /app/instance/"
-    wait_until(lambda: host.run(look).rc == 0)
-    assert "flaskhost-mark" not in host.check_output(look)
+    list_files = f"podman exec sample-web-{fault.site.live()} ls /app/instance/"
+    wait_until(lambda: host.run(list_files).rc == 0)
+    assert "flaskhost-mark" not in host.check_output(list_files)
     run = fault.site.play("playbooks/run.yml", release_run="ls /app/instance/")
-    assert run.ok and not run.tells("flaskhost-mark"), run.output
+    assert run.ok and not run.reports("flaskhost-mark"), run.output
     host.check_output("rm /etc/flaskhost-mark")
     host.check_output("rm /var/lib/sample/instance")
 
 
 @pytest.mark.parametrize("workdir", ['/x" --user=0:0 --volume=/:/host "--env=A=', "/x%i"])
-def test_a_working_directory_that_would_be_an_option(fault, workdir):
-    """The image's WORKDIR holds options of podman, or what systemd would expand: it is refused before there is a unit."""
+def test_a_working_directory_with_podman_options(fault, workdir):
+    """The image's WORKDIR contains podman options or systemd specifiers: the release is rejected before a unit is written."""
     fault.append(DOCKERFILE, f"WORKDIR {json.dumps(workdir)}\n")
-    fault.is_refused("Dockerfile: the image's working directory is", "No unit was written")
+    fault.is_rejected("Dockerfile: the image's working directory", "No unit was written")
 
 
-def test_the_image_elsewhere(fault):
-    """The same image runs without Flaskhost: as a user of its own, on the port that it is given, and ends when it is asked to."""
+def test_the_image_without_flaskhost(fault):
+    """The image runs without Flaskhost: it runs as its own user, listens on the given port, and stops on request."""
     host = fault.site.host
     image = host.check_output("podman container inspect --format '{{.ImageName}}' $(podman ps --quiet --filter name=sample-web)")
     options = "--network=host --pids-limit=0 --ulimit=host --env PORT=8123 --env APP_STAGE=production --env SECRET_KEY=x"
     host.check_output(f"podman run --detach --name elsewhere {options} {image}")
     try:
         host.check_output("podman exec elsewhere flask --app sample_app db upgrade")
-        ask = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8123/healthz')"
-        host.check_output(f'for i in $(seq 100); do python3 -c "{ask}" 2>/dev/null && exit 0; sleep 0.2; done; exit 1')
+        request = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8123/healthz')"
+        host.check_output(f'for i in $(seq 100); do python3 -c "{request}" 2>/dev/null && exit 0; sleep 0.2; done; exit 1')
         assert host.check_output("podman exec elsewhere id -u") == "1000"
         assert (
             host.check_output("podman stop --time 20 elsewhere >/dev/null; podman inspect --format '{{.State.ExitCode}}' elsewhere") == "0"
@@ -195,21 +196,21 @@ def test_the_image_elsewhere(fault):
         host.run("podman rm --force elsewhere")
 
 
-def test_images_that_were_removed(fault):
-    """Somebody removed images that only kept releases need: going back says that there is nothing to go back to, and the next release that needs
-    one brings it anew."""
+def test_removed_images(fault):
+    """Images that only previous releases need are removed: a rollback reports that there is no previous release, and the next release that
+    needs an image builds it again."""
     fault.change()
     assert fault.site.release(fault.source).ok
     previous = fault.site.live()
     assert fault.release_good().ok
     host, live = fault.site.host, fault.site.live()
-    # previous releases end while nobody waits
+    # previous releases stop in the background
     host.check_output(
         "for i in $(seq 100); do [ $(podman ps --quiet --filter name=sample-web | wc -l) = 1 ] && exit 0; sleep 0.2; done; exit 1"
     )
     host.check_output("podman image prune --all --force")
     run = fault.site.play("playbooks/rollback.yml")
-    assert not run.ok and run.tells("There is no previous release to roll back to"), run.output
+    assert not run.ok and run.reports("There is no previous release to roll back to"), run.output
     assert fault.site.live() == live and fault.site.get("/healthz")[0] == 200
     run = fault.site.release(fault.source)
     assert run.ok and fault.site.live() == previous, run.output

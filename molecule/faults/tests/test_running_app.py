@@ -1,4 +1,4 @@
-"""What happens to an app that serves: systemd, gunicorn and nginx put it right, and visitors notice little or nothing."""
+"""Faults of a running app: systemd, gunicorn and nginx recover from them, and visitors notice little or nothing."""
 
 import re
 import subprocess
@@ -7,12 +7,12 @@ import time
 import pytest
 from sites import DOMAIN, Load, wait_until
 
-IN_FLIGHT = 12  # as many requests as the load has under way at a time
+IN_FLIGHT = 12  # the number of simultaneous requests of the load
 
 
 @pytest.fixture
 def few_failures(site):
-    """Load, under which what was being worked on may be lost, and no more."""
+    """Load that may lose the requests that were in progress, and no others."""
     load = Load(site, seconds=120)
     time.sleep(1)
     yield
@@ -25,32 +25,32 @@ def few_failures(site):
 
 @pytest.mark.venv
 @pytest.mark.sample
-def test_workers_that_are_killed(site, few_failures):
-    """All workers are killed: they are replaced at once; only requests that they were working on are lost."""
+def test_killed_workers(site, few_failures):
+    """All workers are killed: they are replaced at once, and only requests in progress are lost."""
     before = site.workers()
     site.host.check_output(f"kill -9 {' '.join(before)}")
-    wait_until(lambda: len(site.workers() - before) == len(before) and site.is_well())
+    wait_until(lambda: len(site.workers() - before) == len(before) and site.is_healthy())
 
 
-def test_a_master_that_is_killed(site):
-    """The server's main process is killed: systemd starts it again within two seconds; until then nginx shows its own page."""
+def test_a_killed_main_process(site):
+    """The server's main process is killed: systemd restarts it within two seconds; until then nginx shows its error page."""
     before = site.main_process()
     site.host.check_output(f"kill -9 {before}")
-    wait_until(lambda: site.main_process() not in (before, "0") and site.is_well())
-    assert site.play("playbooks/doctor.yml").tells("systemd started it again")
+    wait_until(lambda: site.main_process() not in (before, "0") and site.is_healthy())
+    assert site.play("playbooks/doctor.yml").reports("systemd restarted it")
 
 
 @pytest.mark.sample
-def test_an_nginx_that_is_killed(site):
-    """nginx is killed: systemd starts it again within a second (the distribution's own unit would not)."""
+def test_a_killed_nginx(site):
+    """nginx is killed: systemd restarts it within a second (the distribution's unit would not)."""
     before = site.main_process("nginx")
     site.host.check_output(f"kill -9 {before}")
-    wait_until(lambda: site.main_process("nginx") not in (before, "0") and site.is_well())
+    wait_until(lambda: site.main_process("nginx") not in (before, "0") and site.is_healthy())
 
 
 @pytest.mark.venv
-def test_a_worker_that_leaks(fault, load):
-    """A worker's memory grows: gunicorn_max_requests replaces it now and then, and no request is lost."""
+def test_a_worker_that_leaks_memory(fault, load):
+    """A worker's memory grows: gunicorn_max_requests replaces the worker regularly, and no request is lost."""
     fault.edit("sample_app/pages.py", "def index():\n", "def index():\n    LEAK.append(bytearray(100_000))\n")
     fault.append("sample_app/pages.py", "\nLEAK = []\n")
     run = fault.site.release(fault.source, gunicorn_max_requests=150)
@@ -61,7 +61,7 @@ def test_a_worker_that_leaks(fault, load):
 
 @pytest.mark.venv
 def test_a_worker_that_hangs(fault):
-    """A worker hangs: it is replaced after gunicorn_timeout_seconds, and meanwhile the others serve."""
+    """A worker hangs: it is replaced after gunicorn_timeout_seconds, and until then the others serve."""
     run = fault.site.release(fault.source, gunicorn_timeout_seconds=3, gunicorn_workers=3)
     assert run.ok, run.output
     stuck = min(fault.site.workers())
@@ -71,7 +71,7 @@ def test_a_worker_that_hangs(fault):
 
 
 def test_a_page_that_hangs(fault):
-    """A page of the app never answers: other visitors are served, and the next release does not wait for it for ever."""
+    """A page of the app never answers: other visitors are served, and the next release doesn't wait for it forever."""
     fault.append("sample_app/pages.py", '\n\n@pages.get("/hang")\ndef hang():\n    import time\n\n    time.sleep(3600)\n')
     assert fault.site.release(fault.source).ok
     assert [fault.site.get("/hang", "--max-time", "1")[0] for _ in range(4)] == [0] * 4
@@ -82,10 +82,9 @@ def test_a_page_that_hangs(fault):
 
 
 @pytest.mark.sample
-def test_a_page_of_the_previous_release(fault, load):
-    """A visitor still has a page of the previous release open: its static files are found, though the live release hasn't got them.
-
-    What both have comes from the live one as soon as it is live."""
+def test_static_files_of_the_previous_release(fault, load):
+    """A visitor still has a page of the previous release open: its static files are served, even those that the live release doesn't have.
+    A file that both have comes from the live release."""
     static = fault.source / "sample_app/static"
     (static / "only-in-this-release.txt").write_text("here")
     (static / "in-both.txt").write_text("previous")
@@ -99,8 +98,8 @@ def test_a_page_of_the_previous_release(fault, load):
     assert fault.site.get("/static/never-there.txt")[0] == 404
 
 
-def test_slow_clients_by_the_hundred(site, load):
-    """Hundreds of clients send their requests a few bytes at a time (slowhttptest): others are served meanwhile as ever."""
+def test_hundreds_of_slow_clients(site, load):
+    """Hundreds of clients send their requests a few bytes at a time (slowhttptest): other visitors are served as usual."""
     site.host.check_output("apt-get install --quiet --quiet --assume-yes slowhttptest >/dev/null")
     for kind in ("-H", "-B"):
         attack = f"timeout 60 slowhttptest -c 400 -r 200 -i 5 -l 15 -p 3 {kind} -u https://localhost/entries"
@@ -121,7 +120,7 @@ def test_slow_clients_by_the_hundred(site, load):
     ],
 )
 def test_bodies_and_headers_that_are_too_large(site, load, tmp_path, options, status):
-    """A body or a header is larger than allowed: nginx refuses it, and the app never sees it."""
+    """A body or a header is larger than allowed: nginx rejects it, and the app never sees it."""
     big = tmp_path / "big"
     big.write_bytes(b"x" * (17 * 2**20))
     options = [option.replace("BODY", str(big)) for option in options]
@@ -129,7 +128,7 @@ def test_bodies_and_headers_that_are_too_large(site, load, tmp_path, options, st
 
 
 def test_a_url_that_is_too_long(site, load):
-    """A URL is longer than allowed: nginx refuses it."""
+    """A URL is longer than allowed: nginx rejects it."""
     command = ["curl", "--silent", "--insecure", "--http1.1", "--resolve", f"{DOMAIN}:{site.port}:127.0.0.1"]
     done = subprocess.run(
         [*command, "--write-out", "%{http_code}", "--output", "/dev/null", f"https://{DOMAIN}:{site.port}/{'x' * 10_000}"],

@@ -1,4 +1,4 @@
-"""What the sandbox in which it runs lets a process do, as JSON, into the file of that name."""
+"""Write what the sandbox allows this process to do to the given file, as JSON."""
 
 import ctypes
 import json
@@ -12,7 +12,7 @@ import tempfile
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def tried(act, *arguments):
+def attempt(act, *arguments):
     try:
         act(*arguments)
     except OSError as error:
@@ -26,14 +26,14 @@ def call(name, *arguments):
 
 
 def in_child(act, *arguments):
-    """For what would change this process."""
+    """Try it in a child process, because it would change this one."""
     reader, writer = os.pipe()
     if os.fork() == 0:
-        os.write(writer, tried(act, *arguments).encode())
+        os.write(writer, attempt(act, *arguments).encode())
         os._exit(0)
     os.close(writer)
-    with os.fdopen(reader) as told:
-        answer = told.read()
+    with os.fdopen(reader) as pipe:
+        answer = pipe.read()
     os.wait()
     return answer
 
@@ -43,8 +43,8 @@ def make_setuid_file():
         os.chmod(file.name, 0o4755)
 
 
-def write_to(folder):
-    with tempfile.NamedTemporaryFile(dir=folder):
+def write_to(directory):
+    with tempfile.NamedTemporaryFile(dir=directory):
         pass
 
 
@@ -57,24 +57,24 @@ with open("/proc/self/status") as file:
 found = {
     "no new privileges": status["NoNewPrivs"],
     "capabilities": status["CapEff"],
-    "capabilities that can be had": status["CapBnd"],
+    "capability bounding set": status["CapBnd"],
     "system calls are filtered": status["Seccomp"],
     "core dumps": resource.getrlimit(resource.RLIMIT_CORE)[0],
-    "sees processes of others": sees_others(),
+    "sees processes of other users": sees_others(),
     "user namespace": in_child(call, "unshare", 0x10000000),
-    "netlink": tried(socket.socket, socket.AF_NETLINK, socket.SOCK_RAW, 0),
-    "writable code": tried(mmap.mmap, -1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_WRITE | mmap.PROT_EXEC),
-    "setuid file": tried(make_setuid_file),
+    "netlink": attempt(socket.socket, socket.AF_NETLINK, socket.SOCK_RAW, 0),
+    "writable and executable memory": attempt(mmap.mmap, -1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_WRITE | mmap.PROT_EXEC),
+    "setuid file": attempt(make_setuid_file),
     "trace": in_child(call, "ptrace", 0, 0, 0, 0),
     "real time": in_child(os.sched_setscheduler, 0, os.SCHED_FIFO, os.sched_param(1)),
     "personality": in_child(call, "personality", 0x0040000),
     "key ring": in_child(call, "syscall", 248, b"user", b"key", b"value", 5, -2),
-    "homes": tried(os.listdir, "/home"),
-    "kernel's log": tried(open, "/dev/kmsg"),
+    "homes": attempt(os.listdir, "/home"),
+    "kernel's log": attempt(open, "/dev/kmsg"),
     "disks": [name for name in ("vda", "sda", "mem", "fuse") if os.path.exists(f"/dev/{name}")],
     **{
-        f"write to {folder}": tried(write_to, folder)
-        for folder in ("/etc", "/srv", "/usr", "/var", "/var/cache", "/var/tmp", "/run", "/dev/shm")
+        f"write to {directory}": attempt(write_to, directory)
+        for directory in ("/etc", "/srv", "/usr", "/var", "/var/cache", "/var/tmp", "/run", "/dev/shm")
     },
 }
 with open(sys.argv[1], "w") as file:

@@ -1,4 +1,4 @@
-# what the scheduled job does: it runs what the app has left in its data for it
+# the scheduled job: it runs a script that the app has put in its data directory
 if [ -e "$STATE_DIRECTORY/schedule.sh" ]; then
     mv "$STATE_DIRECTORY/schedule.sh" "$STATE_DIRECTORY/schedule.sh.running"
     bash "$STATE_DIRECTORY/schedule.sh.running"

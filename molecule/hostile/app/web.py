@@ -1,4 +1,4 @@
-"""An app that was taken over: it runs what it is told to."""
+"""An app that an attacker controls: it runs any code that it gets."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def index():
 
 @app.post("/run")
 def run():
-    """Run Python or a bash script; with `background`, don't wait for it: it goes on after the request."""
+    """Run Python or a bash script. With `background`, don't wait for it; it continues after the request."""
     form = request.form
     command = [sys.executable, "-c", form["code"]] if form["language"] == "python" else ["bash", "-c", form["code"]]
     if form.get("background"):
@@ -36,7 +36,7 @@ def run():
 
 @app.route("/echo", methods=["GET", "POST"])
 def echo():
-    """What nginx has let through."""
+    """The request as nginx passed it on."""
     return {"headers": {name.lower(): value for name, value in request.headers}, "body": len(request.get_data())}
 
 
@@ -59,25 +59,25 @@ def rows():
         return {"rows": database.execute("SELECT count(*) FROM releases").fetchone()[0]}
 
 
-@app.post("/say")
-def say():
+@app.post("/log")
+def log():
     print(request.form["text"], file=sys.stderr, flush=True)
-    return "said\n"
+    return "logged\n"
 
 
 @app.get("/healthz")
 def healthz():
-    """Well; or as the attacker wants it, who writes it into a file."""
+    """Healthy, unless the attacker has written another behavior to a file."""
     try:
-        mood = (STATE / "health").read_text().strip()
+        behavior = (STATE / "health").read_text().strip()
     except OSError:
-        mood = "well"
-    answers = {"well": lambda: "well\n", "slow": slow, "endless": endless, "big": big, "ill": lambda: ("ill\n", 500)}
-    return answers[mood]()
+        behavior = "healthy"
+    answers = {"healthy": lambda: "healthy\n", "slow": slow, "endless": endless, "big": big, "unhealthy": lambda: ("unhealthy\n", 500)}
+    return answers[behavior]()
 
 
 def slow():
-    """A byte every half second, for ten minutes: each comes in time."""
+    """A byte every half second, for ten minutes. No single read takes long."""
 
     def body():
         for _byte in range(1200):

@@ -1,12 +1,12 @@
-"""Runs what the app has left in its data for it, then sleeps."""
+"""Run scripts that the app puts in its data directory."""
 
 import os
 import subprocess
 import time
 
-orders = os.path.join(os.environ["STATE_DIRECTORY"], "worker.sh")
+script = os.path.join(os.environ["STATE_DIRECTORY"], "worker.sh")
 while True:
-    if os.path.exists(orders):
-        os.rename(orders, f"{orders}.running")
-        subprocess.run(["bash", f"{orders}.running"])
+    if os.path.exists(script):
+        os.rename(script, f"{script}.running")
+        subprocess.run(["bash", f"{script}.running"])
     time.sleep(1)

@@ -1,6 +1,6 @@
-"""The hosts of this scenario, each with an app that was taken over and its neighbor, and the ways in which the attacker acts.
+"""The hosts of this scenario, each with an app that an attacker controls and its neighbor, and the attacker's means.
 
-A test's docstring says what the attacker does, and after the colon what happens: docs/security.md is made of them.
+A test's docstring says what the attacker does and, after the colon, what happens. docs/security.md is generated from the docstrings.
 """
 
 import json
@@ -15,13 +15,13 @@ import pytest
 from sites import PROJECT, Site, start, wait_until
 
 STATE = "/var/lib/hostile"
-# whatever an attack does, no run takes longer than that
+# the time limit of a run under attack
 RUN_SECONDS = 150
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """A sample is taken on the newer host."""
+    """Samples run on the newer host only."""
     for item in items:
         if getattr(item, "callspec", None) and item.callspec.params.get("age") == "older":
             item.own_markers = [mark for mark in item.own_markers if mark.name != "sample"]
@@ -34,7 +34,7 @@ def age(request):
 
 @pytest.fixture
 def attacker(age):
-    """The app that was taken over. Afterwards, its data and its processes are as they were."""
+    """The app that the attacker controls. Afterwards, its data and its processes are restored."""
     attacker = App("hostile", age)
     if attacker.get("/tag/alive")[0] != 200:
         attacker.recover()
@@ -51,7 +51,7 @@ def victim(age):
 
 @pytest.fixture
 def source(tmp_path):
-    """The app's source, changed, so that it is a release of its own."""
+    """The app's source with a change, so that it makes a new release."""
     copy = shutil.copytree(PROJECT / "molecule/hostile/app", tmp_path / "source", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "changed").write_text(str(tmp_path))
     return copy
@@ -63,7 +63,7 @@ def bait(attacker):
 
 
 def write_package(source, setup):
-    """A dependency that is built from the source, by this setup.py."""
+    """Add a dependency that is built from source by this setup.py."""
     (source / "evil").mkdir()
     (source / "evil/setup.py").write_text(setup)
     with open(source / "requirements.txt", "a") as file:
@@ -71,7 +71,7 @@ def write_package(source, setup):
 
 
 class Bait:
-    """Root's own files, to which an attack leads. Nothing of them may change, and nothing may be added."""
+    """Root's files, which an attack targets. It must neither change them nor add any."""
 
     path = "/etc/bait"
 
@@ -81,19 +81,19 @@ class Bait:
             "rm -rf /etc/bait && mkdir -p /etc/bait/cache /etc/bait/thumbs && echo secret >/etc/bait/cache/secret"
             " && chmod 0600 /etc/bait/cache/secret && seq 3000 >/etc/bait/thumbs/list.txt"
         )
-        self.before = self.look()
+        self.before = self.listing()
 
-    def look(self):
+    def listing(self):
         return self.host.check_output("find /etc/bait -printf '%p %y %u:%g %m %s\\n' | sort")
 
     def is_untouched(self):
-        now = self.look()
+        now = self.listing()
         assert now == self.before
         return True
 
 
 class Attempt:
-    """A run of ansible-playbook that an attack may hang: it is given so many seconds."""
+    """A run of ansible-playbook with a time limit, since an attack may hang it."""
 
     def __init__(self, site, playbook, seconds, options, variables):
         started = time.monotonic()
@@ -108,7 +108,7 @@ class Attempt:
 
 
 class App(Site):
-    """An app on one of the hosts, which runs what it is told to."""
+    """An app on one of the hosts, which runs any code that it gets."""
 
     def __init__(self, name, age):
         super().__init__(f"{name}-{age}", app=name, domain=f"{name}.test")
@@ -117,10 +117,10 @@ class App(Site):
     # -- what the attacker does -----------------------------------------------------------------------------------
 
     def run(self, language, code, background=False):
-        """In the sandbox of the live release: what the code has printed."""
+        """Run code in the sandbox of the live release, and return its output."""
         self.acted = True
-        words = ["--data-urlencode", f"language={language}", "--data-urlencode", f"code={code}", "--max-time", "40"]
-        status, body = self.get("/run", *words, *(["--data", "background=1"] if background else []))
+        options = ["--data-urlencode", f"language={language}", "--data-urlencode", f"code={code}", "--max-time", "40"]
+        status, body = self.get("/run", *options, *(["--data", "background=1"] if background else []))
         assert status == 200, (status, body)
         return json.loads(body)["out"].strip()
 
@@ -128,11 +128,11 @@ class App(Site):
         return self.run("bash", code, background)
 
     def python(self, code, background=False, **names):
-        """With variables of these names."""
+        """Run Python code with these variables."""
         return self.run("python", "".join(f"{name} = {value!r}\n" for name, value in names.items()) + code, background)
 
     def restart(self):
-        """What the app does when it ends itself: systemd starts it again, once more with all that comes before a start."""
+        """Exit, as the app could do: systemd starts it again and repeats everything that precedes a start."""
         before = self.restarts()
         # the server's main process, from one of its workers
         self.python(
@@ -144,7 +144,7 @@ class App(Site):
     def restarts(self):
         return int(self.host.check_output(f"systemctl show --value --property=NRestarts {self.app}@{self.live()}"))
 
-    # -- what falls for it ----------------------------------------------------------------------------------------
+    # -- what the operator does -----------------------------------------------------------------------------------
 
     def attempt(self, playbook="playbooks/release.yml", seconds=RUN_SECONDS, options=(), **variables):
         self.acted = True
@@ -155,7 +155,7 @@ class App(Site):
         return self.attempt("playbooks/backup.yml", seconds)
 
     def backups(self):
-        """Ids, the newest last, as an operator is told them."""
+        """The ids of all backups, the newest last, as an operator gets them."""
         run = self.attempt("playbooks/restore.yml", 60)
         assert not run.hung, run.output
         # Ansible prints an error twice
@@ -164,11 +164,11 @@ class App(Site):
     def restore(self, name, seconds=RUN_SECONDS):
         return self.attempt("playbooks/restore.yml", seconds, backup_name=name)
 
-    # -- afterwards -----------------------------------------------------------------------------------------------
+    # -- cleanup --------------------------------------------------------------------------------------------------
 
     def end_runs(self):
-        """What a run that was killed has left at work on the host."""
-        # one that was sent SIGSTOP would take 90 seconds to be stopped
+        """Kill what is left on the host of a run that was killed."""
+        # SIGKILL, because it takes 90 seconds to stop a unit whose processes got SIGSTOP
         units = "systemctl list-units --plain --no-legend --type=service 'hostile-*' | cut -d' ' -f1 | grep -vE 'worker|schedule'"
         self.host.run(
             "kill -9 $(pgrep --full '[A]nsiballZ|^/usr/bin/python3$|^flock |systemd-run .*hostile|[b]ackup[^ ]* hostile (now|fetch|restore|list)')\n"
@@ -176,7 +176,7 @@ class App(Site):
         )
 
     def recover(self):
-        """The app's data is what it was, and its release runs with no process of the attacker's."""
+        """Restore the app's data, and run its release without any process of the attacker."""
         host, unit = self.host, f"{self.app}@{self.live()}"
         host.run(
             f"systemctl stop '{self.app}-*@*.service' '{self.app}-schedule-*.timer' --no-block; systemctl kill --signal=KILL {unit}; systemctl stop {unit}"
@@ -185,15 +185,15 @@ class App(Site):
         host.run(f"rm -f /etc/profile.d/evil.sh; systemctl reset-failed {unit}")
         started = host.run(f"systemctl start {unit} '{self.app}-worker.1@{self.live()}' {self.app}-schedule-tidy.timer").rc == 0
         if not started or not self.answers():
-            # the live release is the attacker's own, which went live: one of the app as it was takes its place
+            # the attacker's release was activated: release the original app
             run = self.attempt()
             assert run.ok, run.output
             wait_until(self.answers, 20)
 
     def answers(self):
-        """As the app does, and not as something that the attacker has put in its place."""
+        """Whether the app itself answers, and not something that the attacker put in its place."""
         for _attempt in range(60):
-            if self.get("/tag/alive") == (200, "tag alive\n") and self.is_well():
+            if self.get("/tag/alive") == (200, "tag alive\n") and self.is_healthy():
                 return True
             time.sleep(0.5)
         return False

@@ -1,4 +1,4 @@
-"""The attacker interferes with builds, migrations and the next release: as the live release, as a dependency, as a build command."""
+"""The attacker interferes with builds, migrations and the next release: from the live release, a dependency or a build command."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from sites import wait_until
 MARKER = "marker-of-the-next-release"
 FORGED = "forged-by-another-release"
 
-# Watches all processes of other units that it can see: reads their environment, opens their memory, and writes into what they build.
+# Watch all visible processes of other units: read their environment, open their memory, and write to what they build.
 SPY = """
 import glob, json, os, time
 me = open('/proc/self/cgroup').read()
@@ -30,7 +30,7 @@ while time.monotonic() < end:
         except OSError:
             pass
         try:
-            # a scheduled job of the live release is no secret to it
+            # the live release may read its own scheduled jobs
             if 'schedule' not in unit:
                 os.close(os.open(f'/proc/{pid}/mem', os.O_RDWR))
                 loot['memory of ' + name] = pid
@@ -50,7 +50,7 @@ while time.monotonic() < end:
     os.rename('loot.new', 'loot.json')
     time.sleep(0.01)
 """
-# a dependency that takes a while to be built
+# a dependency with a slow build
 SLOW_SETUP = """
 import time
 from setuptools import setup
@@ -60,9 +60,9 @@ setup(name="evil", version="1", py_modules=[])
 
 
 @pytest.mark.sample
-def test_read_and_forge_the_next_release_while_it_is_built(attacker, source):
-    """The live release watches the next one's venv, build command and migration: it can't read their environment or their memory, and it can't
-    write to what they make."""
+def test_read_and_change_the_next_release_during_its_build(attacker, source):
+    """The live release watches the next one's venv, build command and migration: it can neither read their environment or memory nor write
+    to their results."""
     write_package(source, SLOW_SETUP)
     attacker.python(SPY, background=True, seconds=100, marker=MARKER, forged=FORGED, live=attacker.live())
     run = attacker.attempt(
@@ -74,14 +74,15 @@ def test_read_and_forge_the_next_release_while_it_is_built(attacker, source):
     )
     loot = json.loads(attacker.host.check_output(f"cat {STATE}/loot.json"))
     assert run.ok, run.output
-    # of the next release's own processes, see the next test
-    told = [what for what in loot if not re.search(r" in hostile(@|-worker|-schedule)", what)]
-    assert not told, told
+    # the next test covers the next release's own processes
+    others = [key for key in loot if not re.search(r" in hostile(@|-worker|-schedule)", key)]
+    assert not others, others
     assert attacker.host.run(f"grep -rl {FORGED} /srv/hostile/releases/*/app /srv/hostile/venvs").stdout == ""
 
 
-def test_read_the_secrets_of_the_next_release_before_it_is_live(attacker, source):
-    """The live release watches the next one's servers, workers and scheduled jobs as they start: it can't read their environment or their memory."""
+def test_read_the_secrets_of_the_next_release_before_its_activation(attacker, source):
+    """The live release watches the next one's servers, workers and scheduled jobs as they start: it can't read their environment or
+    memory."""
     attacker.python(SPY, background=True, seconds=60, marker=MARKER, forged=FORGED, live=attacker.live())
     run = attacker.attempt(app_source=source, app_secrets={"SECRET_KEY": MARKER}, app_processes={"worker": 2}, release_watch_seconds=5)
     loot = json.loads(attacker.host.check_output(f"cat {STATE}/loot.json"))
@@ -89,7 +90,7 @@ def test_read_the_secrets_of_the_next_release_before_it_is_live(attacker, source
     assert not loot, loot
 
 
-# To processes that are younger than itself, whether it sees them or not: numbers go up.
+# Signal all younger processes, visible or not: they have higher process ids.
 STOP = """
 import os, signal, time
 me, end = os.getpid(), time.monotonic() + seconds
@@ -104,8 +105,8 @@ while time.monotonic() < end:
 
 
 @pytest.mark.parametrize("step", ["venv", "build command"])
-def test_block_the_next_release_while_it_is_built(attacker, source, step):
-    """The live release sends SIGSTOP to every process that is younger than itself, to halt the next one's build: the build is not halted."""
+def test_block_the_next_release_during_its_build(attacker, source, step):
+    """The live release sends SIGSTOP to every younger process, to halt the next one's build: the build is not halted."""
     if step == "venv":
         write_package(source, SLOW_SETUP)
     attacker.python(STOP, background=True, seconds=100)
@@ -119,7 +120,7 @@ def test_block_the_next_release_while_it_is_built(attacker, source, step):
     )
     stopped = attacker.host.run("ps -eo user:20,stat,args | awk '$2 ~ /^T/'").stdout
     attacker.end_runs()
-    # the server of the next release is another test's
+    # the next test covers the server of the next release
     assert not run.hung and "-build" not in stopped and "venv" not in stopped and "sleep" not in stopped, run.output + stopped
     built = attacker.host.check_output("ls -t /srv/hostile/releases | head -n 1")
     assert attacker.host.file(f"/srv/hostile/releases/{built}/manifest.json").exists or run.ok, run.output
@@ -127,8 +128,8 @@ def test_block_the_next_release_while_it_is_built(attacker, source, step):
 
 @pytest.mark.parametrize("step", ["migration", "server"])
 def test_block_the_next_release_when_it_starts(attacker, source, step):
-    """The live release sends SIGSTOP to the next one's migration and servers, whose user it is too: a host with systemd 257 or newer doesn't let
-    it; on an older one the release fails within its time limits, and the live one, which is the attacker's, stays."""
+    """The live release sends SIGSTOP to the next one's migration and servers, which run as the same user: systemd 257 and newer prevent it;
+    on older hosts the next release fails within its time limits, and the attacker's live release stays."""
     attacker.python(STOP, background=True, seconds=100)
     time.sleep(1)
     settings = {
@@ -175,20 +176,20 @@ if os.fork() == 0:
 
 @pytest.mark.parametrize("by", ["dependency", pytest.param("build command", marks=pytest.mark.sample)])
 def test_outlive_a_build(attacker, source, by):
-    """A dependency's setup.py, or a build command, leaves a daemon behind, to hold the deploy's lock and to edit what was built: it ends with its
-    build, the venv and the code are as they were built, and the next release is not held up."""
+    """A dependency's setup.py or a build command starts a daemon, to hold the deploy lock and to edit the result of the build: the daemon
+    ends with the build, the venv and the code are unchanged, and the next release is not delayed."""
     daemon = f"setsid sh -c 'exec 8>>web.py; for n in $(seq 300); do sleep 0.3; echo \"# {FORGED}\" >&8; done' >/dev/null 2>&1 &"
     if by == "dependency":
         write_package(source, DAEMON_SETUP)
     run = attacker.attempt(app_source=source, seconds=100, app_build_command=daemon if by != "dependency" else "")
     time.sleep(2)
-    left = attacker.host.run(
+    survivors = attacker.host.run(
         "for pid in $(pgrep --euid hostile,hostile-build 2>/dev/null || pgrep --euid hostile); do grep -qE '/hostile@|hostile-worker|hostile-schedule' /proc/$pid/cgroup || tr '\\0' ' ' </proc/$pid/cmdline; done"
     ).stdout
     attacker.host.run("for pid in $(pgrep --euid hostile); do grep -qE '/hostile@|hostile-worker' /proc/$pid/cgroup || kill -9 $pid; done")
     attacker.end_runs()
     assert run.ok, run.output
-    assert left == "", left
+    assert survivors == "", survivors
     assert attacker.host.run(f"grep -rl {FORGED} /srv/hostile/releases/*/app/web.py /srv/hostile/venvs").stdout == ""
 
 
@@ -209,7 +210,8 @@ for home in homes + ["/var/cache/hostile", "/var/cache/hostile-build", "/var/cac
 
 
 def test_poison_the_package_cache(attacker, source):
-    """A dependency's setup.py edits the packages that are cached for builds: a later build, of another venv, installs what the index has."""
+    """A dependency's setup.py edits the packages that are cached for builds: a later build of another venv installs the packages of the
+    index."""
     write_package(source, POISON_SETUP)
     first = attacker.attempt(app_source=source)
     assert first.ok, first.output
@@ -220,19 +222,19 @@ def test_poison_the_package_cache(attacker, source):
         assert run.ok and attacker.live() != evil, run.output
         assert attacker.host.run(f"grep -r {FORGED} /srv/hostile/live/.venv/lib").rc != 0
     finally:
-        # nobody after this test is to install it
+        # later tests must not install it
         attacker.host.run(f"grep -rl {FORGED} /var/cache | xargs -r sed -i '/{FORGED}/d'")
 
 
 def test_poison_the_neighbors_package_cache(attacker, victim, source, tmp_path):
-    """The same, for another app of the host: its builds install what the index has."""
+    """A dependency's setup.py edits the packages that are cached for another app: that app's builds install the packages of the index."""
     write_package(source, POISON_SETUP.replace("/var/cache/hostile-build", "/var/cache/victim"))
     assert attacker.attempt(app_source=source).ok
     assert attacker.host.run(f"grep -r {FORGED} /var/cache/victim*").rc != 0
     attacker.host.run(f"grep -rl {FORGED} /var/cache | xargs -r sed -i '/{FORGED}/d'")
 
 
-# Holds a file of its data open, and writes to it as soon as it has become one of a release.
+# Hold a data file open, and write to it as soon as it belongs to a release.
 HOLD = """
 import os, time
 path = os.environ['STATE_DIRECTORY'] + '/held.css'
@@ -250,8 +252,8 @@ while time.monotonic() < end:
 
 
 def test_keep_a_file_of_the_next_release_open(attacker, source):
-    """A build command makes a file of the app's data, which the live release holds open, a file of its code by a hard link: what is released
-    can't be changed afterwards."""
+    """The live release holds a file of its data open, and a build command makes it a file of the next release by a hard link: the released
+    file can't be changed afterwards."""
     attacker.python(HOLD, background=True, seconds=60)
     run = attacker.attempt(
         app_source=source, app_build_command=f"ln {STATE}/held.css static/held.css || cp {STATE}/held.css static/held.css || true"
@@ -261,22 +263,22 @@ def test_keep_a_file_of_the_next_release_open(attacker, source):
     assert attacker.host.run(f"grep -r {FORGED} /srv/hostile/releases/*/app/static").rc != 0
 
 
-def test_edit_the_code_that_runs(attacker):
-    """The app writes to its own code, its venv, its units and its settings: nothing is writable."""
-    told = attacker.bash(
+def test_edit_the_running_code(attacker):
+    """The app writes to its own code, venv, units and settings: none of them is writable."""
+    output = attacker.bash(
         "for path in /srv/hostile/live/app/web.py /srv/hostile/live/env /srv/hostile/live/unit /srv/hostile/live/start /srv/hostile/run"
         " /srv/hostile/history /srv/hostile/live/.venv/lib/python3*/site-packages/flask/__init__.py /etc/systemd/system/hostile@*.service;"
         " do (echo x >>$path) 2>/dev/null && echo wrote $path; done; true"
     )
-    assert told == ""
+    assert output == ""
 
 
 # -- the other processes of a release ----------------------------------------------------------------------------------
 
 
 def test_find_a_weaker_sandbox(attacker, source):
-    """The attack moves to the migration, the build command, a worker, a scheduled job or a one-off command: each is in the same sandbox as the
-    app's own server."""
+    """The attack moves to the migration, the build command, a worker, a scheduled job or a one-off command: each runs in the same sandbox
+    as the app's server."""
     attacker.python("import subprocess, sys; subprocess.run([sys.executable, 'probe.py', state + '/app.json'])", state=STATE)
     expected = json.loads(attacker.bash(f"cat {STATE}/app.json"))
     attacker.bash(
@@ -292,11 +294,13 @@ def test_find_a_weaker_sandbox(attacker, source):
     weaker = {}
     for name in ("worker", "schedule", "one-off", "migration"):
         found = json.loads(attacker.host.check_output(f"cat {STATE}/{name}.json"))
-        weaker |= {(name, what): (expected[what], found[what]) for what in expected if found[what] != expected[what]}
+        weaker |= {(name, key): (expected[key], found[key]) for key in expected if found[key] != expected[key]}
     build = json.loads(attacker.host.check_output("cat /srv/hostile/live/app/build.json"))
-    # what is denied to the app is denied to a build, but for code that node and its like write for themselves
+    # a build is denied the same as the app, except for writable and executable memory, which node and other JIT compilers need
     weaker |= {
-        ("build", what): (expected[what], build[what]) for what in expected if build[what] != expected[what] and what != "writable code"
+        ("build", key): (expected[key], build[key])
+        for key in expected
+        if build[key] != expected[key] and key != "writable and executable memory"
     }
     assert not weaker, weaker
 
@@ -305,8 +309,8 @@ UNITS = {"web": "hostile@LIVE", "worker": "hostile-worker.1@LIVE", "schedule": "
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_units_are_judged_alike(attacker, unit):
-    """The attacker looks for a unit with less protection: systemd-analyze finds each of them at 1.5 or less."""
+def test_find_a_weaker_unit(attacker, unit):
+    """The attacker looks for a unit with less protection: systemd-analyze rates each of them at 1.5 or less."""
     name = UNITS[unit].replace("LIVE", attacker.live())
     report = attacker.host.check_output(f"systemd-analyze security --no-pager {name}.service | tail -n 1")
     assert float(report.split("service: ")[1].split()[0]) <= 1.5, report

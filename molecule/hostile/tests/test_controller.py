@@ -1,4 +1,4 @@
-"""The attacker reaches the machine that deploys: by a repository, a host that was taken over, or a token that leaks."""
+"""The attacker targets the controller: with a repository, a compromised host or a leaked token."""
 
 import http.server
 import os
@@ -14,7 +14,7 @@ TOKEN = "marker-of-a-token-77aa"
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_words):
+    def log_message(self, *_arguments):
         pass
 
 
@@ -27,7 +27,7 @@ def remote(source, tmp_path):
     subprocess.run([*git, "-C", source, "commit", "--quiet", "--message", "one"], check=True)
     subprocess.run(["git", "clone", "--quiet", "--bare", source, tmp_path / "served/x.git"], check=True)
     subprocess.run(["git", "-C", tmp_path / "served/x.git", "update-server-info"], check=True)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *words: Quiet(*words, directory=tmp_path / "served"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *arguments: Quiet(*arguments, directory=tmp_path / "served"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://deployer:{TOKEN}@127.0.0.1:{server.server_address[1]}/x.git"
     server.shutdown()
@@ -35,21 +35,22 @@ def remote(source, tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"app_version": "nowhere"}, {"app_folder": "nowhere"}, pytest.param({"path": "/y.git"}, marks=pytest.mark.sample)],
-    ids=["version", "folder", "repository"],
+    [{"app_version": "nowhere"}, {"app_directory": "nowhere"}, pytest.param({"path": "/y.git"}, marks=pytest.mark.sample)],
+    ids=["version", "directory", "repository"],
 )
 def test_read_a_token_in_an_error(attacker, remote, wrong):
-    """The source's URL has a token, and its version, its folder or itself is wrong: the error has no token in it."""
+    """The source's URL has a token, and its version, its directory or the URL itself is wrong: the error does not contain the token."""
     url = remote.replace("/x.git", wrong.pop("path", "/x.git"))
     run = attacker.attempt(app_source=url, options=["-vvv"], **wrong)
     assert not run.ok and not run.hung, run.output
-    told = [line for line in run.output.splitlines() if TOKEN in line]
-    # the command line of the test itself
-    assert not [line for line in told if "extra-vars" not in line and "--extra_vars" not in line], told[:5]
+    leaks = [line for line in run.output.splitlines() if TOKEN in line]
+    # the test's own command line contains the token
+    assert not [line for line in leaks if "extra-vars" not in line and "--extra_vars" not in line], leaks[:5]
 
 
 def test_read_a_token_on_the_host(attacker, remote):
-    """The source's URL has a token: neither the lock, nor the manifest, nor anything else of the host has it, while it is released and afterwards."""
+    """The source's URL has a token: during the release and afterwards, neither the lock nor the manifest nor anything else on the host
+    contains it."""
     found = []
 
     def look(_process):
@@ -59,7 +60,7 @@ def test_read_a_token_on_the_host(attacker, remote):
             ).stdout
         )
 
-    ok, output = during(attacker, "release/lay_out/release_folder", look, app_source=remote)
+    ok, output = during(attacker, "release/lay_out/release_layout", look, app_source=remote)
     assert ok, output
     assert TOKEN not in output
     assert TOKEN not in attacker.bash("cat /srv/hostile/live/manifest.json /srv/hostile/history; env")
@@ -72,15 +73,16 @@ def test_read_a_token_on_the_host(attacker, remote):
     )
 
 
-@pytest.mark.parametrize("verb", ["status.yml", "doctor.yml"])
-def test_read_a_token_in_a_report(attacker, remote, verb):
-    """The same, afterwards: what `make status` and `make doctor` tell has no token in it."""
+@pytest.mark.parametrize("playbook", ["status.yml", "doctor.yml"])
+def test_read_a_token_in_a_report(attacker, remote, playbook):
+    """The source's URL has a token, and an operator runs `make status` or `make doctor`: the output does not contain it."""
     assert attacker.attempt(app_source=remote).ok
-    assert TOKEN not in attacker.attempt(f"playbooks/{verb}", app_source=remote).output
+    assert TOKEN not in attacker.attempt(f"playbooks/{playbook}", app_source=remote).output
 
 
 def test_read_a_token_of_the_package_index(attacker, source):
-    """The package index's URL has a token, and can't be reached: the error has no token in it, and neither has anything that the app can read."""
+    """The package index's URL has a token, and the index is unreachable: neither the error nor any file that the app can read contains
+    it."""
     (source / "requirements.txt").write_text("Flask\npsycopg[binary]\nredis\nsix\n")
     run = attacker.attempt(
         app_source=source,
@@ -105,8 +107,8 @@ HISTORY = [
 ]
 
 
-def test_break_the_run_by_the_history_of_another_stage(attacker, tmp_path, source):
-    """The stage before was taken over, and its history has lines that are not releases: the run goes on, and warns."""
+def test_break_a_run_with_the_history_of_another_stage(attacker, tmp_path, source):
+    """The previous stage is compromised, and its history contains lines that are not releases: the run warns and continues."""
     for stage in ("before", "after"):
         shutil.copytree(PROJECT / "molecule/inventory/group_vars", tmp_path / stage / "group_vars")
         shutil.copy(PROJECT / "molecule/inventory/hostile.yml", tmp_path / stage / "hosts.yml")
@@ -123,7 +125,7 @@ def test_break_the_run_by_the_history_of_another_stage(attacker, tmp_path, sourc
     try:
         inventory = attacker.inventory
         attacker.inventory = tmp_path / "after/hosts.yml"
-        run = attacker.attempt(app_source=source, release_after_stage="before")
+        run = attacker.attempt(app_source=source, release_previous_stage="before")
         attacker.inventory = inventory
         status = attacker.attempt("playbooks/status.yml")
     finally:
@@ -164,13 +166,13 @@ def odd_link_to_a_pipe(source):
 
 
 def odd_depth(source):
-    folder = os.open(source, os.O_RDONLY)
+    directory = os.open(source, os.O_RDONLY)
     for _ in range(1200):
-        os.mkdir("d", dir_fd=folder)
-        folder, left = os.open("d", os.O_RDONLY, dir_fd=folder), folder
-        os.close(left)
-    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
-    os.close(folder)
+        os.mkdir("d", dir_fd=directory)
+        directory, parent = os.open("d", os.O_RDONLY, dir_fd=directory), directory
+        os.close(parent)
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=directory))
+    os.close(directory)
 
 
 ODD = {
@@ -179,26 +181,26 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("what", [pytest.param(name, marks=pytest.mark.sample) if name == "odd_fifo" else name for name in ODD])
-@pytest.mark.parametrize("in_git", [False, True], ids=["folder", "git"])
-def test_hang_the_controller_by_a_source(attacker, source, what, in_git):
-    """The source has a pipe, a socket, a device, a name that is not UTF-8 or has line breaks, a loop of links, or directories 1,200 deep: it is
-    released without these, with a warning, or rejected with one clear error."""
-    ODD[what](source)
+@pytest.mark.parametrize("kind", [pytest.param(name, marks=pytest.mark.sample) if name == "odd_fifo" else name for name in ODD])
+@pytest.mark.parametrize("in_git", [False, True], ids=["directory", "git"])
+def test_hang_the_controller_with_a_source(attacker, source, kind, in_git):
+    """The source has a pipe, a socket, a device, a name that is not UTF-8 or contains line breaks, a loop of links, or directories nested
+    1,200 levels deep: it is released without them, with a warning, or rejected with one clear error."""
+    ODD[kind](source)
     if in_git:
         subprocess.run(["git", "init", "--quiet", source], check=True)
     try:
         run = attacker.attempt(app_source=source, seconds=60)
     finally:
-        # no tool of Python's removes a path that long
+        # Python can't remove a path that long
         subprocess.run(["rm", "-rf", source], check=True)
     assert not run.hung, run.output
     assert "Traceback" not in run.output and "\x1b" not in run.output, run.output
     assert run.ok or "app_source" in run.output, run.output
 
 
-def test_run_code_on_the_controller_by_a_source(attacker, source, tmp_path):
-    """A repository has hooks, filters and configuration of git's, an ansible.cfg and a .env: nothing of it runs on the controller."""
+def test_run_code_on_the_controller(attacker, source, tmp_path):
+    """A repository has git hooks, filters and configuration, an ansible.cfg and a .env: none of it runs on the controller."""
     subprocess.run(["git", "init", "--quiet", source], check=True)
     mark = tmp_path / "ran"
     (source / ".gitattributes").write_text("* filter=evil diff=evil export-subst\n")
@@ -212,8 +214,8 @@ def test_run_code_on_the_controller_by_a_source(attacker, source, tmp_path):
     assert not mark.exists()
 
 
-def test_inject_settings_by_names(attacker, source):
-    """A Procfile and file names of the source have shell and Jinja expressions: they are rejected or taken as text, nothing is expanded."""
+def test_inject_expressions_with_names(attacker, source):
+    """A Procfile and file names contain shell and Jinja expressions: they are rejected or taken literally, and never expanded."""
     (source / "{{ lookup('pipe', 'touch ran') }}.txt").write_text("x")
     with open(source / "Procfile", "a") as file:
         file.write('evil: echo \'{{ lookup("pipe", "touch /tmp/hostile-ran") }}\' $(touch /var/lib/hostile/shell-ran)\n')

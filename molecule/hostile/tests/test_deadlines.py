@@ -1,4 +1,4 @@
-"""The attacker gives answers that are endless, slow, huge or not text to the programs that read them."""
+"""The attacker sends endless, slow, huge or non-text data to the programs that read it."""
 
 import threading
 import time
@@ -12,19 +12,19 @@ SETTINGS = {"release_health_answer_seconds": 1, "release_health_timeout_seconds"
 
 
 class Memory:
-    """The most that one process of root's took meanwhile, in MB."""
+    """The peak memory of a single root process during the test, in MB."""
 
     def __init__(self, host):
-        self.host, self.most, self.ends = host, 0, False
+        self.host, self.peak, self.stopped = host, 0, False
         self.thread = threading.Thread(target=self.watch)
 
     def watch(self):
-        while not self.ends:
-            # what Ansible runs on the host
-            told = self.host.run(
+        while not self.stopped:
+            # Ansible's processes on the host
+            output = self.host.run(
                 "ps -o rss= -p $(pgrep --full --euid root '[A]nsiballZ|^/usr/bin/python3$' | paste -sd,) | sort -n | tail -n 1"
             ).stdout.strip()
-            self.most = max(self.most, int(told or 0) // 1024)
+            self.peak = max(self.peak, int(output or 0) // 1024)
             time.sleep(0.3)
 
     def __enter__(self):
@@ -32,31 +32,32 @@ class Memory:
         return self
 
     def __exit__(self, *_error):
-        self.ends = True
+        self.stopped = True
         self.thread.join()
 
 
-@pytest.mark.parametrize("mood", ["slow", pytest.param("endless", marks=pytest.mark.sample), "big"])
-def test_hang_a_release_by_its_health_page(attacker, source, mood):
-    """The next release's health page sends a byte every half second, or never ends, or is 400 MB: a slow one fails the release within its time
-    limit, and of a long one root reads no more than 64 KB."""
+@pytest.mark.parametrize("behavior", ["slow", pytest.param("endless", marks=pytest.mark.sample), "big"])
+def test_hang_a_release_with_its_health_page(attacker, source, behavior):
+    """The next release's health page sends a byte every half second, never ends, or is 400 MB: a slow page fails the release within its
+    time limit, and of a long page root reads no more than 64 KB."""
     before = attacker.live()
-    attacker.bash(f"echo {mood} >{STATE}/health")
+    attacker.bash(f"echo {behavior} >{STATE}/health")
     with Memory(attacker.host) as memory:
         run = attacker.attempt(app_source=source, seconds=90, **SETTINGS)
     attacker.end_runs()
     attacker.host.check_output(f"rm -f {STATE}/health")
     assert not run.hung, run.output
-    assert memory.most < 150, memory.most
-    # what is read of a long one is a good answer
-    assert run.ok == (mood != "slow") and (attacker.live() == before) == (mood == "slow"), run.output
+    assert memory.peak < 150, memory.peak
+    # the first 64 KB of a long page are a healthy answer
+    assert run.ok == (behavior != "slow") and (attacker.live() == before) == (behavior == "slow"), run.output
 
 
-@pytest.mark.parametrize("mood", ["slow", "endless"])
+@pytest.mark.parametrize("behavior", ["slow", "endless"])
 @pytest.mark.parametrize("playbook", ["playbooks/status.yml", "playbooks/doctor.yml"])
-def test_hang_the_report_by_the_health_page(attacker, mood, playbook):
-    """The live release's health page sends a byte every half second, or never ends: `make status` and `make doctor` end, and report it."""
-    attacker.bash(f"echo {mood} >{STATE}/health")
+def test_hang_status_and_doctor_with_the_health_page(attacker, behavior, playbook):
+    """The live release's health page sends a byte every half second, or never ends: `make status` and `make doctor` end within their time
+    limit."""
+    attacker.bash(f"echo {behavior} >{STATE}/health")
     run = attacker.attempt(playbook, 60)
     attacker.end_runs()
     assert not run.hung, run.output
@@ -65,8 +66,8 @@ def test_hang_the_report_by_the_health_page(attacker, mood, playbook):
 # -- backups -----------------------------------------------------------------------------------------------------------
 
 
-def backed_up(attacker, seconds=400):
-    """A file of the app's is in a new backup, whatever else is among its data."""
+def assert_backup(attacker, seconds=400):
+    """A new backup contains a file of the app, besides everything else in its data."""
     before = attacker.backups()
     attacker.bash(f"date +%s.%N >{STATE}/precious.txt")
     precious = attacker.host.check_output(f"cat {STATE}/precious.txt")
@@ -95,10 +96,10 @@ print(os.path.getsize('upload.db'))
 """
 
 
-def test_hang_the_backup_by_an_upload(attacker):
-    """A visitor uploads a database of 28 KB with a constraint that takes hours to check: the backup has everything, within its time limit."""
+def test_hang_the_backup_with_an_upload(attacker):
+    """A visitor uploads a 28 KB database with a constraint that takes hours to check: the backup is complete, within its time limit."""
     assert int(attacker.python(EXPENSIVE)) < 60_000
-    backed_up(attacker)
+    assert_backup(attacker)
 
 
 GREEDY = """
@@ -112,10 +113,10 @@ database.commit()
 """
 
 
-def test_take_the_memory_of_the_host_by_an_upload(attacker):
-    """A visitor uploads a database whose check takes gigabytes of memory: the backup has everything else."""
+def test_exhaust_the_memory_with_an_upload(attacker):
+    """A visitor uploads a database whose check takes gigabytes of memory: the backup contains everything else."""
     attacker.python(GREEDY)
-    backed_up(attacker)
+    assert_backup(attacker)
 
 
 LOCKED = """
@@ -129,11 +130,11 @@ time.sleep(500)
 """
 
 
-def test_block_the_backup_by_a_lock(attacker):
-    """The app keeps a database of its own locked: the backup has everything else, and reports that database."""
+def test_block_the_backup_with_a_lock(attacker):
+    """The app keeps one of its databases locked: the backup contains everything else, and reports that database."""
     attacker.python(LOCKED, background=True)
     time.sleep(2)
-    run = backed_up(attacker)
+    run = assert_backup(attacker)
     assert "locked.db" in run.output
 
 
@@ -150,10 +151,10 @@ for number in range(9000):
 """
 
 
-def test_break_the_backup_by_many_databases(attacker):
-    """The app keeps 9,000 databases: the backup has all its files, within its time limit."""
+def test_break_the_backup_with_many_databases(attacker):
+    """The app has 9,000 databases: the backup contains all files, within its time limit."""
     attacker.python(MANY)
-    backed_up(attacker)
+    assert_backup(attacker)
 
 
 PIPES = """
@@ -161,7 +162,7 @@ import os, time
 os.chdir(os.environ['STATE_DIRECTORY'])
 os.mkfifo('pipe.db')
 end = time.monotonic() + 120
-# now a database, now a pipe
+# alternate between databases and pipes
 while time.monotonic() < end:
     for number in range(100):
         with open(f'swap{number}.new', 'wb') as file:
@@ -175,11 +176,11 @@ while time.monotonic() < end:
 """
 
 
-def test_block_the_backup_by_a_pipe(attacker):
-    """The app replaces its databases by pipes and pipes by databases while a backup is made: the backup doesn't block."""
+def test_block_the_backup_with_a_pipe(attacker):
+    """During a backup, the app keeps replacing its databases with pipes and the pipes with databases: the backup doesn't block."""
     attacker.python(PIPES, background=True)
     time.sleep(1)
-    backed_up(attacker, 200)
+    assert_backup(attacker, 200)
 
 
 DEEP = """
@@ -192,16 +193,16 @@ for _ in range(2500):
 
 
 @pytest.mark.sample
-def test_break_the_backup_by_names_and_depth(attacker):
-    """The app has names that are not text, with line breaks, and like options, directories 2,500 deep, sockets and a loop of links: the backup has
-    all else."""
+def test_break_the_backup_with_names_and_depth(attacker):
+    """The app has file names that are not text, contain line breaks or look like options, directories nested 2,500 levels deep, sockets and
+    a loop of links: the backup contains everything else."""
     attacker.bash(
         f"cd {STATE} && printf x >$'bad\\xff\\nname' && printf x >./--exclude=precious.txt && printf x >$'*[a-' && ln -s . loop && mkdir $'dir\\xfe'"
         " && cp $'bad\\xff\\nname' $'dir\\xfe/x.db'"
     )
     attacker.python(MAKE_ODD_DATABASE)
     attacker.python(DEEP)
-    backed_up(attacker)
+    assert_backup(attacker)
 
 
 MAKE_ODD_DATABASE = """
@@ -217,7 +218,7 @@ socket.socket(socket.AF_UNIX).bind('a.sock')
 
 
 def test_restore_while_a_backup_hangs(attacker):
-    """A backup is made that takes its time; meanwhile an operator asks which backups there are: the list is printed, or that one is being made."""
+    """During a slow backup, an operator lists the backups: the run prints the list, or that a backup is running."""
     attacker.python(LOCKED, background=True)
     attacker.python(EXPENSIVE)
     time.sleep(1)
@@ -227,7 +228,7 @@ def test_restore_while_a_backup_hangs(attacker):
     assert not run.hung, run.output
 
 
-# -- what is not text ---------------------------------------------------------------------------------------------------
+# -- non-text data -----------------------------------------------------------------------------------------------------
 
 LISTEN = """
 import ctypes, socket, time
@@ -242,8 +243,8 @@ time.sleep(200)
 """
 
 
-def test_break_the_neighbor_s_release_by_a_socket_whose_name_is_no_text(attacker, victim, source):
-    """The app opens a socket whose name is not UTF-8: the neighbor's release is drained and goes live as ever."""
+def test_break_the_neighbors_release_with_a_non_text_socket_name(attacker, victim, source):
+    """The app opens a socket whose name is not UTF-8: the neighbor's release is activated, and the previous one drained, as usual."""
     attacker.python(LISTEN, background=True)
     time.sleep(1)
     (source / "changed").write_text(f"{source} of the victim")
@@ -252,37 +253,37 @@ def test_break_the_neighbor_s_release_by_a_socket_whose_name_is_no_text(attacker
 
 
 @pytest.mark.parametrize("playbook", ["playbooks/status.yml", "playbooks/doctor.yml"])
-def test_break_the_report_by_names_that_are_no_text(attacker, playbook):
-    """The app has a process that listens, with a name that is not UTF-8 and has control characters: `make status` and `make doctor` end well, and
-    write no control character."""
+def test_break_status_and_doctor_with_non_text_names(attacker, playbook):
+    """The app has a listening process whose name is not UTF-8 and contains control characters: `make status` and `make doctor` succeed, and
+    print no control character."""
     attacker.python(LISTEN, background=True)
     time.sleep(1)
     run = attacker.attempt(playbook, 90)
-    # the lab's names are in no DNS, which the doctor finds
-    assert not run.hung and "Traceback" not in run.output and (run.ok or "not in the DNS" in run.output), run.output
+    # doctor reports that the lab's names are not in the DNS
+    assert not run.hung and "Traceback" not in run.output and (run.ok or "no DNS record" in run.output), run.output
     assert "\x1b" not in run.output and "\\e[2J" not in run.output and "\\u001b" not in run.output.lower(), run.output
 
 
-def test_break_a_release_by_a_migration_whose_output_is_no_text(attacker, source):
-    """The release command prints bytes that are not UTF-8: the release goes live."""
+def test_break_a_release_with_non_text_output(attacker, source):
+    """The release command prints bytes that are not UTF-8: the release is activated."""
     before = attacker.live()
     run = attacker.attempt(app_source=source, app_release_command="printf '\\377\\376 done\\n'; printf '\\377' >&2")
     assert run.ok and attacker.live() != before, run.output
 
 
-def test_break_a_one_off_command_by_output_that_is_no_text(attacker):
-    """A one-off command prints bytes that are not UTF-8 and control characters: the operator sees it without them."""
+def test_break_a_one_off_command_with_non_text_output(attacker):
+    """A one-off command prints bytes that are not UTF-8, and control characters: the operator sees the output without them."""
     run = attacker.attempt("playbooks/run.yml", release_run="printf '\\377\\376 done \\033[2J\\n'")
     assert run.ok and "done" in run.output, run.output
     assert "\x1b" not in run.output, run.output
 
 
-def test_break_the_backup_s_report_by_file_names(attacker):
-    """A file's name has control characters: what the backup prints of it has none."""
+def test_send_control_characters_in_file_names(attacker):
+    """A file name contains control characters: the output of the backup contains none."""
     attacker.python(
         "import os\nopen(os.environ['STATE_DIRECTORY'] + '/evil\\x1b[2J\\x07.db', 'wb').write(b'SQLite format 3' + bytes(1) + b'x' * 5000)"
     )
-    run = backed_up(attacker)
+    run = assert_backup(attacker)
     assert "\x1b" not in run.output, run.output
 
 
@@ -295,19 +296,19 @@ raise RuntimeError("\\x1b[2J owned \\x1b]52;c;ZXZpbA==\\x07")
 """
 
 
-def test_send_control_characters_to_the_operator_s_terminal(attacker, source):
-    """A release fails with log lines that have terminal escape sequences: the operator sees its final log lines without them."""
+def test_send_control_characters_in_log_lines(attacker, source):
+    """A release fails, and its log lines contain terminal escape sequences: the operator sees the final log lines without them."""
     (source / "web.py").write_text(ESCAPES)
     run = attacker.attempt(app_source=source, release_health_timeout_seconds=8)
     assert not run.ok and "owned" in run.output, run.output
     found = {character for character in run.output if (ord(character) < 32 and character not in "\n\t\r") or 127 <= ord(character) < 160}
     assert not found, found
-    # a terminal would not see these, but `echo -e` and some callbacks would
+    # a terminal would not interpret this, but `echo -e` and some callbacks would
     assert '"\\e' not in run.output
 
 
 def test_send_control_characters_from_a_migration(attacker, source):
-    """A release command fails, and prints terminal escape sequences: the operator sees its output without them."""
+    """A release command fails and prints terminal escape sequences: the operator sees its output without them."""
     run = attacker.attempt(app_source=source, app_release_command="printf '\\033]0;owned\\007\\033[2J owned\\n'; exit 3")
     assert not run.ok and "owned" in run.output, run.output
     assert "\x1b" not in run.output and "\x07" not in run.output, run.output
@@ -323,15 +324,15 @@ LONG = {
 
 
 @pytest.mark.parametrize("line", LONG)
-def test_hang_the_operator_by_a_long_line(attacker, source, line):
-    """A release command fails, and prints a line of 400 KB, made to keep a regular expression busy: the run ends in time."""
+def test_hang_a_run_with_a_long_line(attacker, source, line):
+    """A release command fails and prints a line of 400 KB that is expensive for regular expressions: the run ends in time."""
     (source / "migrate.py").write_text(f"import sys\nsys.stderr.write('{LONG[line]}\\n')\nsys.exit(1)\n")
     run = attacker.attempt(app_source=source, seconds=60)
     assert not run.ok and not run.hung, run.output[-2000:]
 
 
-def test_hang_the_operator_by_long_log_lines(attacker, source):
-    """A release fails after log lines of 400 KB: the run ends in time, and the operator gets its final log lines, not megabytes."""
+def test_hang_a_run_with_long_log_lines(attacker, source):
+    """A release fails after log lines of 400 KB: the run ends in time, and prints the final log lines instead of megabytes."""
     (source / "web.py").write_text(
         "import sys\nfor _ in range(20):\n    sys.stderr.write('connection to server ' * 20000 + '\\n')\nraise RuntimeError('owned')\n"
     )

@@ -25,25 +25,26 @@ def containers(attacker):
     }
 
 
-def injected_into(attacker):
-    """Units and sources of units that have what the image asked for."""
-    words = "--user=0:0|^ExecStartPre=/bin/touch|--privileged|--volume=/:/host"
-    places = "/srv/hostile/releases/*/*unit* /srv/hostile/releases/*/*.service /etc/systemd/system/hostile*"
-    return {*attacker.host.run(f"grep -lrE -e '{words}' {places}").stdout.split()}
+def injected_units(attacker):
+    """Units and sources of units that contain what the image tries to inject."""
+    pattern = "--user=0:0|^ExecStartPre=/bin/touch|--privileged|--volume=/:/host"
+    paths = "/srv/hostile/releases/*/*unit* /srv/hostile/releases/*/*.service /etc/systemd/system/hostile*"
+    return {*attacker.host.run(f"grep -lrE -e '{pattern}' {paths}").stdout.split()}
 
 
 @pytest.mark.parametrize("age", ["newer"], indirect=True)
-@pytest.mark.parametrize("what", INJECTED)
-def test_become_root_through_the_working_directory_of_an_image(attacker, containers, source, what):
-    """The image's working directory has options of podman's, or a line of systemd's: it is rejected before a unit is written."""
-    (source / "Dockerfile").write_text(f'FROM scratch\n{INJECTED[what]}COPY web.py /web.py\nCMD ["/web.py"]\n')
-    arguments = ARGUMENTS if what == "line" else {}
-    before, there = attacker.live(), injected_into(attacker)
+@pytest.mark.parametrize("kind", INJECTED)
+def test_become_root_through_the_working_directory_of_an_image(attacker, containers, source, kind):
+    """The image's working directory contains podman options or a line of a systemd unit: the release is rejected before a unit is
+    written."""
+    (source / "Dockerfile").write_text(f'FROM scratch\n{INJECTED[kind]}COPY web.py /web.py\nCMD ["/web.py"]\n')
+    arguments = ARGUMENTS if kind == "line" else {}
+    before, existing = attacker.live(), injected_units(attacker)
     run = attacker.attempt(app_source=source, container_build_args=arguments, **containers)
-    found = injected_into(attacker) - there
-    injected = attacker.host.file("/etc/injected").exists
+    found = injected_units(attacker) - existing
+    command_ran = attacker.host.file("/etc/injected").exists
     attacker.host.run("rm -f /etc/injected")
     assert not run.ok and not run.hung and attacker.live() == before, run.output
-    assert not injected and not found, found
+    assert not command_ran and not found, found
     assert "WORKDIR" in run.output or "working directory" in run.output, run.output
     assert attacker.host.file(STATE).exists

@@ -1,4 +1,4 @@
-"""The attacker takes what another app of the host needs, or reaches it."""
+"""The attacker uses up what another app of the host needs, or tries to access that app."""
 
 import shlex
 import time
@@ -7,69 +7,70 @@ import pytest
 from conftest import STATE
 from sites import wait_until
 
-# -- memory that is no process's: /run, /dev/shm, queues -----------------------------------------------------------------
+# -- memory that belongs to no process: /run, /dev/shm, queues ----------------------------------------------------------
 
-# Never more than 300 MB, for this is the memory of the machine that tests.
+# At most 300 MB, because the test machine provides this memory.
 FILL = """
 import os
 written = files = 0
 try:
-    with open(folder + '/filler', 'wb') as file:
+    with open(directory + '/filler', 'wb') as file:
         for _ in range(300):
             written += file.write(bytes(2 ** 20))
 except OSError as error:
     print(error)
 try:
     for files in range(30000):
-        open(f'{folder}/many{files}', 'w').close()
+        open(f'{directory}/many{files}', 'w').close()
 except OSError as error:
     print(error)
 print(written // 2 ** 20, files)
 """
 
 
-def filled(attacker, folder):
-    """MB and files that the app got there."""
-    told = attacker.python(FILL, folder=folder).splitlines()
-    megabytes, files = map(int, told[-1].split())
+def filled(attacker, directory):
+    """The megabytes and the number of files that the app could write there."""
+    output = attacker.python(FILL, directory=directory).splitlines()
+    megabytes, files = map(int, output[-1].split())
     return megabytes, files
 
 
 @pytest.mark.sample
 def test_fill_run(attacker, victim):
-    """The app fills its runtime directory with data and with files: it gets a small share, and the host can still write to /run."""
-    folder = attacker.host.check_output("dirname $(readlink /srv/hostile/live/wsgi.sock)")
+    """The app fills its runtime directory with data and files: it gets a small share, and the host can still write to /run."""
+    directory = attacker.host.check_output("dirname $(readlink /srv/hostile/live/wsgi.sock)")
     before = attacker.host.check_output("df --output=used /run | tail -n 1")
     try:
-        megabytes, files = filled(attacker, folder)
+        megabytes, files = filled(attacker, directory)
         taken = int(attacker.host.check_output("df --output=used /run | tail -n 1")) - int(before)
         attacker.host.check_output("touch /run/still-room && rm /run/still-room")
     finally:
-        attacker.host.run(f"find {folder} -name filler -delete -o -name 'many*' -delete")
+        attacker.host.run(f"find {directory} -name filler -delete -o -name 'many*' -delete")
     assert megabytes < 100 and files < 29_000, (megabytes, files)
     assert taken < 20_000, taken
 
 
 @pytest.mark.parametrize(
-    "folder",
+    "directory",
     ["/dev/shm", "/dev/mqueue", "/run/lock", "/tmp", "/var/tmp", "/run/user", "/run/systemd"],
 )
-def test_fill_a_directory_that_all_share(attacker, victim, folder):
-    """The app fills /dev/shm and other directories that all may write to: what it gets there is its own, and the neighbor has the same room as before."""
+def test_fill_a_shared_directory(attacker, victim, directory):
+    """The app fills /dev/shm and other directories that everyone can write to: it gets a private copy, and the neighbor has as much space
+    as before."""
     try:
-        told = attacker.python(FILL, folder=folder)
-        seen = attacker.host.run(f"ls {folder}/filler {folder}/many0").stdout
+        output = attacker.python(FILL, directory=directory)
+        seen = attacker.host.run(f"ls {directory}/filler {directory}/many0").stdout
         mine = (
             victim.python(
-                f"import os\nopen('{folder}/of-the-victim', 'wb').write(bytes(2 ** 20))\nprint('written')\nos.remove('{folder}/of-the-victim')"
+                f"import os\nopen('{directory}/of-the-victim', 'wb').write(bytes(2 ** 20))\nprint('written')\nos.remove('{directory}/of-the-victim')"
             )
-            if folder in ("/dev/shm", "/tmp", "/var/tmp")
+            if directory in ("/dev/shm", "/tmp", "/var/tmp")
             else "written"
         )
     finally:
-        attacker.host.run(f"find {folder} -maxdepth 1 -name filler -delete -o -maxdepth 1 -name 'many*' -delete")
-        attacker.bash(f"rm -f {folder}/filler; find {folder} -maxdepth 1 -name 'many*' -delete 2>/dev/null; true")
-    assert seen == "" and mine == "written", (told, seen, mine)
+        attacker.host.run(f"find {directory} -maxdepth 1 -name filler -delete -o -maxdepth 1 -name 'many*' -delete")
+        attacker.bash(f"rm -f {directory}/filler; find {directory} -maxdepth 1 -name 'many*' -delete 2>/dev/null; true")
+    assert seen == "" and mine == "written", (output, seen, mine)
 
 
 SYSV = """
@@ -81,13 +82,13 @@ print(libc.msgget(0x7777, 0o1666))
 
 
 def test_leave_shared_memory_behind(attacker, victim):
-    """The app makes System V shared memory and queues, which outlive it: the neighbor doesn't see them."""
+    """The app creates System V shared memory and queues, which outlive it: the neighbor can't see them."""
     attacker.python(SYSV)
     try:
-        told = victim.bash("cat /proc/sysvipc/shm /proc/sysvipc/msg; ipcs -a") + victim.python(
+        output = victim.bash("cat /proc/sysvipc/shm /proc/sysvipc/msg; ipcs -a") + victim.python(
             "import ctypes\nprint('found', ctypes.CDLL(None).shmget(0x7777, 1, 0))"
         )
-        assert told.endswith("found -1"), told
+        assert output.endswith("found -1"), output
         assert "0x00007777" not in attacker.host.check_output("ipcs -a")
     finally:
         attacker.host.run("ipcrm -M 0x7777; ipcrm -Q 0x7777")
@@ -109,7 +110,7 @@ time.sleep(seconds)
 
 
 def test_take_all_connections_of_postgresql(attacker, victim):
-    """The app opens connections to PostgreSQL until it gets no more: its neighbor still gets one, and so does the backup."""
+    """The app opens connections to PostgreSQL until it gets no more: its neighbor and the backup can still connect."""
     attacker.python(CONNECT, background=True, seconds=60)
     wait_until(lambda: "holds" in attacker.host.run(f"cat {STATE}/background.log").stdout, 30)
     status, body = victim.get("/rows")
@@ -129,17 +130,18 @@ def test_take_all_connections_of_postgresql(attacker, victim):
         "postgresql://victim@/victim?host=/run/postgresql",
     ],
 )
-def test_read_the_neighbor_s_database(attacker, url):
-    """The app connects to the databases of its neighbor and of PostgreSQL itself, and asks PostgreSQL to read a file or to run a program: denied."""
+def test_read_the_neighbors_database(attacker, url):
+    """The app connects to the databases of its neighbor and of PostgreSQL itself, and asks PostgreSQL to read a file or to run a program:
+    all of it is denied."""
     code = (
         "import os, psycopg\n"
         "try:\n"
         "    with psycopg.connect(url or os.environ['DATABASE_URL'], connect_timeout=5) as database:\n"
-        "        print(database.execute(what).fetchall())\n"
+        "        print(database.execute(statement).fetchall())\n"
         "except psycopg.Error as error:\n"
         "    print('denied', error)\n"
     )
-    whats = (
+    statements = (
         ["select count(*) from releases"]
         if url
         else [
@@ -150,19 +152,19 @@ def test_read_the_neighbor_s_database(attacker, url):
             "alter role hostile connection limit 1000",
         ]
     )
-    for what in whats:
-        told = attacker.python(code, url=url, what=what)
-        assert "denied" in told or told == "[]", (what, told)
+    for statement in statements:
+        output = attacker.python(code, url=url, statement=statement)
+        assert "denied" in output or output == "[]", (statement, output)
 
 
 ADMIN = """
 import os, redis
 connection = redis.Redis.from_url(os.environ['REDIS_URL'])
-for words in commands:
+for command in commands:
     try:
-        print(words, 'allowed', connection.execute_command(*words))
+        print(command, 'allowed', connection.execute_command(*command))
     except redis.RedisError as error:
-        print(words, 'denied', error)
+        print(command, 'denied', error)
 """
 COMMANDS = [
     ["CONFIG", "SET", "maxmemory", "8gb"],
@@ -185,17 +187,17 @@ COMMANDS = [
 
 
 @pytest.mark.sample
-def test_administrate_redis(attacker):
-    """The app changes its Redis: where it writes, how much memory it takes, what it loads, or stops it: each of these is denied."""
+def test_administer_redis(attacker):
+    """The app tries to change where its Redis writes, how much memory it uses and what it loads, and to stop it: all of it is denied."""
     started = attacker.host.check_output("systemctl show --value --property=ActiveEnterTimestampMonotonic redis-server@hostile")
-    told = attacker.python(ADMIN, commands=COMMANDS)
+    output = attacker.python(ADMIN, commands=COMMANDS)
     wait_until(lambda: attacker.host.service("redis-server@hostile").is_running, 20)
-    assert "] allowed" not in told and told.count("] denied") == len(COMMANDS), told
+    assert "] allowed" not in output and output.count("] denied") == len(COMMANDS), output
     assert started == attacker.host.check_output("systemctl show --value --property=ActiveEnterTimestampMonotonic redis-server@hostile")
 
 
-def test_redis_still_serves_what_apps_need(attacker):
-    """The app uses its Redis as a cache, a queue and for messages: it can."""
+def test_redis_still_works_for_apps(attacker):
+    """The app uses its Redis as a cache, as a queue and for messages: all of it works."""
     commands = [
         ["SET", "a", "1"],
         ["GET", "a"],
@@ -209,16 +211,16 @@ def test_redis_still_serves_what_apps_need(attacker):
         ["PING"],
         ["INFO"],
     ]
-    told = attacker.python(ADMIN, commands=commands)
-    assert told.count("] allowed") == len(commands), told
+    output = attacker.python(ADMIN, commands=commands)
+    assert output.count("] allowed") == len(commands), output
 
 
-def test_reach_the_neighbor_s_redis(attacker):
-    """The app connects to the Redis of its neighbor: it can't."""
-    told = attacker.python(
+def test_connect_to_the_neighbors_redis(attacker):
+    """The app connects to the Redis of its neighbor: the connection is denied."""
+    output = attacker.python(
         "import redis\ntry:\n    print(redis.Redis(unix_socket_path='/run/redis-victim/redis.sock').ping())\nexcept Exception as error:\n    print('denied', error)"
     )
-    assert told.startswith("denied"), told
+    assert output.startswith("denied"), output
 
 
 # -- the journal -------------------------------------------------------------------------------------------------------
@@ -231,11 +233,11 @@ for _ in range(4000):
 
 
 def test_flood_the_journal(attacker, victim):
-    """The app writes more log lines than the journal may keep: its neighbor's lines, and those of sshd, are still there."""
+    """The app writes more log lines than the journal may keep: its neighbor's lines and those of sshd are kept."""
     marker = f"marker-{time.time_ns()}"
-    victim.get("/say", "--data", f"text={marker}")
+    victim.get("/log", "--data", f"text={marker}")
     attacker.host.check_output(f"logger --tag sshd {marker}-sshd; sleep 1; journalctl --sync")
-    # by the worker, whose log is the journal
+    # the worker writes them, because its output goes to the journal
     attacker.python(
         "import os\nos.chdir(state)\nopen('flood.py', 'w').write(flood)\nopen('worker.new', 'w').write('python $STATE_DIRECTORY/flood.py; touch $STATE_DIRECTORY/flooded')\n"
         "os.rename('worker.new', 'worker.sh')",
@@ -250,7 +252,7 @@ def test_flood_the_journal(attacker, victim):
 
 @pytest.mark.sample
 def test_flood_the_journal_through_redis(attacker):
-    """The app has its Redis log as many lines as it likes, which go to the host's journal: few get there."""
+    """The app makes its Redis write many log lines, which go to the host's journal: only a few get there."""
     marker = f"flood-{time.time_ns()}"
     attacker.python(ADMIN, commands=[["EVAL", f"for i = 1, 20000 do redis.log(redis.LOG_WARNING, '{marker}') end return 1", "0"]])
     attacker.host.check_output("sleep 1; journalctl --sync; true")
@@ -277,48 +279,49 @@ for path, text in (
 
 
 def test_forge_log_lines_of_the_neighbor(attacker):
-    """The app writes log lines under the names of its neighbor and of sshd: where the operator reads theirs, there are none."""
+    """The app writes log lines under the names of its neighbor and of sshd: none of them appears in their logs."""
     marker = f"forged-{time.time_ns()}"
     attacker.python(FORGE, marker=marker)
     attacker.host.check_output("sleep 1; journalctl --sync; true")
-    for words in ("--identifier=victim", "--identifier=sshd", "--unit=ssh", "--unit='victim@*'", "--namespace=victim"):
-        assert marker not in attacker.host.run(f"journalctl {words} --since=-5min --no-pager --output=cat").stdout, words
+    for selection in ("--identifier=victim", "--identifier=sshd", "--unit=ssh", "--unit='victim@*'", "--namespace=victim"):
+        assert marker not in attacker.host.run(f"journalctl {selection} --since=-5min --no-pager --output=cat").stdout, selection
 
 
 def test_flood_systemd(attacker):
-    """The app sends messages to the sockets of systemd and of its helpers, which anyone may write to: it finds none but its own journal."""
-    told = attacker.bash("find /run/systemd -type s 2>/dev/null | grep -v '^/run/systemd/journal/'; true")
-    assert told == "", told
-    told = attacker.python(
+    """The app sends messages to the sockets of systemd and its helpers, which everyone can write to: it finds none except those of its own
+    journal."""
+    output = attacker.bash("find /run/systemd -type s 2>/dev/null | grep -v '^/run/systemd/journal/'; true")
+    assert output == "", output
+    output = attacker.python(
         "import socket\ntry:\n    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'X=1', '/run/systemd/notify')\n    print('sent')\nexcept OSError as error:\n    print('denied', error)"
     )
-    assert told.startswith("denied"), told
+    assert output.startswith("denied"), output
 
 
 # -- sockets and ports -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", [pytest.param("link", marks=pytest.mark.sample), "directory"])
-def test_have_nginx_ask_the_neighbor(attacker, victim, way):
-    """The app replaces its socket, or the directory of it, by a link to its neighbor's: nginx doesn't lead its visitors there."""
+@pytest.mark.parametrize("target", [pytest.param("link", marks=pytest.mark.sample), "directory"])
+def test_redirect_nginx_to_the_neighbor(attacker, victim, target):
+    """The app replaces its socket, or the socket's directory, with a link to its neighbor's: nginx doesn't send visitors there."""
     mine = attacker.host.check_output("readlink /srv/hostile/live/wsgi.sock")
     theirs = attacker.host.check_output("readlink /srv/victim/live/wsgi.sock")
-    before, folder = victim.get("/")[1], mine.rpartition("/")[0]
-    if way == "link":
+    before, directory = victim.get("/")[1], mine.rpartition("/")[0]
+    if target == "link":
         attacker.bash(f"ln -sf {theirs} {mine}")
     else:
-        attacker.bash(f"mv {folder} {folder}.old; ln -s {theirs.rpartition('/')[0]} {folder}")
-    # nginx keeps its connections to the app for a second
+        attacker.bash(f"mv {directory} {directory}.old; ln -s {theirs.rpartition('/')[0]} {directory}")
+    # nginx keeps its connections to the app open for a second
     time.sleep(2)
     try:
         assert before not in attacker.get("/")[1]
     finally:
-        attacker.host.run(f"rm -rf {folder}.old; [ ! -L {folder} ] || rm {folder}; systemctl restart hostile@{attacker.live()}")
+        attacker.host.run(f"rm -rf {directory}.old; [ ! -L {directory} ] || rm {directory}; systemctl restart hostile@{attacker.live()}")
 
 
-def test_have_a_release_checked_at_the_neighbor_s_socket(attacker, victim, source):
-    """The next release's server links its socket to its neighbor's, so that the neighbor's health page answers for it: the release fails, and the one
-    after it doesn't."""
+def test_pass_a_health_check_with_the_neighbors_socket(attacker, victim, source):
+    """The next release's server links its socket to its neighbor's, so that the neighbor's health page answers the check: the release
+    fails, and the one after it succeeds."""
     theirs = attacker.host.check_output("readlink /srv/victim/live/wsgi.sock")
     (source / "web.py").write_text(
         f"import os, time\nos.symlink({theirs!r}, os.environ['SOCKET'] + '.new')\nos.rename(os.environ['SOCKET'] + '.new', os.environ['SOCKET'])\ntime.sleep(60)\n"
@@ -331,17 +334,17 @@ def test_have_a_release_checked_at_the_neighbor_s_socket(attacker, victim, sourc
     assert again.ok and len(attacker.instances()) == 1, again.output
 
 
-def test_connect_to_the_neighbor_s_socket(attacker):
-    """The app connects to its neighbor's socket, past nginx, and reads its files: it can't."""
+def test_connect_to_the_neighbors_socket(attacker):
+    """The app connects to its neighbor's socket, bypassing nginx, and reads its files: all of it is denied."""
     theirs = attacker.host.check_output("readlink /srv/victim/live/wsgi.sock")
-    told = attacker.python(
+    output = attacker.python(
         f"import socket\ntry:\n    socket.socket(socket.AF_UNIX).connect({theirs!r})\n    print('connected')\nexcept OSError as error:\n    print('denied', error)"
     )
-    assert told.startswith("denied"), told
-    told = attacker.bash(
+    assert output.startswith("denied"), output
+    output = attacker.bash(
         "cat /srv/victim/live/env /srv/victim/live/app/web.py /var/lib/victim/* /srv/victim/live/manifest.json 2>/dev/null; ls /var/lib/victim /srv/victim/releases /run/victim /run/flaskhost/victim 2>/dev/null; true"
     )
-    assert told == "", told
+    assert output == "", output
 
 
 BIND = """
@@ -360,31 +363,32 @@ for family, address in ((socket.AF_INET, ('0.0.0.0', port)), (socket.AF_INET, ('
 
 @pytest.mark.parametrize("port", [22, 80, 443])
 def test_take_a_port(attacker, port):
-    """The app binds the ports on which nginx and sshd listen, on any address: denied."""
-    told = attacker.python(BIND, port=port)
-    assert "bound" not in told, told
+    """The app binds the ports on which nginx and sshd listen, on any address: it gets none of them."""
+    output = attacker.python(BIND, port=port)
+    assert "bound" not in output, output
 
 
-def test_see_the_neighbor_s_processes(attacker, victim):
-    """The app reads the processes of its neighbor and of root, and sends them signals: it sees and reaches none."""
+def test_see_the_neighbors_processes(attacker, victim):
+    """The app reads the processes of its neighbor and of root, and sends them signals: it can't see or signal any of them."""
     pid = victim.main_process()
-    told = attacker.bash(
+    output = attacker.bash(
         f"cat /proc/{pid}/environ 2>/dev/null; [ -O /proc/1 ] || cat /proc/1/environ 2>/dev/null; kill -STOP {pid} 2>/dev/null && echo stopped; ls -d /proc/{pid} 2>/dev/null; ps aux 2>/dev/null | grep -c '[v]ictim'; true"
     )
-    assert told.splitlines()[-1:] in ([], ["0"]) and "marker" not in told and "stopped" not in told, told
+    assert output.splitlines()[-1:] in ([], ["0"]) and "marker" not in output and "stopped" not in output, output
 
 
-def test_read_what_is_told_of_the_app(attacker):
-    """The app looks for secrets of the host in all that it can read: keys, backups, settings of others, the operator's files."""
-    told = attacker.bash(
+def test_read_secrets_of_the_host(attacker):
+    """The app looks for secrets in all files that it can read, such as keys, backups, settings of other apps and the operator's files: it
+    finds none."""
+    output = attacker.bash(
         "cat /etc/flaskhost/* /etc/ssl/flaskhost/*/* /root/.ssh/* /etc/shadow /etc/redis/redis-victim.conf /var/backups/*/* /var/log/nginx/*"
         f" /var/lib/flaskhost/*/* 2>/dev/null | head -c 2000; find / -xdev -readable -newermt 2020-01-01 -type f \\( -name '*.key' -o -name '*.pem' -o -name '.env' -o -name env \\) -path '*{shlex.quote('flaskhost')}*' 2>/dev/null"
     )
-    assert told == "", told
+    assert output == "", output
 
 
-def test_stop_the_neighbor_through_nginx(attacker, victim):
-    """The app answers with headers of 100 KB, cuts its answers short, and keeps connections open: the neighbor's visitors don't notice."""
+def test_block_the_neighbor_through_nginx(attacker, victim):
+    """The app keeps 600 connections to nginx open: the neighbor's visitors don't notice."""
     attacker.python(
         "import socket, time\nheld = []\nfor _ in range(600):\n    try:\n        held.append(socket.create_connection(('127.0.0.1', 443), 2))\n    except OSError:\n        break\ntime.sleep(15)",
         background=True,
@@ -411,23 +415,23 @@ print(bound)
 """
 
 
-def test_cut_off_the_host_by_taking_every_port(attacker):
-    """The app binds the ports that outgoing connections need, and asks the kernel for any port: it gets none of them, where systemd is built with
-    BPF (Debian 13)."""
+def test_take_every_outgoing_port(attacker):
+    """The app binds the ports that outgoing connections need, and asks the kernel for any free port: it gets none of them if systemd is
+    built with BPF (Debian 13)."""
     if attacker.age == "older":
         pytest.skip("its systemd is built without BPF, as docs/security.md says")
     assert attacker.python(BIND_ALL) == "0"
-    told = attacker.python(
+    output = attacker.python(
         "import socket\ntry:\n    socket.socket().bind(('127.0.0.77', 0))\n    print('bound')\nexcept OSError as error:\n    print('denied', error)"
     )
-    assert told.startswith("denied"), told
+    assert output.startswith("denied"), output
     assert "listens" in attacker.python("import socket\nsocket.create_server(('127.0.0.77', 15000))\nprint('listens')")
 
 
-ASK_THE_NEIGHBOR = """
+FLOOD_THE_NEIGHBOR = """
 import collections, http.client, socket, ssl
 context = ssl._create_unverified_context()
-told = collections.Counter()
+statuses = collections.Counter()
 for source in range(sources):
     raw = socket.create_connection(('127.0.0.1', 443), source_address=(f'127.0.2.{source + 1}', 21000 + source) if source else None)
     connection = http.client.HTTPConnection('victim.test')
@@ -436,20 +440,20 @@ for source in range(sources):
         connection.request('GET', path)
         answer = connection.getresponse()
         answer.read()
-        told[answer.status] += 1
+        statuses[answer.status] += 1
     connection.close()
-print(told[200], told[429])
+print(statuses[200], statuses[429])
 """
 
 
 @pytest.mark.parametrize(("path", "sources"), [("/", 1), ("/healthz", 1), pytest.param("/", 9, marks=pytest.mark.sample)])
-def test_keep_the_neighbor_busy_over_the_loopback(attacker, victim, path, sources):
-    """The app sends its neighbor any number of requests over the loopback, from one address or from many: they are limited like a visitor's, and a
-    release of the neighbor goes on meanwhile."""
-    answered, limited = map(int, attacker.python(ASK_THE_NEIGHBOR, path=path, sources=sources).split())
+def test_overload_the_neighbor_over_the_loopback(attacker, victim, path, sources):
+    """The app sends its neighbor any number of requests over the loopback, from one address or from many: they are limited like a
+    visitor's, and a release of the neighbor succeeds meanwhile."""
+    answered, limited = map(int, attacker.python(FLOOD_THE_NEIGHBOR, path=path, sources=sources).split())
     assert answered + limited == 900 and limited > 100, (answered, limited)
     attacker.python(
-        f"while True:\n    try:\n        exec({ASK_THE_NEIGHBOR!r})\n    except OSError:\n        pass",
+        f"while True:\n    try:\n        exec({FLOOD_THE_NEIGHBOR!r})\n    except OSError:\n        pass",
         background=True,
         path=path,
         sources=sources,
@@ -458,7 +462,7 @@ def test_keep_the_neighbor_busy_over_the_loopback(attacker, victim, path, source
     assert run.ok, run.output
 
 
-KNOCK = """
+CONNECT_TO_SSHD = """
 import socket
 reached = []
 for number in range(70):
@@ -475,11 +479,12 @@ print(len(reached))
 
 
 @pytest.mark.parametrize("address", [pytest.param("127.0.0.1", marks=pytest.mark.sample), "own"])
-def test_shut_the_operator_out_of_ssh(attacker, address):
-    """The app connects to sshd from many addresses of the loopback, and never logs in, so that sshd has room for nobody else: it reaches no sshd."""
+def test_lock_the_operator_out_of_ssh(attacker, address):
+    """The app opens connections to sshd from many loopback addresses without logging in, to use up all that sshd accepts: none of them
+    succeeds."""
     own = attacker.host.check_output("hostname -I").split()[0]
-    assert attacker.python(KNOCK, address=own if address == "own" else address) == "0"
-    # root and people still do
+    assert attacker.python(CONNECT_TO_SSHD, address=own if address == "own" else address) == "0"
+    # root and other users still can
     assert attacker.host.run("bash -c 'exec 3<>/dev/tcp/127.0.0.1/22 && head -c 4 <&3'").stdout == "SSH-"
 
 
@@ -500,11 +505,11 @@ while time.monotonic() < end:
 
 
 def test_fill_the_disk_through_nginx(attacker):
-    """The app has an endless page, and reads it slowly: nginx keeps little of it on the host's disk."""
+    """The app has an endless page, and reads it slowly: nginx buffers little of it on the host's disk."""
     attacker.bash(f"echo endless >{STATE}/health")
     attacker.python(READ_SLOWLY, background=True, seconds=10)
     time.sleep(8)
-    # files that have no name any more
+    # nginx has already unlinked these files
     held = attacker.host.check_output(
         "for file in /proc/[0-9]*/fd/*; do case $(readlink $file) in /var/lib/nginx/*) stat -Lc %b $file ;; esac; done 2>/dev/null"
         " | awk '{ blocks += $1 } END { print int(blocks) }'"

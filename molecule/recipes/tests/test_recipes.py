@@ -1,6 +1,6 @@
-"""docs/recipes.md, as it stands: each app is deployed from nothing, answers, and is released again without a change.
+"""The recipes of docs/recipes.md, as published: each app is deployed and responds, and a second deploy changes nothing.
 
-RECIPES_FROM says where its repositories are looked for instead of on GitHub, e.g. file:///mirror/{owner}/{name}
+RECIPES_FROM is the address of the repositories if they are not on GitHub, e.g. file:///mirror/{owner}/{name}
 """
 
 import os
@@ -14,7 +14,7 @@ TEXT = (PROJECT / "docs/recipes.md").read_text()
 RECIPES = {
     settings["app_name"]: settings for settings in map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE))
 }
-# on which host, which page says what
+# app: (host, page, text on that page)
 PAGES = {
     "flaskr": ("newer", "/auth/login", "Log In"),
     "microblog": ("older", "/auth/login?language=es", "Microblog"),
@@ -24,7 +24,7 @@ PAGES = {
 }
 
 
-def test_every_recipe_is_tried():
+def test_every_recipe_is_tested():
     assert set(RECIPES) == set(PAGES)
 
 
@@ -32,9 +32,9 @@ def test_every_recipe_is_tried():
 def recipe(request):
     settings = dict(RECIPES[request.param])
     machine = PAGES[request.param][0]
-    place = os.environ.get("RECIPES_FROM", "https://github.com/{owner}/{name}")
+    template = os.environ.get("RECIPES_FROM", "https://github.com/{owner}/{name}")
     owner, name = settings["app_source"].split("/")[-2:]
-    settings |= {"app_source": place.format(owner=owner, name=name), "app_domains": [f"{request.param}.test"]}
+    settings |= {"app_source": template.format(owner=owner, name=name), "app_domains": [f"{request.param}.test"]}
     return Site(f"recipes-{machine}", app=request.param, domain=f"{request.param}.test"), settings
 
 
@@ -42,16 +42,16 @@ def test_a_recipe(recipe):
     site, settings = recipe
     run = site.play("deploy.yml", **settings)
     assert run.ok, run.output
-    _machine, page, words = PAGES[site.app]
+    _machine, page, text = PAGES[site.app]
     status, body = site.get(page)
-    assert status == 200 and words in body, body
+    assert status == 200 and text in body, body
     again = site.play("deploy.yml", **settings)
     assert again.ok and again.changed == 0, again.output
-    SAID.get(site.app, lambda _site, _settings: None)(site, settings)
+    CHECKS.get(site.app, lambda _site, _settings: None)(site, settings)
 
 
-def keeps_its_users(site, settings):
-    """They are there after another release, which asks for the database again."""
+def check_that_users_survive_a_release(site, settings):
+    """A user can still log in after another release, which prepares the database again."""
     form = ["--data", "username=ann&password=hunter2"]
     assert site.get("/auth/register", *form)[0] == 302
     first = site.live()
@@ -62,8 +62,8 @@ def keeps_its_users(site, settings):
     assert site.host.file("/var/lib/flaskr/instance/flaskr.sqlite").user == "flaskr"
 
 
-def speaks_spanish_and_works(site, _settings):
-    """Its translations were compiled, and its worker waits for jobs."""
+def check_translations_and_worker(site, _settings):
+    """The translations were compiled, and the worker waits for jobs."""
     assert "Ingresar" in site.get("/auth/login", "--header", "Accept-Language: es")[1]
     assert site.host.check_output("systemctl is-active 'microblog-worker.1@*'") == "active"
     assert "Listening on microblog-tasks" in site.host.check_output(
@@ -71,9 +71,9 @@ def speaks_spanish_and_works(site, _settings):
     )
 
 
-def has_a_websocket(site, _settings):
-    """Through nginx: the handshake is answered."""
-    words = [
+def check_websocket(site, _settings):
+    """A WebSocket handshake through nginx succeeds."""
+    options = [
         "--http1.1",
         "--max-time",
         "3",
@@ -86,8 +86,8 @@ def has_a_websocket(site, _settings):
         "--header",
         "Upgrade: websocket",
     ]
-    words += ["--header", "Sec-WebSocket-Version: 13", "--header", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
-    assert "101 Switching Protocols" in site.get("/socket.io/?EIO=4&transport=websocket", *words)[1]
+    options += ["--header", "Sec-WebSocket-Version: 13", "--header", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+    assert "101 Switching Protocols" in site.get("/socket.io/?EIO=4&transport=websocket", *options)[1]
 
 
-SAID = {"flaskr": keeps_its_users, "microblog": speaks_spanish_and_works, "sockets": has_a_websocket}
+CHECKS = {"flaskr": check_that_users_survive_a_release, "microblog": check_translations_and_worker, "sockets": check_websocket}

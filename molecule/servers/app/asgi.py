@@ -1,4 +1,4 @@
-"""The same app, as ASGI servers want it."""
+"""The same app for ASGI servers."""
 
 from a2wsgi import WSGIMiddleware
 from wsgi import app as flask_app

@@ -1,4 +1,4 @@
-"""A small app, the same for every server."""
+"""A small app for every server."""
 
 import os
 import time
@@ -21,12 +21,12 @@ def create_app(greeting="hello"):
 
     @app.get("/healthz")
     def healthz():
-        return "well\n"
+        return "healthy\n"
 
-    @app.get("/say/<word>")
-    def say(word):
-        app.logger.warning(word)
-        return "said\n"
+    @app.get("/log/<text>")
+    def log(text):
+        app.logger.warning(text)
+        return "logged\n"
 
     @app.get("/slow/<float:seconds>")
     def slow(seconds):

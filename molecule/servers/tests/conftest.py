@@ -1,4 +1,4 @@
-"""Every server on every distribution, each with an app of its own."""
+"""Every server on every distribution, each with its own app."""
 
 import shutil
 
@@ -22,7 +22,7 @@ def site(request):
 
 @pytest.fixture
 def source(tmp_path):
-    """The app, changed, so that it is a release of its own."""
+    """The app's source with a change, so that it makes a new release."""
     copy = shutil.copytree(PROJECT / "molecule/servers/app", tmp_path / "source", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "changed").write_text(str(tmp_path))
     return copy

@@ -1,4 +1,4 @@
-"""Whichever server serves it, an app is reached, walled in, drained and brought back the same way."""
+"""With every server, an app is served, sandboxed, drained and restarted in the same way."""
 
 import re
 import subprocess
@@ -25,7 +25,7 @@ def test_it_serves(site):
     assert site.get("/nowhere")[0] == 404
 
 
-def test_a_body_comes_through_whole_however_it_is_sent(site, tmp_path):
+def test_large_and_chunked_bodies_arrive_complete(site, tmp_path):
     body = tmp_path / "body"
     body.write_bytes(b"x" * 300_000)
     answer = f"300000 from {site.address.rpartition('.')[0]}.1 by https\n"
@@ -33,23 +33,24 @@ def test_a_body_comes_through_whole_however_it_is_sent(site, tmp_path):
     assert site.get("/length", "--header", "Transfer-Encoding: chunked", "--http1.1", "--data-binary", f"@{body}") == (200, answer)
 
 
-def test_headers_of_the_app_come_first_and_nobody_tells_its_version(site):
+def test_the_apps_headers_take_precedence_and_versions_are_hidden(site):
     headers = site.get("/framed", "--dump-header", "-")[1].lower()
     assert headers.count("content-security-policy:") == 1 and "content-security-policy: frame-ancestors *" in headers
     assert "object-src 'none'" in site.get("/", "--dump-header", "-")[1].lower()
     assert "server: nginx\n" in headers and "x-powered-by" not in headers
 
 
-def test_many_at_once(site):
-    """More than a server has threads, twice: what it opened for the first crowd, it may be closing when the next one comes."""
-    for _crowd in range(2):
+def test_many_simultaneous_requests(site):
+    """Two rounds, each with more connections than the server has threads: the server may still be closing the first ones when the second
+    round begins."""
+    for _round in range(2):
         command = ["hey", "-z", "2s", "-c", "200", "-host", site.domain, f"https://127.0.0.1:{site.port}/"]
-        told = subprocess.run(command, text=True, capture_output=True).stdout
-        found = parse_hey(told)
-        assert found["rate"] and not found["failed"], told
+        output = subprocess.run(command, text=True, capture_output=True).stdout
+        found = parse_hey(output)
+        assert found["rate"] and not found["failed"], output
 
 
-def test_nothing_of_it_is_root_s(site):
+def test_no_process_runs_as_root(site):
     users = set(site.host.check_output(f"ps --format user= --pid {','.join(pids(site))}").split())
     assert users == {site.app}
 
@@ -61,29 +62,29 @@ def test_its_unit_is_hardened(site):
 
 def test_it_starts_without_a_warning(site):
     invocation = site.host.check_output(f"systemctl show --value --property=InvocationID {unit(site)}")
-    words = site.host.check_output(
+    lines = site.host.check_output(
         f"journalctl --namespace=+{site.app} _SYSTEMD_INVOCATION_ID={invocation} --no-pager --output=cat"
     ).splitlines()
-    # how mod_wsgi-express tells of its settings
-    told = [line for line in words if not line.startswith(("Error Log File ", "AH00094: Command line: "))]
-    assert not [line for line in told if re.search(r"warn|error|deprecat|traceback", line, re.IGNORECASE)], words
+    # mod_wsgi-express prints its settings in these lines
+    messages = [line for line in lines if not line.startswith(("Error Log File ", "AH00094: Command line: "))]
+    assert not [line for line in messages if re.search(r"warn|error|deprecat|traceback", line, re.IGNORECASE)], lines
 
 
-def test_what_the_app_says_is_in_the_journal(site):
-    word = f"word-{time.time_ns()}"
-    site.get(f"/say/{word}")
+def test_log_lines_of_the_app_are_in_the_journal(site):
+    text = f"text-{time.time_ns()}"
+    site.get(f"/log/{text}")
     assert (
         site.host.run(
-            f"for i in $(seq 25); do journalctl --namespace=+{site.app} -t {site.app} --since -1min | grep -q {word} && exit 0; sleep 0.2; done; exit 1"
+            f"for i in $(seq 25); do journalctl --namespace=+{site.app} -t {site.app} --since -1min | grep -q {text} && exit 0; sleep 0.2; done; exit 1"
         ).rc
         == 0
     )
 
 
-def test_another_app_can_read_nothing_of_it(site):
+def test_another_app_can_not_read_its_files_or_connect_to_it(site):
     other = "waitress" if site.app == "gunicorn" else "gunicorn"
     socket = site.socket()
-    for look in (
+    for command in (
         f"cat {site.root}/live/env",
         f"cat {site.root}/live/start",
         f"cat {site.root}/live/app/web.py",
@@ -91,33 +92,33 @@ def test_another_app_can_read_nothing_of_it(site):
         f"ls {site.root}/live/app",
         f"ls /var/lib/{site.app}",
     ):
-        assert site.host.run(f"runuser -u {other} -- {look}").rc != 0, look
+        assert site.host.run(f"runuser -u {other} -- {command}").rc != 0, command
     assert site.host.run(f"runuser -u {other} -- curl --silent --unix-socket {socket} http://x/").rc != 0
 
 
-def test_what_is_under_way_is_finished_over_a_release_and_nobody_else_is_touched(site, source):
-    """With a plain object instead of a factory."""
+def test_a_release_finishes_requests_in_progress_and_affects_no_other_app(site, source):
+    """The release replaces the app factory with an app object."""
     others = "systemctl list-units --plain --no-legend --state=active '*@*-*.service' | cut -d' ' -f1 | grep -v {0}@ | xargs -n 1 systemctl show --value --property=MainPID"
     before = site.host.check_output(others.format(site.app))
     url = f"https://{site.domain}:{site.port}/slow/10.0"
     command = ["curl", "--silent", "--insecure", "--resolve", f"{site.domain}:{site.port}:127.0.0.1", url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as visitor:
         time.sleep(0.5)
-        left = site.live()
+        previous = site.live()
         run = site.release(source, app_module="asgi:app" if site.app == "uvicorn" else "wsgi:app")
         assert run.ok, run.output
-        assert site.live() != left
+        assert site.live() != previous
         assert visitor.communicate()[0] == "done\n"
     assert site.get("/")[1] == f"hello from {site.live()}\n"
     assert site.host.check_output(others.format(site.app)) == before
     wait_until(lambda: site.instances() == [unit(site)])
     assert "timed out" not in site.host.check_output(
-        f"journalctl --namespace=+{site.app} --unit {site.app}@{left}.service --no-pager --output=cat"
+        f"journalctl --namespace=+{site.app} --unit {site.app}@{previous}.service --no-pager --output=cat"
     )
 
 
-def test_what_is_under_way_is_finished_when_its_unit_is_stopped(site):
-    """As by a reboot of the host."""
+def test_stopping_the_unit_finishes_requests_in_progress(site):
+    """A reboot stops the unit in the same way."""
     url = f"https://{site.domain}:{site.port}/slow/3.0"
     command = ["curl", "--silent", "--insecure", "--resolve", f"{site.domain}:{site.port}:127.0.0.1", url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as visitor:
@@ -126,30 +127,30 @@ def test_what_is_under_way_is_finished_when_its_unit_is_stopped(site):
         answer = visitor.communicate()[0]
     state = site.host.run(f"systemctl is-failed {unit(site)}").stdout.strip()
     site.host.check_output(f"systemctl start {unit(site)}")
-    wait_until(site.is_well)
+    wait_until(site.is_healthy)
     assert (answer, state) == ("done\n", "inactive")
 
 
-def test_it_is_back_after_a_crash(site):
+def test_it_is_restarted_after_a_crash(site):
     before = site.main_process()
     site.host.check_output(f"kill -9 {before}")
-    wait_until(lambda: site.main_process() not in (before, "0") and site.is_well())
+    wait_until(lambda: site.main_process() not in (before, "0") and site.is_healthy())
 
 
 @pytest.mark.parametrize("name", ["gunicorn-older", pytest.param("gunicorn-newer", marks=pytest.mark.sample)])
-def test_each_worker_of_gunicorn_keeps_to_a_core(name):
+def test_each_gunicorn_worker_is_pinned_to_a_core(name):
     site = app_of(name)
     main = site.main_process()
     cores = f"for pid in $(pgrep --parent {main}); do taskset --cpu-list --pid $pid; done | sed 's/.*: //' | sort -n | xargs"
-    each = site.host.check_output("python3 -c 'import os; print(*sorted(os.sched_getaffinity(0)))'")
-    assert site.host.check_output(cores) == each
+    all_cores = site.host.check_output("python3 -c 'import os; print(*sorted(os.sched_getaffinity(0)))'")
+    assert site.host.check_output(cores) == all_cores
     site.host.check_output(f"kill -9 $(pgrep --parent {main} | head -n 1)")
-    wait_until(lambda: site.host.check_output(cores) == each)
+    wait_until(lambda: site.host.check_output(cores) == all_cores)
 
 
-def test_an_app_that_can_not_be_imported_is_refused(site, source):
+def test_an_app_that_can_not_be_imported_is_rejected(site, source):
     (source / "web.py").write_text("import nothing_of_this_name\n")
     live = site.live()
     run = site.release(source, app_module="asgi:app" if site.app == "uvicorn" else "web:create_app()", release_health_timeout_seconds=8)
     assert not run.ok and site.live() == live
-    assert run.tells("No module named 'nothing_of_this_name'", f"Release {live} goes on serving"), run.output
+    assert run.reports("No module named 'nothing_of_this_name'", f"Release {live} keeps serving"), run.output

@@ -1,4 +1,4 @@
-"""Another server is a release like any other."""
+"""A change of the server is a release like any other."""
 
 import pytest
 from conftest import app_of
@@ -21,18 +21,18 @@ def command_of(site):
         for switch in SWITCHES
     ],
 )
-def test_a_live_app_gets_another_server_and_goes_back(age, other):
+def test_a_live_app_switches_to_another_server_and_is_rolled_back(age, other):
     site = app_of(f"gunicorn-{age}")
     load = Load(site, seconds=120, path="/", post="/length")
     run = site.play("playbooks/release.yml", **other)
-    there = command_of(site)
-    words = site.host.check_output(f"journalctl --namespace=+gunicorn --unit gunicorn@{site.live()} --no-pager --output=cat")
+    other_command = command_of(site)
+    log = site.host.check_output(f"journalctl --namespace=+gunicorn --unit gunicorn@{site.live()} --no-pager --output=cat")
     back = site.play("playbooks/rollback.yml")
     answers, errors = load.stop()
     print(f"{site.name}, {other}: {answers}, errors {errors}")
     assert run.ok and back.ok, run.output + back.output
-    assert ("gunicorn.conf.py" in there) is ("gunicorn_worker_class" in other)
+    assert ("gunicorn.conf.py" in other_command) is ("gunicorn_worker_class" in other)
     assert "gunicorn.conf.py" in command_of(site)
     if kind := other.get("gunicorn_worker_class"):
-        assert f"Using worker: {kind}" in words
+        assert f"Using worker: {kind}" in log
     assert not errors and set(answers) == {200} and sum(answers.values()) > 200, answers

@@ -1,7 +1,7 @@
-"""An app's files as a tar stream, and back. For appdata.py. Managed by Flaskhost (role backup).
+"""Pack an app's files into a tar stream and unpack them, for appdata.py. Managed by Flaskhost (role backup).
 
-The files may be hostile: names of any bytes, links, FIFOs, huge holes, whatever changes while it is read. None of it may stop the rest
-from being saved. Directories are walked by descriptors, never by path.
+The files may be hostile: names with any bytes, links, FIFOs, huge holes, files that change while they are read. None of them may
+prevent the backup of the rest. Directories are opened by descriptor, never by path.
 """
 
 import contextlib
@@ -15,22 +15,22 @@ import tarfile
 
 MB = 1024**2
 NAMED = 20
-# beside an SQLite database
+# suffixes of the files that belong to an SQLite database
 BESIDE = ("-wal", "-shm", "-journal")
 # deeper directories and files with more holes are left out
 DEPTH, HOLES = 500, 10_000
-# in seconds from 1970
+# seconds since 1970
 TIME = 2**33
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Failure(Exception):
-    """Its text is the report."""
+    """An error whose text becomes the report."""
 
 
 class Warnings:
-    """What was left out, or is not consistent."""
+    """Files that were left out or may be inconsistent."""
 
     def __init__(self):
         self.count, self.lost, self.first = 0, 0, []
@@ -43,7 +43,7 @@ class Warnings:
 
 
 def shown(text):
-    """Fit for a terminal, whatever bytes it was."""
+    """Make any bytes safe to print on a terminal."""
     text = os.fsencode(str(text)).decode(errors="replace") if isinstance(text, str) else str(text)
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= 300 else f"{text[:150]}…{text[-149:]}"
@@ -57,7 +57,7 @@ class NotRegular(Exception):
 
 
 def walk(root, warnings, patterns=None):
-    """Each entry as (path, descriptor of its directory, name, descriptor if it is a directory itself); closes all of them, and C(root)."""
+    """Yield (path, descriptor of the parent, name, descriptor if it is a directory) for each entry. Closes all of them, and C(root)."""
     start = patterns.start() if patterns else None
     stack = [(root, listing(root, "", warnings), "", start)]
     try:
@@ -82,7 +82,7 @@ def walk(root, warnings, patterns=None):
                     stack.append((directory, listing(directory, path, warnings), f"{path}/", below))
                     yield path, parent, entry.name, directory
             except OSError as error:
-                # a disk has one of root's, for what is found when it is repaired
+                # root owns the lost+found directory of a file system
                 if entry.name != "lost+found" or error.errno != errno.EACCES:
                     warnings.add(path, f"left out: {error.strerror}")
     finally:
@@ -102,12 +102,12 @@ def following(entries, path, warnings):
     try:
         return next(entries, None)
     except OSError as error:
-        warnings.add(path or ".", f"not read to its end: {error.strerror}")
+        warnings.add(path or ".", f"could not be read to the end: {error.strerror}")
 
 
 @contextlib.contextmanager
 def opened(parent, name):
-    """A regular file, and what fstat says of it. Nothing that it could be instead makes this wait."""
+    """Open a regular file and return it with its fstat result. Does not block if the entry has another type."""
     file = os.open(name, REGULAR, dir_fd=parent)
     try:
         found = os.fstat(file)
@@ -119,9 +119,10 @@ def opened(parent, name):
 
 
 class Patterns:
-    """What backup_exclude leaves out, in restic's syntax: a pattern that begins with / is a path, any other fits at every depth.
+    """The patterns of backup_exclude, in restic's syntax: a pattern that begins with / is a path; any other pattern matches at every depth.
 
-    C(start) and C(step) give, for each pattern, how many of its parts the path so far fits; so a path costs as much as its last name.
+    C(start) and C(step) return, for each pattern, how many of its parts the path has matched so far. The cost of a path is therefore that
+    of its last name.
     """
 
     def __init__(self, patterns, roots):
@@ -145,7 +146,7 @@ class Patterns:
 
     @staticmethod
     def skip(positions, parts):
-        """`**` may stand for nothing."""
+        """`**` can match zero directories."""
         found = set(positions)
         for start in positions:
             end = next((position for position in range(start, len(parts)) if parts[position] != "**"), len(parts))
@@ -173,20 +174,20 @@ class Patterns:
 
 
 def component(part):
-    """Whether a name fits; Go's syntax, in fnmatch's words."""
-    words = re.sub(r"\\(.)", lambda found: f"[{found[1]}]" if found[1] in "*?[" else found[1], part).replace("[^", "[!")
-    return re.compile(fnmatch.translate(words)).match
+    """Return a function that matches a name. Translates Go's syntax into fnmatch's."""
+    pattern = re.sub(r"\\(.)", lambda found: f"[{found[1]}]" if found[1] in "*?[" else found[1], part).replace("[^", "[!")
+    return re.compile(fnmatch.translate(pattern)).match
 
 
 # -- writing a tar stream -------------------------------------------------------------------------------------------
 
 
 class Archive:
-    """A tar stream. Its last member is `end`: a stream without it was cut short."""
+    """A tar stream. Its last member is `end`: a stream without it is truncated."""
 
     def __init__(self, descriptor, warnings):
         self.warnings = warnings
-        # tarfile's own buffer costs more the larger it is
+        # buffered here, because tarfile's own buffer gets slower as it grows
         self.file = open(descriptor, "wb", buffering=MB)  # noqa: SIM115
         names = {"format": tarfile.PAX_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
         self.tar = tarfile.open(fileobj=self.file, mode="w|", copybufsize=MB, **names)  # noqa: SIM115
@@ -207,14 +208,14 @@ class Archive:
         try:
             self.tar.addfile(member, content)
         except OSError as error:
-            # reading a file's content fails in no way, so this is about the stream
-            reason = "nobody reads it any more" if isinstance(error, BrokenPipeError) else error.strerror
+            # Content.read raises no OSError, so the error comes from the stream
+            reason = "the reader has closed the stream" if isinstance(error, BrokenPipeError) else error.strerror
             raise Failure(f"the backup can't be written: {reason}") from None
-        # it would remember each
+        # tarfile would keep every member in memory
         self.tar.members = []
 
     def add_pieces(self, name, pieces):
-        """Its length is known only when it has ended, and tar wants it first."""
+        """Split content of unknown length into members: a tar header contains the length."""
         for number, piece in enumerate(pieces):
             self.add(tarfile.TarInfo(f"{name}/{number:06}"), piece)
 
@@ -223,10 +224,10 @@ class Archive:
             try:
                 if directory is not None:
                     self.add(described(path, os.fstat(directory), tarfile.DIRTYPE))
-                elif not (databases and databases.goes_with_one(parent, name)):
+                elif not (databases and databases.belongs_to_database(parent, name)):
                     self.add_entry(path, parent, name, databases)
             except FileNotFoundError:
-                self.warnings.add(path, "left out: it was removed meanwhile")
+                self.warnings.add(path, "left out: it was removed while it was read")
 
     def add_entry(self, path, parent, name, databases):
         try:
@@ -239,7 +240,7 @@ class Archive:
             if not stat.S_ISREG(found.st_mode):
                 raise NotRegular
             with opened(parent, name) as (file, found):
-                is_database = databases is not None and databases.begins_as_one(file)
+                is_database = databases is not None and databases.looks_like_database(file)
                 copy = databases.copy(path, found) if is_database else None
                 with copy or contextlib.nullcontext():
                     member = described(path, found, tarfile.REGTYPE)
@@ -247,19 +248,19 @@ class Archive:
                     content.describe(member)
                     self.add(member, content)
                     if content.short:
-                        self.warnings.add(path, "not consistent: it could not be read to its end, or became shorter meanwhile")
+                        self.warnings.add(path, "inconsistent: it could not be read to the end, or it was truncated while it was read")
         except NotRegular:
             self.warnings.add(path, "left out: a FIFO, a socket or a device", lost=False)
         except TooManyHoles:
-            self.warnings.add(path, f"left out: it has more than {HOLES} holes")
+            self.warnings.add(path, f"left out: more than {HOLES} holes")
         except FileNotFoundError:
             raise
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                # of a database's name and a suffix: there can be no such file
+                # the name of a database plus a suffix is too long, so no such file can exist
                 raise FileNotFoundError from None
             replaced = error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EINVAL)
-            self.warnings.add(path, f"left out: {'it was replaced meanwhile' if replaced else error.strerror}")
+            self.warnings.add(path, f"left out: {'it was replaced while it was read' if replaced else error.strerror}")
         else:
             if is_database and copy is None:
                 for suffix in BESIDE:
@@ -274,7 +275,7 @@ def described(path, found, kind):
 
 
 def bounded(seconds):
-    """A time that every system can set; a file's may be any."""
+    """Limit a file's time, which can be any number, to a range that every system can set."""
     return min(max(-TIME, seconds), TIME)
 
 
@@ -292,7 +293,7 @@ class Bytes:
 
 
 class Content:
-    """What is in a file, without its holes. It gives as many bytes as were promised, also if the file becomes shorter or can't be read."""
+    """A file's content without its holes. Always returns the announced number of bytes, even if the file is truncated or unreadable."""
 
     def __init__(self, file):
         self.file, self.short = file, False
@@ -304,7 +305,7 @@ class Content:
             return
         self.segments = list(segments(self.file, found.st_size))
         member.size = sum(length for _start, length in self.segments)
-        # as GNU tar writes it, format 0.1
+        # the GNU sparse format 0.1
         shape = [*self.segments, (found.st_size, 0)]
         member.pax_headers = {
             "GNU.sparse.size": str(found.st_size),
@@ -352,7 +353,7 @@ def segments(file, size):
 
 
 def members(descriptor):
-    """Each member of a stream, with its content in pieces; fails at the end of one that was cut short."""
+    """Yield each member of a stream with its content in pieces. Fails at the end of a truncated stream."""
     ended = False
     with open(os.dup(descriptor), "rb", buffering=MB) as file:
         try:
@@ -360,22 +361,22 @@ def members(descriptor):
                 while member := tar.next():
                     ended = member.name == "end"
                     yield member, pieces(tar, member)
-                    # it would remember each
+                    # tarfile would keep every member in memory
                     tar.members = []
         except (tarfile.TarError, EOFError) as error:
             raise Failure(f"the backup can't be read: {error}") from None
     if not ended:
-        raise Failure("the backup is not whole: it was cut short")
+        raise Failure("the backup is incomplete: the stream is truncated")
 
 
 def pieces(tar, member):
-    """The content without holes, as it lies in the stream."""
+    """Yield the content without holes, as it is stored in the stream."""
     tar.fileobj.seek(member.offset_data)
     rest = sum(length for _start, length in member.sparse) if member.sparse is not None else member.size
     while rest:
         piece = tar.fileobj.read(min(rest, MB))
         if not piece:
-            raise Failure("the backup is not whole: it was cut short")
+            raise Failure("the backup is incomplete: the stream is truncated")
         rest -= len(piece)
         yield piece
 
@@ -388,22 +389,22 @@ def unpack(stream, root, warnings):
             continue
         parts = path.split("/")
         if any(part in ("", ".", "..") for part in parts):
-            raise Failure(f"the backup holds a name that leads out of it: {shown(path)}")
+            raise Failure(f"the backup contains a path outside of its directory: {shown(path)}")
         try:
             tree.add(member, parts, content)
         except NotADirectoryError:
-            warnings.add(path, "not restored: its directory has become something else")
+            warnings.add(path, "not restored: its parent is not a directory")
         except IsADirectoryError:
-            warnings.add(path, "not restored: a directory has taken its place")
+            warnings.add(path, "not restored: a directory has the same path")
     tree.close()
 
 
 class Tree:
-    """Writes files below a directory, each by the descriptor of its own directory; those down to the last one stay open."""
+    """Write files below a directory. The descriptors of the directories on the current path stay open."""
 
     def __init__(self, root, warnings):
         self.root, self.warnings = root, warnings
-        # name, descriptor, and what is to be set when no more is written below
+        # name, descriptor, and the member whose metadata is set after the directory's content is written
         self.open = []
 
     def directory(self, parts):
@@ -420,7 +421,7 @@ class Tree:
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
-            # one that was there keeps its mode
+            # an existing directory keeps its mode
             member = None
         try:
             self.open.append((name, os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=parent), member))
@@ -470,7 +471,7 @@ class Tree:
 
 
 def finish(descriptor, member):
-    # no set-user-id: the app's sandbox refuses it
+    # no set-user-ID bit: the app's sandbox rejects it
     os.fchmod(descriptor, member.mode & 0o777)
     os.utime(descriptor, (bounded(member.mtime), bounded(member.mtime)))
 

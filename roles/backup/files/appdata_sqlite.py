@@ -1,4 +1,4 @@
-"""Consistent copies of SQLite databases that an app may have made to do harm. For appdata.py. Managed by Flaskhost (role backup)."""
+"""Make consistent copies of SQLite databases that may be hostile, for appdata.py. Managed by Flaskhost (role backup)."""
 
 import contextlib
 import json
@@ -15,21 +15,21 @@ from urllib.parse import quote
 from appdata_files import BESIDE, MB, NotRegular, opened, shown
 
 MAGIC = b"SQLite format 3\0"
-# A database that is locked for longer is saved as the file that it is. A large one gets more time: a second for each 4 MB.
+# A database that is locked for longer is saved as a plain file. A large database gets more time: a second for each 4 MB.
 LOCKED_SECONDS, BASE_SECONDS, BYTES_A_SECOND = 5, 15, 4 * MB
-# for all databases together
+# total for all databases
 COPY_SECONDS, CHECK_SECONDS = 1800, 300
 SQLITE_MEMORY = 256 * MB
 
 
 class Damaged(Exception):
-    """SQLite finds the database damaged, or no database at all."""
+    """SQLite reports that the database is damaged, or that the file is not a database."""
 
 
 class Databases:
-    """SQLite databases among the files. As a file, one to which the app writes meanwhile would be damaged; so SQLite makes a copy.
+    """Copies the SQLite databases among the files. A plain copy of a database in use could be damaged, so SQLite itself makes the copy.
 
-    It does so in a process of its own that can neither take long nor much memory. What can't be copied is saved as the file that it is.
+    SQLite runs in a separate process with limited time and memory. A database that can't be copied is saved as a plain file.
     """
 
     def __init__(self, directory, warnings):
@@ -45,31 +45,31 @@ class Databases:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     @staticmethod
-    def begins_as_one(file):
+    def looks_like_database(file):
         return os.pread(file, len(MAGIC), 0) == MAGIC
 
-    def goes_with_one(self, parent, name):
-        """It is saved with its database, or not at all."""
+    def belongs_to_database(self, parent, name):
+        """Whether the file belongs to a database. Such a file is saved with its database or not at all."""
         base = next((name.removesuffix(suffix) for suffix in BESIDE if name.endswith(suffix)), "")
         try:
             with opened(parent, base) as (file, _state):
-                return self.begins_as_one(file)
+                return self.looks_like_database(file)
         except (OSError, NotRegular):
             return False
 
     def copy(self, path, found):
-        """An open file; None if there can be no copy."""
+        """Return the copy as an open file, or None if no copy can be made."""
         source = f"{self.directory}/{path}"
         size = found.st_size + sum(map(size_of, (source + suffix for suffix in BESIDE)))
         seconds = min(self.copy_seconds, BASE_SECONDS + found.st_blocks * 512 / BYTES_A_SECOND)
         if seconds <= 0:
-            return self.warn(path, "there was no time left to copy all databases")
+            return self.warn(path, "no time was left to copy all databases")
         room = os.statvfs("/var/tmp")
         if size > room.f_bavail * room.f_frsize // 2:
-            return self.warn(path, "there is no room for a copy in /var/tmp")
-        return self.made(path, source, size, seconds)
+            return self.warn(path, "/var/tmp has not enough free space for a copy")
+        return self.copy_within(seconds, path, source, size)
 
-    def made(self, path, source, size, seconds):
+    def copy_within(self, seconds, path, source, size):
         target = f"{self.scratch}/db"
         try:
             begun = time.monotonic()
@@ -79,26 +79,26 @@ class Databases:
                 return self.warn(path, text)
             state, text = self.checked(target, seconds)
             if state == "damaged":
-                return self.warn(path, f"SQLite finds it damaged: {text}")
+                return self.warn(path, f"SQLite reports damage: {text}")
             if state != "done":
-                self.warnings.add(path, f"it was copied, but not checked: {text}")
+                self.warnings.add(path, f"copied, but not checked: {text}")
             return open(target, "rb")
         finally:
-            # an open file needs no name
+            # the open file remains readable without its name
             for suffix in "", *BESIDE:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(target + suffix)
 
     def checked(self, target, seconds):
         if self.check_seconds <= 0:
-            return "failed", "there was no time left to check all databases"
+            return "failed", "no time was left to check all databases"
         begun = time.monotonic()
         result = self.worker.do(check_sqlite, min(seconds, self.check_seconds), resource.RLIM_INFINITY, target)
         self.check_seconds -= time.monotonic() - begun
         return result
 
     def warn(self, path, reason):
-        self.warnings.add(path, f"an SQLite database, saved as the file that it is, maybe not consistent: {reason}")
+        self.warnings.add(path, f"an SQLite database that was saved as a plain file and may be inconsistent: {reason}")
 
 
 def size_of(path):
@@ -110,10 +110,10 @@ def size_of(path):
 
 def copy_sqlite(source, target):
     with closing(connect(source, timeout=LOCKED_SECONDS)) as database, closing(connect(target, "rwc")) as copy:
-        # takes the lock, or fails in time; backup() alone would try for ever
+        # acquires the lock or times out; backup() alone would retry forever
         database.execute("begin")
         database.execute("pragma schema_version").fetchone()
-        # it is for this process alone
+        # only this process uses the copy
         copy.execute("pragma synchronous = off")
         database.backup(copy)
     if not os.path.getsize(target):
@@ -122,7 +122,7 @@ def copy_sqlite(source, target):
 
 def check_sqlite(path):
     with closing(connect(path)) as database:
-        # expressions from the file are not evaluated where that can be avoided; they may take any time
+        # avoid evaluating expressions from the file: they can take any amount of time
         for setting in "ignore_check_constraints = on", "trusted_schema = off":
             database.execute(f"pragma {setting}")
         found = database.execute("pragma quick_check(1)").fetchone()[0]
@@ -135,22 +135,25 @@ def connect(path, mode="rw", timeout=0):
 
 
 class Worker:
-    """A process of its own for what SQLite does with a file, whose time, memory and files are limited. One that went too far is replaced."""
+    """A separate process for SQLite, with limited time, memory and file size. A process that exceeds a limit is replaced."""
 
     def __init__(self):
         self.process = 0
 
-    def do(self, job, seconds, file_bytes, *words):
-        """Returns (`done`, `damaged` or `failed`; why)."""
+    def do(self, job, seconds, file_bytes, *arguments):
+        """Return a state (`done`, `damaged` or `failed`) and the reason."""
         if not self.process:
             self.start()
         try:
-            self.requests.write(json.dumps([job.__name__, seconds, file_bytes, words]).encode() + b"\n")
+            self.requests.write(json.dumps([job.__name__, seconds, file_bytes, arguments]).encode() + b"\n")
             self.requests.flush()
             state, text = json.loads(self.answers.readline())
         except (OSError, ValueError):
             ended = self.end()
-            state, text = "failed", f"it takes more than {seconds:.0f} seconds" if ended == -signal.SIGALRM else "it takes too much memory"
+            state, text = (
+                "failed",
+                f"SQLite needs more than {seconds:.0f} seconds" if ended == -signal.SIGALRM else "SQLite needs too much memory",
+            )
         if state != "done":
             self.end()
         return state, shown(text)
@@ -170,7 +173,7 @@ class Worker:
         self.requests, self.answers = open(self.request, "wb"), open(self.answer, "rb")  # noqa: SIM115
 
     def end(self):
-        """Returns its exit code, once."""
+        """Stop the process and return its exit code. Returns 0 if no process is running."""
         if not self.process:
             return 0
         process, self.process = self.process, 0
@@ -183,15 +186,15 @@ class Worker:
 def work(requests, answers):
     resource.setrlimit(resource.RLIMIT_AS, (SQLITE_MEMORY, SQLITE_MEMORY))
     for request in requests:
-        job, seconds, file_bytes, words = json.loads(request)
+        job, seconds, file_bytes, arguments = json.loads(request)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, resource.RLIM_INFINITY))
-        # without a handler, the signal ends the process, also one that never comes back from C
+        # without a handler, the signal terminates the process even if it never returns from C code
         signal.setitimer(signal.ITIMER_REAL, seconds)
         answer = ("done", "")
         try:
-            {"copy_sqlite": copy_sqlite, "check_sqlite": check_sqlite}[job](*words)
+            {"copy_sqlite": copy_sqlite, "check_sqlite": check_sqlite}[job](*arguments)
         except (sqlite3.OperationalError, OSError, MemoryError) as error:
-            answer = ("failed", str(error) or "it takes too much memory")
+            answer = ("failed", str(error) or "SQLite needs too much memory")
         except (Damaged, sqlite3.Error, ValueError) as error:
             answer = ("damaged", str(error))
         signal.setitimer(signal.ITIMER_REAL, 0)

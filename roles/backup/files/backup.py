@@ -1,13 +1,14 @@
 #!/usr/bin/python3
-"""An app's backups: its database and its files, by restic, on this host and in an S3-compatible place.
+"""Back up and restore an app's database and files with restic, on this host and in S3-compatible storage.
 
-  backup.py APP now          make one, wherever one is to be, and forget those that are too old
-  backup.py APP list         tell which there are, as JSON
-  backup.py APP fetch NAME   make one ready to be restored, and tell its id; the app goes on meanwhile
-  backup.py APP restore ID   put that one in place; the app has to be stopped
-  backup.py APP unfetch      remove what was fetched, and what the restore before this one had kept
+  backup.py APP now          create a backup in every destination and remove backups that are too old
+  backup.py APP list         print all backups as JSON
+  backup.py APP fetch NAME   fetch and check a backup and print its description as JSON; the app can run
+  backup.py APP restore ID   replace the app's data with the fetched backup; the app must be stopped
+  backup.py APP unfetch      remove the fetched backup, and the data that an older restore had kept
 
-NAME is the id of one; or, of those that this host has made, a time such as 2026-11-21 or 2026-11-21T03 (the last of then), or `latest`.
+NAME is the ID of any backup. For backups of this host, it can also be a time such as 2026-11-21 or 2026-11-21T03 (the last backup of that
+time), or `latest`.
 
 Managed by Flaskhost (role backup), which also writes /etc/flaskhost/backup-APP.json.
 """
@@ -27,21 +28,21 @@ import time
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-# nothing is left beside the programs
+# write no bytecode beside the programs
 sys.dont_write_bytecode = True
 import backup_sandbox
 from backup_repository import SETTINGS, Repository
 from backup_sandbox import HOURS_6, Sandbox, Trouble
 
 WORK = Path("/var/lib/flaskhost")
-# for how many seconds a run waits for another one; `list` needs no lock, and while the app is stopped nobody waits
+# seconds to wait for the lock. `list` needs no lock, and `restore` does not wait while the app is stopped.
 WAIT = {"now": 300, "fetch": 60, "restore": 0, "unfetch": 0}
 
 
 def main():
     if len(sys.argv) < 3 or sys.argv[2] not in ("list", *WAIT):
         sys.exit(__doc__)
-    # what is made here says itself who may read it, whatever the session's own says
+    # don't depend on the session's umask: files that must be private set their own permissions
     os.umask(0o022)
     try:
         backup = Backup(sys.argv[1])
@@ -59,23 +60,23 @@ class Backup:
     def __init__(self, app):
         self.app = app
         self.settings = json.loads((SETTINGS / f"backup-{app}.json").read_text())
-        # it may be a link to another disk, or a mount point
+        # can be a link to another disk or a mount point
         self.state = Path(self.settings["state"])
         self.sandbox = Sandbox(app, self.settings["sandbox"], self.state)
-        # root's alone: what is in it, no app can reach by any path
+        # only root can access this directory, so no app can access anything in it by path
         self.root = WORK / app
-        # what was fetched: `id`, `files` and perhaps `database`; and what stood in its place
+        # `fetched` has the fetched backup (`id`, `files` and possibly `database`), `before` the data that a restore replaced
         self.fetched, self.before, self.discarded = self.root / "fetched", self.root / "before", self.root / "discarded"
         self.places = [Repository(app, name, url, self.settings) for name, url in self.settings["places"].items()]
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # a former version let others pass
+        # earlier versions created it with wider permissions
         os.chmod(self.root, 0o700)
 
     @contextlib.contextmanager
     def lock(self, verb):
-        """One at a time, until this process ends. Who waits says for whom."""
+        """Acquire the lock until this process ends. While waiting, report the process that holds it."""
         file = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        begun, told, holder = time.monotonic(), False, ""
+        begun, reported, holder = time.monotonic(), False, ""
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,14 +85,14 @@ class Backup:
                 holder = self.holder(file)
             if time.monotonic() - begun >= WAIT[verb]:
                 raise Trouble(
-                    f"{holder}. Wait for its end (journalctl -fu {self.app}-backup), or stop it (systemctl stop {self.app}-backup.service, "
-                    f"or kill its process), and try again."
+                    f"{holder}. Wait until it has finished (journalctl -fu {self.app}-backup), or stop it (systemctl stop "
+                    f"{self.app}-backup.service, or kill the process). Then try again."
                 )
-            if not told:
-                print(f"{holder}. Waiting for its end, at most {WAIT[verb]} seconds.", file=sys.stderr, flush=True)
-                told = True
+            if not reported:
+                print(f"{holder}. Waiting at most {WAIT[verb]} seconds for it to finish.", file=sys.stderr, flush=True)
+                reported = True
             time.sleep(min(1, WAIT[verb]))
-        # on a disk that is full, nobody is told who holds it
+        # on a full disk, the holder of the lock remains unknown
         with contextlib.suppress(OSError):
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps({"pid": os.getpid(), "since": time.time(), "verb": verb}).encode(), 0)
@@ -101,43 +102,48 @@ class Backup:
             os.close(file)
 
     def holder(self, file):
-        doing = {"now": "A backup is being made", "fetch": "A backup is being fetched", "restore": "A backup is being restored"}
+        actions = {
+            "now": "creating a backup",
+            "fetch": "fetching a backup",
+            "restore": "restoring a backup",
+            "unfetch": "removing a fetched backup",
+        }
         try:
             held = json.loads(os.pread(file, 1000, 0))
             since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(held["since"]))
-            return f"{doing.get(held['verb'], held['verb'])} by process {held['pid']} since {since}"
+            return f"Process {held['pid']} has been {actions.get(held['verb'], held['verb'])} since {since}"
         except (ValueError, KeyError, TypeError):
-            return "A backup is being made at this moment"
+            return "Another process is creating, fetching or restoring a backup"
 
-    # -- the verbs --------------------------------------------------------------------------------------------------
+    # -- verbs ------------------------------------------------------------------------------------------------------
 
     def now(self):
         if not os.path.lexists(self.state):
-            raise Trouble(f"{self.state} is not there: nothing was ever released.")
-        service, wrong = self.service(), []
+            raise Trouble(f"{self.state} does not exist: no release was ever deployed.")
+        service, errors = self.service(), []
         for place in self.places:
             try:
                 place.open()
                 try:
                     self.save(place, service)
                 except (OSError, Trouble) as error:
-                    wrong.append(reason(error))
-                    # the disk may be full: what is too old, and what this one has left, makes room for the next
-                    # 1, since restic before 0.13 takes 0 for no limit
+                    errors.append(reason(error))
+                    # The disk may be full: removing old backups and the remains of this one makes room for the next.
+                    # The limit is 1 because restic before 0.13 interprets 0 as unlimited.
                     place.forget("--max-repack-size=1")
-                    wrong.append(f"backups in {place} that are older than {self.settings['keep_days']} days were removed nevertheless")
+                    errors.append(f"backups in {place} that are older than {self.settings['keep_days']} days were removed anyway")
                 else:
                     place.forget()
             except (OSError, Trouble) as error:
-                wrong.append(reason(error))
-        if wrong:
-            raise Trouble("; ".join(wrong))
+                errors.append(reason(error))
+        if errors:
+            raise Trouble("; ".join(errors))
 
     def save(self, place, service):
         name, warnings = place.save(self.file(), lambda stream: self.write(stream, service))
         self.note(place.name, {"id": name, "at": time.time(), "warnings": warnings})
         print(f"backup {name} was written to {place}")
-        self.tell(warnings, "of the app's files were left out, or may not be consistent")
+        self.print_warnings(warnings, "of the app's files were left out or may be inconsistent")
 
     def list(self):
         print(json.dumps(self.all()))
@@ -150,13 +156,13 @@ class Backup:
             raise
 
     def fetch_whole(self, name):
-        there = self.all()
-        # what another host has made, of a stage that shares the place or one that is gone, comes only if it is asked for itself
-        own = [one for one in there if one["of"] == self.settings["of"] and (name == "latest" or one["time"].startswith(name))]
-        found = [one for one in there if one["id"] == name] or own
+        available = self.all()
+        # backups of other hosts or stages in a shared destination are selected by ID only
+        own = [one for one in available if one["of"] == self.settings["of"] and (name == "latest" or one["time"].startswith(name))]
+        found = [one for one in available if one["id"] == name] or own
         if not found:
-            names = ", ".join(f"{one['id']} ({one['time']}, of {one['of']})" for one in there[-20:])
-            raise Trouble(f"There is no backup '{name}' of {self.settings['of']}. There are: {names or 'none'}.")
+            names = ", ".join(f"{one['id']} ({one['time']}, of {one['of']})" for one in available[-20:])
+            raise Trouble(f"There is no backup '{name}' of {self.settings['of']}. Available backups: {names or 'none'}.")
         self.unfetch()
         self.fetched.mkdir(mode=0o700)
         place = next(place for place in self.places if place.name == found[-1]["place"])
@@ -166,22 +172,22 @@ class Backup:
             self.fetch_paths(place, found[-1]["id"], found[-1]["paths"])
         if self.is_dumped():
             with open(self.fetched / "database", "rb") as dump:
-                self.sandbox.run("check", stdin=dump, trouble="The database in that backup can't be read. Nothing was changed")
+                self.sandbox.run("check", stdin=dump, trouble="The database in the backup can't be read. Nothing was changed")
         (self.fetched / "id").write_text(found[-1]["id"])
         print(json.dumps(found[-1]))
 
     def restore(self, name):
-        """The files, then the database in one transaction. What fails leaves all as it was."""
+        """Replace the files, then the database in one transaction. If a step fails, all data is unchanged."""
         if not (self.fetched / "id").exists() or (self.fetched / "id").read_text() != name:
-            raise Trouble(f"Backup {name} was not fetched, or another one since.")
+            raise Trouble(f"Backup {name} was not fetched, or another backup was fetched after it. Fetch it again.")
         unfinished = self.before / "unfinished"
         if unfinished.exists():
-            # of a run that died: the only copy of what it had moved
+            # left over from an interrupted run: the only copy of the data that it moved
             aside = self.before.with_name(f"before-{time.strftime('%Y%m%dT%H%M%S')}")
             self.before.rename(aside)
-            print(f"What a restore that was cut short had moved is kept in {aside}.")
+            print(f"A previous restore was interrupted. The data that it had moved is kept in {aside}.")
         elif self.before.exists():
-            # to remove it takes time, and the app is stopped
+            # only rename it: removing it would take time while the app is stopped
             remove(self.discarded)
             self.before.rename(self.discarded)
         self.before.mkdir(mode=0o700)
@@ -191,7 +197,7 @@ class Backup:
             try:
                 files.replace()
             except OSError as error:
-                # an overlay file system, such as a container's, renames no directory that came with its image
+                # an overlay file system, as in a container, can't rename a directory of its image
                 if error.errno != errno.EXDEV or not isinstance(files, Swap) or files.done:
                     raise
                 files = Copy(self)
@@ -204,7 +210,7 @@ class Backup:
             raise
         unfinished.unlink()
         (self.fetched / "id").unlink()
-        print(f"What stood in its place is kept in {self.before}, until the next time.")
+        print(f"The replaced data is kept in {self.before} until the next restore.")
 
     def unfetch(self):
         remove(self.fetched)
@@ -224,32 +230,38 @@ class Backup:
         )
 
     def service(self):
-        """How libpq gets to the database, as an entry of its service file; empty if there is none, or SQLite."""
-        named = self.database()
-        return "[app]\n" + "".join(f"{key}={value}\n" for key, value in named.items()) if named else ""
+        """Return the libpq service file for the database; empty for SQLite or no database."""
+        parameters = self.database()
+        return "[app]\n" + "".join(f"{key}={value}\n" for key, value in parameters.items()) if parameters else ""
 
     def database(self):
-        """What its URL says, as libpq names it."""
+        """Convert the database URL into libpq parameters."""
         parts = urlsplit(self.settings["database"])
         kind = parts.scheme.partition("+")[0]
         if kind in ("", "sqlite"):
             return {}
         if kind not in ("postgres", "postgresql"):
             raise Trouble(
-                f"Only PostgreSQL and SQLite are known here, and no {kind}: set backup_database_url to '', and see to it otherwise."
+                f"Backups support PostgreSQL and SQLite, not {kind}. Set backup_database_url to '' and back up the database by other means."
             )
-        named = {"host": parts.hostname, "port": parts.port, "user": parts.username, "password": parts.password, "dbname": parts.path[1:]}
-        return {key: unquote(str(value)) for key, value in named.items() if value} | dict(parse_qsl(parts.query))
+        parameters = {
+            "host": parts.hostname,
+            "port": parts.port,
+            "user": parts.username,
+            "password": parts.password,
+            "dbname": parts.path[1:],
+        }
+        return {key: unquote(str(value)) for key, value in parameters.items() if value} | dict(parse_qsl(parts.query))
 
     def note(self, name, made):
-        """For those who ask when the last one was made. Whole or not at all."""
+        """Record the last backup for host_report. The file is replaced atomically."""
         path = self.root / "made.json"
         notes = json.loads(path.read_text()) if path.exists() else {}
         path.with_suffix(".new").write_text(json.dumps(notes | {name: made}))
         path.with_suffix(".new").rename(path)
 
     @staticmethod
-    def tell(warnings, what, file=None):
+    def print_warnings(warnings, what, file=None):
         if warnings["count"]:
             more = warnings["count"] - len(warnings["first"])
             lines = [f"{warnings['count']} {what}:", *warnings["first"], *([f"and {more} more"] if more > 0 else [])]
@@ -258,26 +270,27 @@ class Backup:
     # -- fetching ---------------------------------------------------------------------------------------------------
 
     def all(self):
-        """The oldest first; of one place that can't be asked, the others tell."""
-        found, wrong = [], []
+        """Return the backups of all destinations, the oldest first. Fails only if no destination returns any."""
+        found, errors = [], []
         for place in self.places:
             try:
                 found += place.snapshots()
             except Trouble as error:
-                wrong.append(str(error))
-        if wrong and not found:
-            raise Trouble("; ".join(wrong))
+                errors.append(str(error))
+        if errors and not found:
+            raise Trouble("; ".join(errors))
         return sorted(found, key=lambda one: one["time"])
 
     def fetch_stream(self, place, name, paths):
         trouble = f"Backup {name} can't be unpacked. Nothing was changed"
         with open(self.fetched / "database", "wb") as dump, place.stream(name, paths[0]) as stream:
-            self.sandbox.run("database", stdin=stream, stdout=dump, file_bytes=self.room(), trouble=trouble)
+            self.sandbox.run("database", stdin=stream, stdout=dump, file_bytes=self.max_file_bytes(), trouble=trouble)
         with opened(self.app_directory(self.fetched / "files")) as files, place.stream(name, paths[0]) as stream:
-            self.tell(self.sandbox.run("extract", stdin=stream, stdout=files, trouble=trouble), "files could not be unpacked", sys.stderr)
+            warnings = self.sandbox.run("extract", stdin=stream, stdout=files, trouble=trouble)
+        self.print_warnings(warnings, "files could not be unpacked", sys.stderr)
 
     def fetch_paths(self, place, name, paths):
-        """One that a former version has made: a snapshot of two directories, the dumps and the app's files."""
+        """Fetch a backup of an earlier version: a snapshot of two directories, the dumps and the app's files."""
         dumps = self.root / "desk/dump"
         state = next(path for path in paths if Path(path) != dumps)
         tree = self.fetched / "tree"
@@ -286,7 +299,7 @@ class Backup:
         for path in str(dumps), state:
             found = tree / path.lstrip("/")
             if not found.is_dir() or found.resolve() != found:
-                raise Trouble(f"Backup {name} is not whole: it has no {path}. Nothing was changed.")
+                raise Trouble(f"Backup {name} is incomplete: {path} is missing. Nothing was changed.")
         found = tree / str(dumps).lstrip("/")
         if is_kind(found / "database", stat.S_ISREG):
             (found / "database").rename(self.fetched / "database")
@@ -298,36 +311,36 @@ class Backup:
         files = self.app_directory(self.fetched / "files")
         with opened(sqlite) as source, opened(files) as target:
             warnings = self.sandbox.run("merge", stdin=source, stdout=target, trouble=f"Backup {name} can't be used. Nothing was changed")
-        self.tell(warnings, "files could not be unpacked", sys.stderr)
+        self.print_warnings(warnings, "files could not be unpacked", sys.stderr)
         remove(sqlite)
 
     def is_dumped(self):
         path = self.fetched / "database"
         return path.exists() and path.stat().st_size > 0
 
-    def room(self):
-        """How long a file of the app's may become in here, so that it fills no disk."""
+    def max_file_bytes(self):
+        """Return the size limit for a file that the app's user writes here, so that it can't fill the disk."""
         found = os.statvfs(self.root)
         return found.f_bavail * found.f_frsize * 9 // 10
 
     # -- restoring --------------------------------------------------------------------------------------------------
 
     def is_whole(self):
-        """Whether a rename is enough: the app's directory is one, on the disk where backups are fetched to, and nothing is mounted in it."""
+        """Whether renames suffice: the app's directory is no link, has no mount points, and is on the mount of the fetched backup."""
         if self.state.is_symlink() or any(path.is_relative_to(self.state) for path in mount_points()):
             return False
         return mount_id(self.state.parent) == mount_id(self.root)
 
     def replace_database(self):
-        # if it can't be dumped as it is, that may be why it is to be restored
+        # a failed dump of the current database must not prevent its restore
         with contextlib.suppress(Trouble), open(self.before / "database", "wb") as kept:
-            self.sandbox.run("dump", stdout=kept, file_bytes=self.room(), service=self.service(), trouble="")
-        trouble = "the database could not be restored, and is as it was"
+            self.sandbox.run("dump", stdout=kept, file_bytes=self.max_file_bytes(), service=self.service(), trouble="")
+        trouble = "the database could not be restored and is unchanged"
         with open(self.fetched / "database", "rb") as dump:
             self.sandbox.run("load", stdin=dump, service=self.service(), trouble=trouble)
 
     def app_directory(self, path):
-        """In a directory that only root can enter, so that what is made or changed there can't be exchanged meanwhile."""
+        """Give a directory to the app's user. Only root can enter its parent, so the app can't replace anything in it at the same time."""
         path.mkdir(mode=0o700, exist_ok=True)
         user, group = pwd.getpwnam(self.settings["user"]).pw_uid, grp.getgrnam(self.settings["group"]).gr_gid
         command = ["chown", "--no-dereference", "--recursive", f"{user}:{group}", path]
@@ -337,7 +350,7 @@ class Backup:
 
 
 class Swap:
-    """By two renames, between directories that are root's."""
+    """Replace the app's directory with two renames, between directories that root owns."""
 
     def __init__(self, backup):
         self.moves = [(backup.state, backup.before / "files"), (backup.fetched / "files", backup.state)]
@@ -355,7 +368,7 @@ class Swap:
 
 
 class Copy:
-    """Where something is mounted: the app's user copies, from descriptor to descriptor, and what is mounted stays where it is."""
+    """Replace the app's files if its directory is a link or has mount points. The app's user copies them; mount points remain."""
 
     def __init__(self, backup):
         self.backup, self.begun = backup, False
@@ -365,8 +378,8 @@ class Copy:
     def replace(self):
         self.backup.app_directory(self.kept)
         with opened(self.kept) as kept:
-            warnings = self.run("copy", self.state, "-", stdout=kept, trouble="What is there could not be kept. Nothing was changed")
-        self.backup.tell(warnings, "files are not kept")
+            warnings = self.run("copy", self.state, "-", stdout=kept, trouble="The current files could not be saved. Nothing was changed")
+        self.backup.print_warnings(warnings, "files could not be saved")
         self.begun = True
         self.fill(self.backup.fetched / "files")
 
@@ -380,8 +393,8 @@ class Copy:
         if self.begun:
             self.fill(self.kept)
 
-    def run(self, *words, **options):
-        return self.backup.sandbox.run(*words, **options)
+    def run(self, *arguments, **options):
+        return self.backup.sandbox.run(*arguments, **options)
 
 
 def reason(error):
@@ -402,7 +415,7 @@ def is_kind(path, kind):
 
 
 def mount_id(directory):
-    """A rename from one mount to another fails, even on the same disk."""
+    """Return the ID of the directory's mount. A rename between mounts fails, even on the same disk."""
     with opened(directory) as descriptor:
         return re.search(r"^mnt_id:\s*(\d+)", Path(f"/proc/self/fdinfo/{descriptor}").read_text(), re.MULTILINE)[1]
 
@@ -413,7 +426,7 @@ def mount_points():
 
 
 def remove(path):
-    """rm goes from directory to directory by descriptors, however deep they are, follows no link and stays on its disk."""
+    """Use rm, which opens directories by descriptor at any depth, follows no link and stays on one file system."""
     subprocess.run(["rm", "-rf", "--one-file-system", "--", path], env={"PATH": backup_sandbox.PATH}, timeout=HOURS_6, check=True)
 
 

@@ -1,4 +1,4 @@
-"""A repository of restic's: a place where an app's backups are. Managed by Flaskhost (role backup)."""
+"""A restic repository that stores an app's backups. Managed by Flaskhost (role backup)."""
 
 import contextlib
 import json
@@ -18,14 +18,14 @@ from backup_sandbox import HOURS_6, Trouble, clean
 
 SETTINGS = Path("/etc/flaskhost")
 CACHE = Path("/var/cache/flaskhost")
-# a place may be far away, but not for ever; another host may be at work in it
+# time limits in seconds; a remote repository can be slow, and another host can hold its lock
 SECONDS = {"cat": 120, "snapshots": 300}
 REACH_SECONDS = 10
 LOCKED_SECONDS, LOCKED_TRIES = 30, 20
-# of a stream that has ended, only the last megabytes are yet to be written
+# at the end of a stream, restic only has to write the last megabytes
 END_SECONDS = 1800
-# What restic says of a place that has no repository. It asks "Is there a repository …?" of one that it can't read, too: to initialise that
-# would write over the keys of the one that is there.
+# restic's errors for a missing repository. "Is there a repository …?" is not one of them: restic also prints it for a repository that it
+# can't read, and initializing that repository would overwrite its keys.
 MISSING = re.compile("no such file or directory|The specified (key|bucket) does not exist|repository does not exist")
 
 
@@ -38,7 +38,7 @@ class Repository:
         return self.url.removeprefix("s3:")
 
     def password(self):
-        """The owner's; or one of the host's own, which lives as long as what it opens."""
+        """Return backup_password, or a password that the host generates once and keeps."""
         if self.settings["password"]:
             return self.settings["password"]
         if not self.key.exists():
@@ -47,40 +47,40 @@ class Repository:
             os.rename(f"{self.key}.new", self.key)
         return self.key.read_text()
 
-    # -- what is there ----------------------------------------------------------------------------------------------
+    # -- repository -------------------------------------------------------------------------------------------------
 
     def reach(self):
-        """restic itself retries for minutes before it reports why."""
+        """Fail early if the server is unreachable: restic retries for minutes before it reports the reason."""
         url = urlsplit(str(self))
         if url.hostname:
             try:
                 socket.create_connection((url.hostname, url.port or {"http": 80}.get(url.scheme, 443)), REACH_SECONDS).close()
             except OSError as error:
                 why = (error.strerror or str(error)).lower()
-                raise Trouble(f"{self} is unreachable ({why}); check backup_s3_url, and that this host may connect to it") from None
+                raise Trouble(f"{self} is unreachable ({why}); check backup_s3_url, and that this host can connect to it") from None
 
     def open(self):
         self.reach()
         try:
             self.restic("cat", "config")
         except Trouble as error:
-            said = str(error)
-            if MISSING.search(said):
+            message = str(error)
+            if MISSING.search(message):
                 self.restic("init")
-            elif "unsupported repository version" in said:
+            elif "unsupported repository version" in message:
                 raise Trouble(
-                    f"{self} was made by a newer restic than this host's, which can't read it; move the host to a newer distribution, or name "
-                    "another folder in backup_folder or backup_s3_url"
+                    f"{self} was created by a newer restic than this host's, which can't read it; move the host to a newer distribution, "
+                    "or set another directory in backup_directory or backup_s3_url"
                 ) from None
-            elif "wrong password" not in said:
+            elif "wrong password" not in message:
                 raise
-            elif not self.gets_the_owner_s_password():
-                raise Trouble(f"{self} was made with another backup_password") from None
-        # of a run that died; one that is at work keeps its lock
+            elif not self.add_configured_password():
+                raise Trouble(f"{self} was created with another backup_password") from None
+        # removes locks of dead processes only
         self.restic("unlock", "--quiet")
 
-    def gets_the_owner_s_password(self):
-        """One that was made before there was any opens with the host's own."""
+    def add_configured_password(self):
+        """Add backup_password to a repository that was created with the password that the host generated."""
         if not self.settings["password"] or not self.key.exists():
             return False
         with tempfile.NamedTemporaryFile("w") as file:
@@ -93,14 +93,14 @@ class Repository:
         return True
 
     def whose(self):
-        """What sets this host's backups apart from others in the same place."""
+        """Return the options that select this host's backups in a shared repository."""
         return f"--host={self.settings['of']}", f"--tag={self.app}"
 
     def snapshots(self):
-        """It takes no lock, so that it doesn't wait for a prune here or on another host. It uses no cache, because two processes of restic
-        before 0.13 can't share one."""
+        """List the backups without a lock, so that a prune on any host doesn't delay it, and without a cache, because two processes of
+        restic before 0.13 can't share one."""
         self.reach()
-        # anyone else who may write here chooses the host's name
+        # anyone with write access to the repository can choose the host name
         found = json.loads(self.restic("snapshots", "--json", "--no-lock", "--no-cache", f"--tag={self.app}") or "null") or []
         return [
             {
@@ -113,15 +113,15 @@ class Repository:
             for one in found
         ]
 
-    def forget(self, *words):
-        """Days count from the newest one, which always stays."""
+    def forget(self, *options):
+        """Remove old backups. The days count back from the newest backup, which is always kept."""
         days = self.settings["keep_days"]
-        self.restic("forget", "--quiet", "--prune", *self.whose(), "--group-by=host", f"--keep-within={days}d", *words)
+        self.restic("forget", "--quiet", "--prune", *self.whose(), "--group-by=host", f"--keep-within={days}d", *options)
 
     # -- streams ----------------------------------------------------------------------------------------------------
 
     def save(self, name, write):
-        """Store what write(descriptor) writes, as a file of that name; nothing if that fails. Returns the id, and what write returned."""
+        """Store what write(stream) writes as a file with this name, or nothing if it fails. Returns the ID and the result of write."""
         for attempt in range(LOCKED_TRIES):
             try:
                 return self.save_once(name, write)
@@ -131,32 +131,32 @@ class Repository:
                 time.sleep(LOCKED_SECONDS)
 
     def save_once(self, name, write):
-        words = ["backup", "--json", "--quiet", *self.whose(), "--stdin", f"--stdin-filename={name}"]
+        arguments = ["backup", "--json", "--quiet", *self.whose(), "--stdin", f"--stdin-filename={name}"]
         reader, writer = os.pipe()
         failed = result = None
-        with open(writer, "wb") as stream, self.started(words, stdin=reader) as program:
+        with open(writer, "wb") as stream, self.started(arguments, stdin=reader) as program:
             os.close(reader)
             try:
                 result = write(stream)
             except Trouble as error:
                 failed = error
             if failed:
-                # restic has not seen the end of the stream yet, for this process holds it open too; unless restic itself had failed before
+                # This process holds the stream open, so restic has not seen its end. If restic has not failed itself, interrupt it.
                 try:
                     program.wait(10)
                 except subprocess.TimeoutExpired:
                     interrupt(program)
                     raise failed from None
             stream.close()
-            # the app may have got hold of the stream, and keep it open
-            out = self.ended(program, END_SECONDS)
+            # limited, because the app may hold the stream open
+            out = self.wait(program, END_SECONDS)
         if failed:
             raise failed
         return json.loads(out.splitlines()[-1])["snapshot_id"][:8], result
 
     @contextlib.contextmanager
     def stream(self, name, path):
-        """Read the file of that path in a backup. Who reads knows whether it was whole, and may stop early."""
+        """Read a file in a backup. The reader detects a truncated stream itself and can stop early."""
         with self.started(["dump", name, path], stdout=subprocess.PIPE) as program:
             try:
                 yield program.stdout
@@ -164,9 +164,9 @@ class Repository:
                 program.stdout.close()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     program.wait(10)
-                said = output_of(program.stderr_file)
-                if (program.returncode or 0) > 0 and b"broken pipe" not in said.lower():
-                    raise Trouble(f"{self}: {told(said)}") from None
+                errors = output_of(program.stderr_file)
+                if (program.returncode or 0) > 0 and b"broken pipe" not in errors.lower():
+                    raise Trouble(f"{self}: {printable(errors)}") from None
                 raise
             finally:
                 program.stdout.close()
@@ -174,23 +174,23 @@ class Repository:
                     interrupt(program)
 
     def load(self, name, target):
-        """For backups of files, as former versions made them."""
+        """Restore a backup of plain files, as earlier versions created it."""
         self.restic("restore", name, f"--target={target}", "--verify", "--quiet")
 
     # -- restic -----------------------------------------------------------------------------------------------------
 
-    def restic(self, *words, password=None):
+    def restic(self, *arguments, password=None):
         for attempt in range(LOCKED_TRIES):
-            with self.started(words, password=password) as program:
+            with self.started(arguments, password=password) as program:
                 try:
-                    return self.ended(program, SECONDS.get(words[0], HOURS_6))
+                    return self.wait(program, SECONDS.get(arguments[0], HOURS_6))
                 except Trouble as error:
                     if "already locked" not in str(error) or attempt + 1 == LOCKED_TRIES:
                         raise
             time.sleep(LOCKED_SECONDS)
 
     @contextlib.contextmanager
-    def started(self, words, stdin=subprocess.DEVNULL, stdout=None, password=None):
+    def started(self, arguments, stdin=subprocess.DEVNULL, stdout=None, password=None):
         environment = {
             "PATH": backup_sandbox.PATH,
             "HOME": "/root",
@@ -200,10 +200,10 @@ class Repository:
             "TZ": "UTC",
             **self.settings["environment"],
         }
-        # in memory: old backups are also removed from a disk that is full
-        with open(os.memfd_create("out"), "w+b") as out, open(os.memfd_create("said"), "w+b") as said:
-            program = subprocess.Popen(["restic", *words], env=environment, stdin=stdin, stdout=stdout or out, stderr=said)
-            program.stdout_file, program.stderr_file = out, said
+        # in memory, so that old backups can be removed from a full disk
+        with open(os.memfd_create("stdout"), "w+b") as out, open(os.memfd_create("stderr"), "w+b") as errors:
+            program = subprocess.Popen(["restic", *arguments], env=environment, stdin=stdin, stdout=stdout or out, stderr=errors)
+            program.stdout_file, program.stderr_file = out, errors
             try:
                 yield program
             finally:
@@ -211,19 +211,19 @@ class Repository:
                     program.kill()
                     program.wait()
 
-    def ended(self, program, seconds):
+    def wait(self, program, seconds):
         try:
             program.wait(seconds)
         except subprocess.TimeoutExpired:
             interrupt(program)
-            raise Trouble(f"{self} gave no answer within {seconds} seconds") from None
+            raise Trouble(f"{self} did not respond within {seconds} seconds") from None
         if program.returncode:
-            raise Trouble(f"{self}: {told(output_of(program.stderr_file) or output_of(program.stdout_file))}")
+            raise Trouble(f"{self}: {printable(output_of(program.stderr_file) or output_of(program.stdout_file))}")
         return output_of(program.stdout_file).decode(errors="replace")
 
 
 def interrupt(program):
-    """So that it takes its lock away from the repository."""
+    """Interrupt restic so that it removes its lock from the repository."""
     program.send_signal(signal.SIGINT)
     try:
         program.wait(30)
@@ -236,5 +236,5 @@ def output_of(file):
     return file.read()
 
 
-def told(output):
+def printable(output):
     return clean(" ".join(output.decode(errors="replace").split())[-600:], 600)

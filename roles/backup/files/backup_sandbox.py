@@ -1,6 +1,6 @@
-"""Runs appdata.py, the only program that opens an app's files, as the app's user in the app's sandbox.
+"""Run appdata.py, the only program that opens an app's files, as the app's user in the app's sandbox.
 
-Root gives it descriptors, and takes what comes back as bytes that the app may have chosen. Managed by Flaskhost (role backup).
+Root passes descriptors to it and does not trust its output, which the app may control. Managed by Flaskhost (role backup).
 """
 
 import fcntl
@@ -12,14 +12,14 @@ from pathlib import Path
 PATH = "/usr/local/bin:/usr/bin:/bin"
 PROGRAM = Path(__file__).with_name("appdata.py")
 HOURS_6 = 6 * 3600
-# appdata.py has the same numbers
+# the same values as in appdata.py
 OPTIONS_BYTES, REPORT_BYTES, NAMED = 256 * 1024, 256 * 1024, 20
-# Python takes no directory for a standard stream
+# Python rejects a directory as a standard stream
 LAUNCHER = 'exec "$@" 3<&0 4>&1 0</dev/null 1>&2'
 
 
 class Trouble(Exception):
-    """Its text is for the operator."""
+    """An error whose text is for the operator."""
 
 
 class Sandbox:
@@ -27,14 +27,14 @@ class Sandbox:
         self.app, self.lines, self.state = app, lines, state
 
     def run(self, verb, *arguments, trouble, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, file_bytes=None, **options):
-        """Do it, and return its warnings; C(options) reach it by no command line, for they may hold a password."""
+        """Run a verb and return its warnings. C(options) may contain a password, so they are not passed on the command line."""
         unit = f"{self.app}-backup-{verb}.service"
         lines = [
-            # systemd would make the directory, and refuses one that is a link to another disk
+            # systemd would create the directory, and rejects one that is a link to another disk
             *(line for line in self.lines if not line.startswith("StateDirectory")),
             f"ReadWritePaths={self.state}" if self.state in arguments else f"InaccessiblePaths=-{self.state}",
             "WorkingDirectory=/",
-            # its profile would let it write below the app's own directory alone, and root gives it others
+            # the app's profile allows writes only in the app's directory, but root passes other directories too
             "AppArmorProfile=",
             # on disk, for copies of databases
             "PrivateTmp=yes",
@@ -52,7 +52,7 @@ class Sandbox:
         command = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={unit}"]
         command += [f"--property={line}" for line in lines]
         command += ["/bin/sh", "-c", LAUNCHER, "sh", "/usr/bin/python3", "-I", str(PROGRAM), verb, *map(str, arguments)]
-        # of a run that was killed
+        # left over from a run that was killed
         self.stop(unit)
         with open(report_sheet(options), "rb", buffering=0) as report:
             try:
@@ -60,13 +60,13 @@ class Sandbox:
                     command, stdin=stdin, stdout=stdout, stderr=report, env={"PATH": PATH}, timeout=HOURS_6 + 60, check=False
                 )
             except subprocess.TimeoutExpired:
-                raise Trouble(f"{trouble}: {unit} did not end within {HOURS_6 // 3600} hours") from None
+                raise Trouble(f"{trouble}: {unit} did not finish within {HOURS_6 // 3600} hours") from None
             finally:
                 self.stop(unit)
             text = os.pread(report.fileno(), REPORT_BYTES, OPTIONS_BYTES).rstrip(b"\0").decode(errors="replace")
         if done.returncode:
             why = clean(" ".join(text.split())[-600:], 600)
-            raise Trouble(f"{trouble} ({why or f'{unit} did not start or was killed; journalctl -u {unit} tells why'})")
+            raise Trouble(f"{trouble} ({why or f'{unit} did not start or was killed; see journalctl -u {unit}'})")
         return warnings(text)
 
     def stop(self, unit):
@@ -74,7 +74,7 @@ class Sandbox:
 
 
 def report_sheet(options):
-    """A file in memory whose size is fixed: it begins with the options, and the report follows, however long the app would have it."""
+    """A file in memory with the options and space for the report. Its size is fixed, because the app may control the report."""
     text = json.dumps(options).encode()
     if len(text) > OPTIONS_BYTES:
         raise Trouble("backup_exclude is longer than 256 KB.")
@@ -87,7 +87,7 @@ def report_sheet(options):
 
 
 def warnings(text):
-    """The report's last line, if it is one: {count, first}."""
+    """Parse the last line of the report: {count, first}. Returns no warnings if the line is invalid."""
     try:
         found = json.loads(text.splitlines()[-1])
         return {"count": int(found["count"]), "first": [clean(line, 400) for line in found["first"][:NAMED]]}
@@ -96,5 +96,5 @@ def warnings(text):
 
 
 def clean(text, length):
-    """Fit for a terminal."""
+    """Make a text safe to print on a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:length])

@@ -1,12 +1,12 @@
-# Managed by Flaskhost. Runs the image's own command. One that serves on the socket $SOCKET is reached there; one that serves on
-# the port $PORT, as platforms ask of it, gets a proxy before it.
+# Managed by Flaskhost. Runs the image's command. The command can listen on the socket $SOCKET. If it listens on the port $PORT
+# instead, as on other platforms, this program listens on the socket and forwards connections to the port.
 import asyncio
 import json
 import os
 import signal
 import sys
 
-# also where an image has Python leave the program's directory out
+# needed if the image configures Python to leave out the program's directory
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from flaskhost_port import free, owners
 
@@ -26,7 +26,7 @@ def main():
 
 
 def stop_signal(image):
-    """What its command takes for the word to end; podman has SIGTERM for all."""
+    """The signal that stops the image's command. podman sends SIGTERM to this program in any case."""
     name = str(image.get("StopSignal") or "SIGTERM")
     return signal.Signals(int(name)) if name.isdigit() else signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
 
@@ -38,11 +38,11 @@ async def serve(command, port, stop):
     ended, proxy = asyncio.ensure_future(app.wait()), asyncio.ensure_future(open_socket(os.environ["SOCKET"], port, relays))
     await asyncio.wait({ended, proxy}, return_when=asyncio.FIRST_COMPLETED)
     if proxy.done():
-        proxy.result()  # a socket that can't be opened is told
+        proxy.result()  # raises if the socket could not be opened
     code = await ended
     proxy.cancel()
     if relays:
-        # the last answers are still on their way
+        # the last responses are still being sent
         await asyncio.wait(relays, timeout=5)
     return code if code >= 0 else 128 - code
 
@@ -72,13 +72,13 @@ async def relay(reader, writer, port):
         print(error, file=sys.stderr, flush=True)
         writer.close()
         return
-    await asyncio.gather(pour(reader, app_writer), pour(app_reader, writer))
+    await asyncio.gather(forward(reader, app_writer), forward(app_reader, writer))
     app_writer.close()
     writer.close()
 
 
 async def connect(port):
-    """To a listener of this user's: any user of the host can take a port that is free for a moment."""
+    """Connect to a listener of this user. Any user of the host can take the port while it is free."""
     check_owner(port)
     streams = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -92,14 +92,12 @@ async def connect(port):
 def check_owner(port):
     found = owners(port)
     if not found:
-        raise ConnectionRefusedError(f"nothing listens on the port {port}")
+        raise ConnectionRefusedError(f"nothing listens on port {port}")
     if found != {os.getuid()}:
-        raise PermissionError(
-            f"the port {port}, on which the image's command was to listen, was taken by another user of the host: {found}"
-        )
+        raise PermissionError(f"port {port}, on which the image's command must listen, was taken by another user of the host: {found}")
 
 
-async def pour(source, target):
+async def forward(source, target):
     try:
         while True:
             data = await source.read(65536)
@@ -109,7 +107,7 @@ async def pour(source, target):
             await target.drain()
         target.write_eof()
     except OSError:
-        # whoever listened has gone
+        # the other end has closed the connection
         target.close()
 
 

@@ -1,13 +1,13 @@
-"""What the types in argument_specs.yml can't express; plugin_utils/rules.py explains it."""
+"""Rules that the types in argument_specs.yml can't express; see plugin_utils/rules.py."""
 
 import re
 
 
 def container_options(value, _settings):
-    """Each is a word between quotes in a unit."""
+    """Each option becomes a quoted word in a unit."""
     bad = [word for word in value if re.search(r'["\\%$`\x00-\x1f\x7f]', str(word))]
     return (
-        f"{bad[0]!r} has a character that a unit of systemd reads in its own way: quotes, \\, %, $, ` and control characters."
+        f"{bad[0]!r} contains a character that is special in a systemd unit: quotes, \\, %, $, ` and control characters are not allowed."
         if bad
         else None
     )

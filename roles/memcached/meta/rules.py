@@ -1,4 +1,4 @@
-"""What settings_check knows about this role besides its argument specs; plugin_utils/rules.py explains it."""
+"""Rules for settings_check in addition to the argument specs; see plugin_utils/rules.py."""
 
-# a service: this setting may name the role
+# the role is a service, which this setting can name
 CHOSEN_BY = "app_services"

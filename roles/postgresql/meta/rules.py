@@ -1,8 +1,8 @@
-"""What the types in argument_specs.yml can't express; plugin_utils/rules.py explains it."""
+"""Rules that the types in argument_specs.yml can't express; see plugin_utils/rules.py."""
 
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks
 
-# a service: this setting may name the role
+# the role is a service, which this setting can name
 CHOSEN_BY = "app_services"
 
 postgresql_clients = checks.networks
@@ -13,5 +13,5 @@ def postgresql_listen(value, settings):
     return (
         None
         if not value or complete
-        else "beyond its socket it needs postgresql_clients, for whom that is, and postgresql_password, the app's."
+        else "it also requires postgresql_clients (the networks of the clients) and postgresql_password (the app's password)."
     )

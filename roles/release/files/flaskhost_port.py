@@ -1,6 +1,7 @@
-"""Ports of the loopback, which any user of the host can take while they are free. Managed by Flaskhost.
+"""Choose a free loopback port, and find the owners of a port. Managed by Flaskhost.
 
-As a program, it prints one that is free.
+Any user of the host can listen on a free loopback port, so a server must check who listens on its port. Run as a program, this prints a
+free port.
 """
 
 import errno
@@ -10,60 +11,60 @@ import socket
 import struct
 import sys
 
-# sock_diag(7) and linux/inet_diag.h: a header, a question, and what both have in common with the answer, the socket's id
-HEADER, QUESTION, NO_COOKIE = struct.Struct("=IHHII"), struct.Struct("=BBBBI"), b"\xff" * 8
+# sock_diag(7) and linux/inet_diag.h: a request is a netlink header, inet_diag_req_v2 and the socket's ID
+HEADER, REQUEST_FIELDS, NO_COOKIE = struct.Struct("=IHHII"), struct.Struct("=BBBBI"), b"\xff" * 8
 SOCK_DIAG, BY_FAMILY, REQUEST, ERROR = 4, 20, 1, 2
 ANY_STATE, USER = 0xFFFFFFFF, 64
-# above those that programs are known by, and below those of outgoing connections, which the sandbox lets nobody listen on
-FROM, TO = 20000, 32767
+# above the well-known ports, and below the ports of outgoing connections, on which the sandbox forbids listening
+FIRST, LAST = 20000, 32767
 
 
 def free():
-    for port in random.sample(range(FROM, TO + 1), 1000):
+    for port in random.sample(range(FIRST, LAST + 1), 1000):
         with socket.socket() as listener:
             try:
                 listener.bind(("127.0.0.1", port))
                 return port
             except OSError:
                 continue
-    sys.exit(f"of 1,000 ports of the loopback between {FROM} and {TO}, none is free: see `ss -tlnp` on the host")
+    sys.exit(f"no free port found on the loopback: tried 1,000 ports between {FIRST} and {LAST}; check `ss -tlnp` on the host")
 
 
 def owners(port):
-    """The users whose listeners get connections to 127.0.0.1 at this port."""
+    """Return the user IDs of the listeners that receive connections to 127.0.0.1 on this port."""
     try:
-        return {asked(port)}
+        return {owner_by_netlink(port)}
     except OSError:
-        # nobody listens, or a sandbox without netlink
-        return listed(port)
+        # no process listens, or the sandbox forbids netlink
+        return owners_by_proc(port)
 
 
-def asked(port):
-    """The kernel looks it up as it does for a connection, however many others listen."""
+def owner_by_netlink(port):
+    """The kernel looks the listener up as it does for a connection, so the time doesn't depend on the number of sockets."""
     loopback = socket.inet_aton("127.0.0.1").ljust(16, b"\0")
-    place = struct.pack("!HH", port, 0) + loopback + loopback + struct.pack("=I", 0) + NO_COOKIE
-    question = QUESTION.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, ANY_STATE) + place
+    socket_id = struct.pack("!HH", port, 0) + loopback + loopback + struct.pack("=I", 0) + NO_COOKIE
+    request = REQUEST_FIELDS.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, ANY_STATE) + socket_id
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, SOCK_DIAG) as netlink:
         netlink.settimeout(1)
-        netlink.send(HEADER.pack(HEADER.size + len(question), BY_FAMILY, REQUEST, 1, 0) + question)
-        answer = netlink.recv(4096)
-    if HEADER.unpack_from(answer)[1] == ERROR:
-        code = -struct.unpack_from("=i", answer, HEADER.size)[0]
+        netlink.send(HEADER.pack(HEADER.size + len(request), BY_FAMILY, REQUEST, 1, 0) + request)
+        response = netlink.recv(4096)
+    if HEADER.unpack_from(response)[1] == ERROR:
+        code = -struct.unpack_from("=i", response, HEADER.size)[0]
         raise OSError(code or errno.EPROTO, os.strerror(code))
-    return struct.unpack_from("=I", answer, HEADER.size + USER)[0]
+    return struct.unpack_from("=I", response, HEADER.size + USER)[0]
 
 
-def listed(port):
-    """The same from the tables of all sockets (proc_pid_net(5)). The kernel tells those that listen first."""
+def owners_by_proc(port):
+    """Read the tables of all sockets (proc_pid_net(5)). The kernel lists listening sockets first."""
     for table, addresses in (("tcp", ("0.0.0.0", "127.0.0.1")), ("tcp6", ("::", "::ffff:127.0.0.1"))):
-        places, found = {f"{hexadecimal(address)}:{port:04X}" for address in addresses}, set()
+        local_addresses, found = {f"{hexadecimal(address)}:{port:04X}" for address in addresses}, set()
         if os.path.exists(f"/proc/self/net/{table}"):  # a host may have no IPv6
             with open(f"/proc/self/net/{table}") as handle:
                 next(handle)
                 for fields in map(str.split, handle):
                     if fields[3] != "0A":
                         break
-                    if fields[1] in places:
+                    if fields[1] in local_addresses:
                         found.add(int(fields[7]))
         if found:
             return found

@@ -1,19 +1,19 @@
-# Managed by Flaskhost. Opens $SOCKET as soon as the server answers on its port, and hands it to systemd's proxy.
+# Managed by Flaskhost. Opens $SOCKET as soon as the server accepts connections on its port, and passes the socket to systemd's proxy.
 import os
 import socket
 import sys
 import time
 
-# also where the app's environment has Python leave the program's directory out
+# needed if the app's environment makes Python leave the script's directory out of sys.path (PYTHONSAFEPATH)
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from flaskhost_port import owners
 
 port = int(sys.argv[1])
 while socket.socket().connect_ex(("127.0.0.1", port)):
     time.sleep(0.1)
-# any user of the host can take a port that is free for a moment
+# another user of the host may have taken the port since it was chosen
 if owners(port) != {os.getuid()}:
-    sys.exit(f"another user of this host listens on port {port}, which was chosen for the server; it starts again with another")
+    sys.exit(f"another user of this host listens on port {port}, which was chosen for the server; the server restarts with another port")
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(os.environ["SOCKET"])
 listener.listen(1024)

@@ -1,5 +1,11 @@
-"""What the types in argument_specs.yml can't express; plugin_utils/rules.py explains it."""
+"""Rules for settings that the types in argument_specs.yml can't express. plugin_utils/rules.py documents the format."""
 
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import source_directories
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import source_paths
 
-release_shared, release_static = source_directories.shared, source_directories.static
+RENAMED = {
+    "release_source_folder": "release_source_directory",
+    "release_after_stage": "release_previous_stage",
+    "release_uses": "release_services",
+}
+
+release_shared, release_static = source_paths.shared, source_paths.static

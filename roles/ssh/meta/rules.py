@@ -1,5 +1,5 @@
-"""What the types in argument_specs.yml can't express; plugin_utils/rules.py explains it."""
+"""Rules that the types in argument_specs.yml can't express; see plugin_utils/rules.py."""
 
 
 def ssh_port(value, _settings):
-    return None if 0 <= int(value) < 65536 else "a port is a number from 1 to 65535 (0 leaves it as it is)."
+    return None if 0 <= int(value) < 65536 else "it must be a port from 1 to 65535, or 0 to keep the current port."

@@ -1,4 +1,4 @@
-"""What the types in argument_specs.yml can't express; plugin_utils/rules.py explains it."""
+"""Rules for settings that the types in argument_specs.yml can't express. plugin_utils/rules.py documents the format."""
 
 import re
 

@@ -1,11 +1,13 @@
-"""What the types in argument_specs.yml can't express; plugin_utils/rules.py explains it."""
+"""Rules that the types in argument_specs.yml can't express; see plugin_utils/rules.py."""
 
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks
 
-# no public CA issues a certificate for a name that ends like this
-NOT_OF_THE_INTERNET = ("example", "internal", "invalid", "local", "localhost", "test")
+RENAMED = {"tls_folder": "tls_directory"}
 
-tls_acme_directory = checks.matches(r"https://\S+", "it is the https:// URL of an ACME directory, as the CA gives it.")
+# public CAs issue no certificates for names in these domains
+INTERNAL_DOMAINS = ("example", "internal", "invalid", "local", "localhost", "test")
+
+tls_acme_directory = checks.matches(r"https://\S+", "it must be the https:// URL of the CA's ACME directory.")
 tls_acme_ca_file = checks.file_on_controller
 tls_acme_email = checks.matches(r"[^@\s,:]+@[^@\s,:]+", "it must be one address, such as you@example.com, or empty.", or_empty=True)
 
@@ -14,19 +16,18 @@ def tls_source(value, settings):
     if value != "letsencrypt":
         return None
     names = [str(name).lower() for name in settings.get("tls_domains") or settings.get("app_domains") or []]
-    # by HTTP-01, which proves one name at a time
-    stars = [name for name in names if name.startswith("*.")]
-    if stars:
-        return f"'{stars[0]}' can't have a certificate in this way, which proves one name after another. Name each, or use provided."
-    inner = [name for name in names if "." not in name or name.rpartition(".")[2] in NOT_OF_THE_INTERNET]
-    if inner and not settings.get("tls_acme_directory"):
-        return f"'{inner[0]}' is no name of the internet, so Let's Encrypt gives no certificate for it. Use self_signed or provided."
+    wildcards = [name for name in names if name.startswith("*.")]
+    if wildcards:
+        return f"the HTTP-01 challenge can't validate the wildcard '{wildcards[0]}'. List each name, or use provided."
+    internal = [name for name in names if "." not in name or name.rpartition(".")[2] in INTERNAL_DOMAINS]
+    if internal and not settings.get("tls_acme_directory"):
+        return f"'{internal[0]}' is not a public domain name, so Let's Encrypt issues no certificate for it. Use self_signed or provided."
     return None
 
 
 def tls_acme_eab_id(_value, settings):
     both = bool(settings.get("tls_acme_eab_id")) == bool(settings.get("tls_acme_eab_secret"))
-    return None if both else "tls_acme_eab_id and tls_acme_eab_secret go together."
+    return None if both else "set both tls_acme_eab_id and tls_acme_eab_secret, or neither."
 
 
 tls_acme_eab_secret = tls_acme_eab_id

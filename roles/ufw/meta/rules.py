@@ -1,4 +1,4 @@
-"""What the types in argument_specs.yml can't express; plugin_utils/rules.py explains it."""
+"""Rules that the types in argument_specs.yml can't express; see plugin_utils/rules.py."""
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import networks
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks
@@ -7,7 +7,7 @@ ufw_allowed = ufw_blocked = checks.networks
 
 
 def ufw_rules(value, _settings):
-    """As the module on the host reads them."""
+    """Parses the rules as the module ufw_rules does."""
     try:
         for rule in value:
             networks.port_rule(rule)
@@ -17,10 +17,10 @@ def ufw_rules(value, _settings):
 
 
 def ufw_ssh_from(value, settings):
-    """A port that is open only to the addresses of an empty list would be closed."""
+    """A port that is open only to an empty list of addresses would be closed."""
     name = {"allowed": "ufw_allowed", "proxies": "nginx_trusted_proxies"}.get(value)
     return (
-        f"{name} has nobody in it, so nobody would be let in. Name some there, or set this to everyone."
+        f"{name} is empty, so nobody could connect. Add addresses to it, or set this to everyone."
         if name and not settings.get(name)
         else None
     )

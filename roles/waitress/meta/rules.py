@@ -1,4 +1,4 @@
-"""What settings_check knows about this role besides its argument specs; plugin_utils/rules.py explains it."""
+"""Rules for settings_check in addition to the argument specs; see plugin_utils/rules.py."""
 
-# a server: this setting may name the role
+# app_server can name this role
 CHOSEN_BY = "app_server"

@@ -1,4 +1,4 @@
-"""pictures
+"""Add pictures
 
 Revision ID: 2c1e5d7a9b40
 Revises: f47e856b86de

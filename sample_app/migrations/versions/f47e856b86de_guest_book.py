@@ -1,4 +1,4 @@
-"""guest book
+"""Create the guest book
 
 Revision ID: f47e856b86de
 Revises:

@@ -1,4 +1,4 @@
-"""The benchmark's app: a page for each kind of work."""
+"""The benchmark's app: one page for each kind of workload."""
 
 import os
 import sqlite3
@@ -28,7 +28,7 @@ def rows():
 
 @app.get("/wait")
 def wait():
-    """As a view does that asks another service."""
+    """Sleep like a view that waits for another service."""
     time.sleep(0.05)
     return "done\n"
 

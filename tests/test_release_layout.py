@@ -1,4 +1,4 @@
-"""A release's folder is laid out of a source that nobody trusts: by the building user, and root follows nothing in it."""
+"""Laying out a release from an untrusted source: the build user handles the source, and root does not follow its links."""
 
 import gzip
 import io
@@ -14,14 +14,14 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from conftest import plugin
 
-module, builder, compression = plugin("modules/release_folder"), plugin("module_utils/builder"), plugin("module_utils/compression")
+module, builder, compression = plugin("modules/release_layout"), plugin("module_utils/builder"), plugin("module_utils/compression")
 CSS = "body { color: black }\n" * 200
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="changes users, as on a host")
 
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-    """The directory in which a source is handled."""
+    """The directory of a source, as the working directory."""
     (tmp_path / "source/static").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "source")
     return tmp_path / "source"
@@ -34,14 +34,14 @@ def static(source):
 
 @pytest.fixture
 def served(tmp_path):
-    """That of the live release."""
+    """The static directory of the live release."""
     (tmp_path / "live/static").mkdir(parents=True)
     return tmp_path / "live/static"
 
 
 @pytest.fixture(autouse=True)
 def brotli(tmp_path, monkeypatch):
-    """Stands in for the distribution's, and says what it was asked."""
+    """A stand-in for brotli that writes its arguments to the output."""
     program = tmp_path / "bin/brotli"
     program.parent.mkdir()
     program.write_text('#!/bin/sh\ncase $2 in --output=*) echo "packed: $*" >"${2#--output=}" ;; *) exit 1 ;; esac\n')
@@ -50,7 +50,7 @@ def brotli(tmp_path, monkeypatch):
     return program
 
 
-def test_text_is_packed_and_the_packed_one_is_as_old(static, served):
+def test_text_files_are_compressed_and_keep_their_modification_time(static, served):
     (static / "site.css").write_text(CSS)
     os.utime(static / "site.css", (1_000_000, 1_000_000))
     compression.pack("static", str(served.parent))
@@ -59,7 +59,7 @@ def test_text_is_packed_and_the_packed_one_is_as_old(static, served):
     assert {path.stat().st_mtime for path in static.iterdir()} == {1_000_000}
 
 
-def test_what_is_packed_already_or_small_stays_as_it_is(static, served):
+def test_compressed_and_small_files_and_links_are_not_compressed(static, served):
     (static / "photo.jpg").write_bytes(b"x" * 5000)
     (static / "small.css").write_text("p {}")
     (static / "link.css").symlink_to("elsewhere.css")
@@ -67,7 +67,7 @@ def test_what_is_packed_already_or_small_stays_as_it_is(static, served):
     assert sorted(path.name for path in static.iterdir()) == ["link.css", "photo.jpg", "small.css"]
 
 
-def test_an_app_s_own_is_kept(static, served):
+def test_a_compressed_file_of_the_app_is_kept(static, served):
     (static / "site.css").write_text(CSS)
     (static / "site.css.gz").write_text("the app's")
     compression.pack("static", str(served.parent))
@@ -75,7 +75,7 @@ def test_an_app_s_own_is_kept(static, served):
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_only_what_has_changed_is_packed_anew(static, served, same):
+def test_only_changed_files_are_compressed_again(static, served, same):
     (served / "site.css").write_text(CSS)
     (served / "site.css.br").write_text("packed before")
     (static / "site.css").write_text(CSS if same else CSS + "p {}")
@@ -83,17 +83,17 @@ def test_only_what_has_changed_is_packed_anew(static, served, same):
     assert ((static / "site.css.br").read_text() == "packed before") is same
 
 
-def test_without_brotli_there_is_gzip(static, served, brotli, monkeypatch):
+def test_without_brotli_only_gzip_is_used(static, served, brotli, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     (static / "site.css").write_text(CSS)
     compression.pack("static", str(served.parent))
     assert sorted(path.name for path in static.iterdir()) == ["site.css", "site.css.gz"]
 
 
-def test_what_brotli_says_of_a_full_disk_is_told(static, served, brotli):
+def test_an_error_of_brotli_is_reported(static, served, brotli):
     brotli.write_text("#!/bin/sh\necho No space left on device >&2; exit 1\n")
     (static / "site.css").write_text(CSS)
-    with pytest.raises(OSError, match=r"brotli can't pack .*site.css: No space left on device"):
+    with pytest.raises(OSError, match=r"brotli cannot compress .*site.css: No space left on device"):
         compression.pack("static", str(served.parent))
 
 
@@ -114,7 +114,7 @@ def archive(path, *members):
 
 @pytest.fixture
 def release(tmp_path, monkeypatch):
-    """One that can be laid out as on a host; nobody builds."""
+    """Creates a release as on a host, with `nobody` as the build user."""
     nobody = pwd.getpwnam("nobody")
     monkeypatch.setattr(module.Release, "builder", lambda self: nobody)
     for name in "releases", "venvs/key", "state":
@@ -138,11 +138,11 @@ def release(tmp_path, monkeypatch):
 
 
 @root_only
-def test_a_finished_release_is_root_s_and_nginx_reads_what_it_serves(release, tmp_path):
+def test_a_finished_release_belongs_to_root_and_nginx_can_read_its_static_files(release, tmp_path):
     members = [("shop", None), ("shop/app.py", "x = 1"), ("shop/static", None), ("shop/static/site.css", CSS)]
-    told = release(*members, static={"/static/": "shop/static"}, shared=["instance"]).lay_out()
+    result = release(*members, static={"/static/": "shop/static"}, shared=["instance"]).lay_out()
     code = tmp_path / "srv/releases/r1/app"
-    assert told == {"venv_complete": True, "sealed": True}
+    assert result == {"venv_complete": True, "sealed": True}
     assert {(path.lstat().st_uid, path.lstat().st_gid) for path in code.rglob("*")} == {(0, 60)}
     modes = {str(path.relative_to(code)): stat.S_IMODE(path.stat().st_mode) for path in (code, *code.rglob("*")) if not path.is_symlink()}
     assert modes["shop/app.py"] == 0o640 and modes["shop/static/site.css"] == 0o644 and modes["shop/static/site.css.gz"] == 0o644
@@ -163,8 +163,8 @@ HOSTILE = {
 
 @root_only
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_archive_is_rejected_also_by_the_host(release, tmp_path, name):
-    """Whatever Python it has, and whoever made the archive."""
+def test_a_hostile_archive_is_rejected_by_the_host_too(release, tmp_path, name):
+    """Regardless of the host's Python version and of who created the archive."""
     members, shared = HOSTILE[name]
     with pytest.raises(module.LayoutError):
         release(*members, shared=shared).lay_out()
@@ -172,14 +172,14 @@ def test_a_hostile_archive_is_rejected_also_by_the_host(release, tmp_path, name)
 
 
 @root_only
-def test_what_a_build_left_is_taken_over_and_nothing_of_it_is_followed(release, tmp_path):
+def test_the_files_of_a_build_are_taken_over_without_following_links(release, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "page.css").write_text(CSS)
     shop = release(("shop.py", "x = 1"), static={"/s/": "static", "/m/": "thumbs"}, shared=["media"], build=True)
     assert shop.lay_out()["sealed"] is False
     building = tmp_path / "srv/releases/.building/r1"
-    # as its user, who owns all of it
+    # as the build user, who owns the whole directory
     (building / "static").mkdir()
     os.mkfifo(building / "static/pipe.css")
     os.mknod(building / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
@@ -196,7 +196,7 @@ def test_what_a_build_left_is_taken_over_and_nothing_of_it_is_followed(release, 
     assert sorted(path.name for path in code.iterdir()) == ["__pycache__", "absolute", "media", "root", "shop.py", "static", "thumbs"]
     assert not (code / "__pycache__").is_symlink() and (outside / "page.css").exists()
     assert list((code / "static").iterdir()) == [] and stat.S_IMODE((code / "root").stat().st_mode) == 0o750
-    # the app's own directory has what it had, and no file of root's
+    # the app's own directory is unchanged, without files from root
     assert sorted(path.name for path in (tmp_path / "srv/state/media/thumbs").iterdir()) == ["page.css"]
 
 
@@ -207,7 +207,7 @@ def test_a_link_out_of_the_source_is_rejected_after_a_build(release, tmp_path, t
     shop.lay_out()
     (tmp_path / "srv/releases/.building/r1/loop").symlink_to(target)
     shop.params["phase"] = "sealed"
-    with pytest.raises(module.LayoutError, match=r"a link leads out of the source, or nowhere: 'loop' to "):
+    with pytest.raises(module.LayoutError, match=r"a link points outside the source or is a loop: 'loop' -> "):
         shop.lay_out()
 
 
@@ -222,7 +222,7 @@ def test_directories_1500_deep_are_removed(release, tmp_path):
 
 
 @root_only
-def test_a_host_that_this_version_never_provisioned_is_told_apart(tmp_path):
+def test_a_missing_build_user_is_reported(tmp_path):
     archive(tmp_path / "source.tar.gz", ("shop.py", "x = 1"))
     (tmp_path / "srv/releases").mkdir(parents=True)
     params = {
@@ -237,12 +237,12 @@ def test_a_host_that_this_version_never_provisioned_is_told_apart(tmp_path):
         module.Release(params).lay_out()
 
 
-# twice the code for each level
+# the size of the bytecode doubles with each level
 NESTED = "".join(f"{' ' * level}try: pass\n{' ' * level}finally:\n" for level in range(18)) + " " * 18 + "pass\n"
 
 
 @root_only
-def test_source_that_takes_too_much_memory_to_compile_is_released_as_it_is(release, tmp_path, monkeypatch):
+def test_source_that_exceeds_the_memory_limit_when_compiled_is_released_uncompiled(release, tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "WORK_BYTES", 400 * 2**20)
     assert release(("shop.py", "x = 1"), ("nested.py", NESTED)).lay_out()["sealed"]
     code = tmp_path / "srv/releases/r1/app"
@@ -251,7 +251,7 @@ def test_source_that_takes_too_much_memory_to_compile_is_released_as_it_is(relea
 
 
 @root_only
-def test_source_that_takes_too_long_to_compile_is_released_as_it_is(release, tmp_path, monkeypatch):
+def test_source_that_exceeds_the_time_limit_when_compiled_is_released_uncompiled(release, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "COMPILE_SECONDS", 1)
     monkeypatch.setattr(module.compileall, "compile_dir", lambda *_, **_options: time.sleep(60))
     started = time.monotonic()
@@ -261,39 +261,39 @@ def test_source_that_takes_too_long_to_compile_is_released_as_it_is(release, tmp
 
 @root_only
 @pytest.mark.parametrize(
-    ("packer", "why"),
+    ("packer", "reason"),
     [
-        (lambda *_: subprocess.run(["sleep", "61.5"]), "the source took longer than 1 seconds to handle"),
-        (lambda *_: bytearray(2**30), "the source takes more than 400 MB of memory to handle"),
+        (lambda *_: subprocess.run(["sleep", "61.5"]), "processing the source took longer than 1 seconds"),
+        (lambda *_: bytearray(2**30), "processing the source takes more than 400 MB of memory"),
     ],
 )
-def test_files_that_take_too_much_to_pack_fail_the_release(release, monkeypatch, packer, why):
+def test_files_that_exceed_the_limits_when_compressed_fail_the_release(release, monkeypatch, packer, reason):
     monkeypatch.setattr(builder, "WORK_SECONDS", 1)
     monkeypatch.setattr(builder, "WORK_BYTES", 400 * 2**20)
     monkeypatch.setattr(compression, "PACKERS", {".gz": packer})
     shop = release(("static", None), ("static/site.css", CSS), static={"/static/": "static"})
     started = time.monotonic()
-    with pytest.raises(module.LayoutError, match=why):
+    with pytest.raises(module.LayoutError, match=reason):
         shop.lay_out()
     assert time.monotonic() - started < 10
     time.sleep(0.1)
-    assert subprocess.run(["pgrep", "-fx", "sleep 61.5"]).returncode == 1, "what it started ended with it"
+    assert subprocess.run(["pgrep", "-fx", "sleep 61.5"]).returncode == 1, "its child process was killed, too"
 
 
 @root_only
-def test_an_error_that_is_cut_inside_a_letter_is_still_told(release, tmp_path):
+def test_an_error_cut_within_a_character_is_still_reported(release, tmp_path):
     shop = release(("shop.py", "x = 1"), build=True)
     shop.lay_out()
     for name in "x", "xy":
         (tmp_path / f"srv/releases/.building/r1/{name}").symlink_to("/" + "é" * 2000)
         shop.params["phase"] = "sealed"
-        with pytest.raises(module.LayoutError, match="a link leads out of the source"):
+        with pytest.raises(module.LayoutError, match=rf"a link points outside the source or is a loop: '{name}' -> '/é"):
             shop.lay_out()
         (tmp_path / f"srv/releases/.building/r1/{name}").unlink()
 
 
-def test_names_in_an_error_do_nothing_to_a_terminal(tmp_path, brotli, source, static, monkeypatch, capsys):
-    """A build may have made files of any name."""
+def test_control_characters_in_an_error_are_replaced(tmp_path, brotli, source, static, monkeypatch, capsys):
+    """A build can create files with any name."""
     (static / "a\x1b]0;title\x07\u202eb.css").write_text(CSS)
     brotli.write_text('#!/bin/sh\necho "no: $5" >&2\nexit 1\n')
     monkeypatch.setattr(module, "acquire", lambda *_: None)
@@ -311,4 +311,4 @@ def test_names_in_an_error_do_nothing_to_a_terminal(tmp_path, brotli, source, st
     with patch_module_args(arguments), pytest.raises(SystemExit):
         module.main()
     message = json.loads(capsys.readouterr().out)["msg"]
-    assert "brotli can't pack static/a\ufffdb.css" in message and message.isprintable()
+    assert "brotli cannot compress static/a\ufffdb.css" in message and message.isprintable()

@@ -1,97 +1,97 @@
 #!/usr/bin/python
-"""One release's folder, laid out from its source and its settings."""
+"""Create the directory of a release from its source and its settings."""
 
 DOCUMENTATION = r"""
-module: release_folder
-short_description: Lay out a release's folder
+module: release_layout
+short_description: Create the directory of a release
 description:
-  - Makes the folder anew, owned by root, readable by O(group), all but the venv itself.
-  - C(ROOT/releases/ID/) holds a release - C(app/) is the source, C(.venv) a link to what it depends on, C(wsgi.sock) a link
-    to its socket, C(public/) links to the folders that nginx serves; beside them stand the server's configuration, the
-    environment, C(start), and a C(manifest.json), which is written last, by rename. A folder without it is unfinished.
-  - The source is unpacked, compiled and packed for browsers by the user C(APP-build), in C(ROOT/releases/.building/ID), whose parent only root can
-    enter. When that is done it becomes root's, and is moved to its place.
-  - C(ROOT/venvs/KEY/) holds a venv; releases that depend on the same share it. It is whole when it has a file
-    C(complete).
-  - C(ROOT/bad/ID) says why a release must not be used; one that is made anew is trusted again.
+  - Creates the directory of a release, owned by root and readable for O(group), and replaces an existing one. It does not build the venv.
+  - C(ROOT/releases/ID/) is a release. C(app/) contains the source, C(.venv) is a link to the venv, C(wsgi.sock) is a link to the socket,
+    and C(public/) contains links to the directories that nginx serves. The directory also contains the server's configuration, the
+    environment, C(start), and C(manifest.json), which is written last, by a rename. A release without a manifest is unfinished.
+  - The user C(APP-build) unpacks and compiles the source, and compresses its static files, in C(ROOT/releases/.building/ID). Only root can
+    enter C(.building). Then the module changes the owner to root, and moves the directory to its final path.
+  - C(ROOT/venvs/KEY/) is a venv. Releases with the same dependencies share it. It is complete when it contains a file C(complete).
+  - C(ROOT/bad/ID) contains the reason why a release must not be activated. Rebuilding the release removes it.
 author: The Flaskhost authors (@flaskhost)
 options:
   app:
-    description: The app; its lock is held.
+    description: The name of the app. The module holds the app's lock.
     type: str
     required: true
   root:
-    description: The app's folder, such as C(/srv/APP).
+    description: The app's directory, such as C(/srv/APP).
     type: path
     required: true
   id:
-    description: The release.
+    description: The ID of the release.
     type: str
     required: true
   phase:
     description:
-      - V(unpacked) ends with the source in C(ROOT/releases/.building/ID), unless nothing is left to build - the venv is whole, and O(build) is false.
-      - V(sealed) goes on from there.
+      - V(unpacked) unpacks the source into C(ROOT/releases/.building/ID). If nothing is left to build, because the venv is complete and
+        O(build) is false, it also finishes the release.
+      - V(sealed) finishes the release after the build.
     type: str
     choices: [unpacked, sealed]
     required: true
   build:
-    description: Whether something will be built in the source.
+    description: Whether a build command runs in the source before the release is finished.
     type: bool
     default: false
   archive:
-    description: The packed source, on the controller. Its members are checked before any is unpacked.
+    description: The archive of the source on the controller. All members are checked before the archive is unpacked.
     type: path
     required: true
   files:
-    description: Content of further files by name; those named in O(programs) can be executed.
+    description: Content of additional files by name. Those listed in O(programs) are executable.
     type: dict
     default: {}
   secret_files:
-    description: Content of files that only root may read.
+    description: Content of files that only root can read, by name.
     type: dict
     default: {}
   programs:
-    description: Which of O(files) are programs.
+    description: Names of the O(files) that are executable.
     type: list
     elements: str
     default: []
   venv:
-    description: The venv's key.
+    description: The name of the venv in C(ROOT/venvs).
     type: str
     required: true
   socket:
-    description: Where the release's C(wsgi.sock) points to.
+    description: The path that the link C(wsgi.sock) points to.
     type: path
     required: true
   static:
     description: >-
-      Folders of the source whose files nginx serves, by URL; reached as C(public/URL). Beside each file of text lies the same
-      packed (C(.gz), and C(.br) where brotli is installed), for browsers that take it.
+      Directories of the source that nginx serves, by URL. They are linked as C(public/URL). For each text file in them, the module creates
+      a compressed copy (C(.gz), and C(.br) if brotli is installed) for browsers that accept it.
     type: dict
     default: {}
   shared:
-    description: Folders of the source that the app writes to; each becomes a link to the folder of that name in O(state).
+    description: Directories of the source that the app writes to. Each becomes a link to the directory with the same name in O(state).
     type: list
     elements: str
     default: []
   state:
-    description: The folder of the app's data.
+    description: The app's data directory.
     type: path
     default: ''
   group:
-    description: Group who may read the release.
+    description: The group that can read the release.
     type: str
     required: true
   manifest:
-    description: What the manifest tells.
+    description: Values to write to the manifest.
     type: dict
     default: {}
 """
 
 EXAMPLES = r"""
-- name: Lay out the release
-  flaskhost.flaskhost.release_folder:
+- name: Create the release's directory
+  flaskhost.flaskhost.release_layout:
     app: shop
     root: /srv/shop
     id: 1a2b3c-4d5e6f
@@ -108,11 +108,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-venv_complete: {description: Whether the venv is there already., type: bool, returned: success}
+venv_complete: {description: Whether the venv is complete., type: bool, returned: success}
 sealed: {description: Whether the release is finished., type: bool, returned: success}
 """
 
-# pylint: disable=ansible-bad-function  # a failure must raise, so that what is unfinished is removed
+# pylint: disable=ansible-bad-function  # a failure must raise an exception, so that the unfinished release is removed
 import compileall
 import contextlib
 import grp
@@ -133,7 +133,7 @@ from ansible_collections.flaskhost.flaskhost.plugins.module_utils.source_tree im
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import remove, seal
 
-# compiled code is an extra: it gets less time than the rest
+# compiling is optional, so it has a shorter time limit
 COMPILE_SECONDS = 300
 
 
@@ -158,17 +158,17 @@ def main():
             "manifest": {"type": "dict", "default": {}},
         },
     )
-    # nginx passes through folders that are made here, whatever the session's own umask
+    # nginx must be able to traverse the new directories, regardless of the session's umask
     os.umask(0o022)
     release = Release(module.params)
     try:
-        # a run whose connection broke may have left a step at work on the host: wait until it has ended
-        acquire(module.params["app"], f"laying out release {release.id}")
+        # a run that lost its connection may have left a step running on the host; wait until it ends
+        acquire(module.params["app"], f"creating release {release.id}")
         module.exit_json(changed=True, **release.lay_out())
     except (OSError, tarfile.TarError, KeyError, UnsafeArchive, LayoutError) as error:
-        # on a disk that is full, what serves needs the room
+        # if the disk is full, the services need the space
         release.remove()
-        module.fail_json(msg=f"release {release.id} could not be laid out: {printable(str(error))}")
+        module.fail_json(msg=f"cannot create release {release.id}: {printable(str(error))}")
     except LockTimeout as error:
         module.fail_json(msg=str(error))
 
@@ -177,7 +177,7 @@ class Release:
     def __init__(self, params):
         self.params = params
         self.layout, self.id = Layout(params["root"], params["app"]), params["id"]
-        self.folder, self.code = self.layout.release(self.id), self.layout.release(self.id, "app")
+        self.directory, self.code = self.layout.release(self.id), self.layout.release(self.id, "app")
         self.building, self.bad_marker = self.layout.building(self.id), self.layout.bad_marker(self.id)
 
     def lay_out(self):
@@ -193,18 +193,18 @@ class Release:
     def unpack(self, venv):
         params = self.params
         if os.path.exists(self.bad_marker):
-            self.distrust(venv)
+            self.invalidate_venv(venv)
         self.remove()
-        # whoever may not read a finished release must not read one in the making
-        os.makedirs(self.folder, mode=0o700)
-        # nginx passes through, the app may look: Python finds modules only in folders that it can list
-        shutil.chown(self.folder, 0, params["group"])
-        os.chmod(self.folder, 0o751)
-        # the build finds the source here, which is elsewhere
+        # only root can enter the directory until its group is set
+        os.makedirs(self.directory, mode=0o700)
+        # nginx only traverses the directory; the app must also list it, because Python finds modules only in directories that it can list
+        shutil.chown(self.directory, 0, params["group"])
+        os.chmod(self.directory, 0o751)
+        # a mount point: the build sees the source here, which is in .building
         os.mkdir(self.code, 0o711)
         for name, content in params["secret_files"].items():
             self.write(name, content, 0o600, 0)
-        os.symlink(venv, os.path.join(self.folder, ".venv"))
+        os.symlink(venv, os.path.join(self.directory, ".venv"))
         os.makedirs(os.path.dirname(self.building), mode=0o700, exist_ok=True)
         os.mkdir(self.building, 0o700)
         user = self.builder()
@@ -214,23 +214,23 @@ class Release:
 
     def seal(self):
         params = self.params
-        static = [os.path.normpath(folder) for folder in params["static"].values()]
-        shared = [os.path.normpath(folder) for folder in params["shared"]]
+        static = [os.path.normpath(directory) for directory in params["static"].values()]
+        shared = [os.path.normpath(directory) for directory in params["shared"]]
         self.as_builder(lambda: finish_source(static, shared, params["state"], self.code, self.layout.path("live", "app")))
-        # without compiled code, the app only starts more slowly
+        # without compiled code, the app only starts slower
         with contextlib.suppress(LayoutError):
             self.as_builder(lambda: compileall.compile_dir(".", quiet=2, ddir=None), COMPILE_SECONDS)
         self.give_to_root(static)
         os.rename(self.building, self.code)
         for name, content in params["files"].items():
             self.write(name, content, 0o750 if name in params["programs"] else 0o640, params["group"])
-        os.symlink(params["socket"], os.path.join(self.folder, "wsgi.sock"))
-        for url, folder in params["static"].items():
-            link = os.path.join(self.folder, "public", url.strip("/"))
+        os.symlink(params["socket"], os.path.join(self.directory, "wsgi.sock"))
+        for url, directory in params["static"].items():
+            link = os.path.join(self.directory, "public", url.strip("/"))
             os.makedirs(os.path.dirname(link), exist_ok=True)
-            os.symlink(os.path.relpath(os.path.join(self.code, folder), os.path.dirname(link)), link)
+            os.symlink(os.path.relpath(os.path.join(self.code, directory), os.path.dirname(link)), link)
         manifest = dict(params["manifest"], id=self.id, built=now())
-        self.replace(os.path.join(self.folder, "manifest.json"), json.dumps(manifest, indent=2) + "\n", 0o640, params["group"])
+        self.replace(os.path.join(self.directory, "manifest.json"), json.dumps(manifest, indent=2) + "\n", 0o640, params["group"])
         if os.path.exists(self.bad_marker):
             os.unlink(self.bad_marker)
 
@@ -238,18 +238,16 @@ class Release:
         try:
             return pwd.getpwnam(f"{self.params['app']}-build")
         except KeyError:
-            raise LayoutError(
-                f"the user {self.params['app']}-build is missing on the host. Run deploy.yml, or provision.yml, once."
-            ) from None
+            raise LayoutError(f"the user {self.params['app']}-build is missing on the host. Run deploy.yml or provision.yml.") from None
 
     def as_builder(self, work, seconds=None):
         as_builder(self.builder(), self.building, work, seconds)
 
     def give_to_root(self, static):
-        """The app may read its code and not write it; nginx may read the folders it serves, and nothing else."""
+        """Let the app read its code but not write it, and let nginx read only the directories that it serves."""
         seal(self.building, grp.getgrnam(self.params["group"]).gr_gid)
-        for folder in static:
-            path = os.path.realpath(os.path.join(self.building, folder))
+        for directory in static:
+            path = os.path.realpath(os.path.join(self.building, directory))
             if not os.path.isdir(path) or not path.startswith(os.path.realpath(self.building) + os.sep):
                 continue
             run("chmod", "-R", "o=rX", path)
@@ -257,9 +255,9 @@ class Release:
                 path = os.path.dirname(path)
                 os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | stat.S_IXOTH)
 
-    def distrust(self, venv):
-        """What a bad release depends on may be what is bad about it: unless another release uses it, make it anew."""
-        # an image is known by what is in it
+    def invalidate_venv(self, venv):
+        """Have the venv of a bad release rebuilt, because it may be the cause, unless another release uses it."""
+        # the ID of an image identifies its content, so a rebuild would not change it
         if os.path.exists(os.path.join(venv, "image")):
             return
         for name in os.listdir(self.layout.path("releases")):
@@ -270,14 +268,14 @@ class Release:
             os.unlink(os.path.join(venv, "complete"))
 
     def remove(self):
-        # first the manifest: a removal that dies midway must not leave a folder that looks finished
-        manifest = os.path.join(self.folder, "manifest.json")
+        # remove the manifest first, so that an interrupted removal does not leave a directory that looks finished
+        manifest = os.path.join(self.directory, "manifest.json")
         if os.path.lexists(manifest):
             os.unlink(manifest)
-        remove(self.folder, self.building)
+        remove(self.directory, self.building)
 
     def write(self, name, content, mode, group):
-        path = os.path.join(self.folder, name)
+        path = os.path.join(self.directory, name)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
             handle.write(content)
             shutil.chown(path, 0, group)

@@ -1,4 +1,4 @@
-"""The controller's half of `release_folder`: it brings the archive along, in the same task."""
+"""The controller side of `release_layout`: copy the archive to the host in the same task."""
 
 import os
 

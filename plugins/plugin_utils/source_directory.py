@@ -22,17 +22,17 @@ from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_archive
 EXCLUDE = (".git", ".venv", "venv", "__pycache__", "*.pyc", ".pytest_cache", "node_modules", ".env", "instance")
 
 
-def from_folder(args, cache):
-    folder = find_folder(args)
-    if args.get("folder"):
-        folder = os.path.join(folder, args["folder"])
-        if not os.path.isdir(folder):
+def from_directory(args, cache):
+    directory = find_directory(args)
+    if args.get("directory"):
+        directory = os.path.join(directory, args["directory"])
+        if not os.path.isdir(directory):
             raise missing_directory(args)
-        if os.path.realpath(folder) != folder:
-            raise SourceError(f"app_folder: '{args['folder']}' goes through a link of the source. Name the directory that it leads to.")
+        if os.path.realpath(directory) != directory:
+            raise SourceError(f"app_directory: '{args['directory']}' contains a symbolic link. Use the directory that the link points to.")
     members, size = [], 0
-    for path in sorted(list_files(folder)):
-        if not excluded(path) and (member := read_member(folder, path, archives.MAX_MB * 2**20 - size)):
+    for path in sorted(list_files(directory)):
+        if not excluded(path) and (member := read_member(directory, path, archives.MAX_MB * 2**20 - size)):
             members.append(member)
             size += member[0].size
     digest = hashlib.sha256()
@@ -41,112 +41,114 @@ def from_folder(args, cache):
         text = info.linkname.encode() if info.issym() else content
         digest.update(f"{info.name}\0{kind}\0{len(text)}\0".encode() + text)
     version = digest.hexdigest()[:10]
-    # by its whole name: somebody can make another source whose name begins the same
+    # the full digest, because anybody could create another source with the same short version
     archive = os.path.join(cache, f"{digest.hexdigest()}.tar.gz")
     if not os.path.exists(archive):
         with packing(archive) as tar:
             for info, content in members:
                 tar.addfile(info, io.BytesIO(content))
     os.utime(archive)
-    return {"version": version, "commit": "", "archive": archive, "folder": folder}
+    return {"version": version, "commit": "", "archive": archive, "directory": directory}
 
 
-def find_folder(args):
+def find_directory(args):
     source = os.path.expanduser(args["source"])
     candidates = [os.path.join(base, source) for base in args.get("base", [])] or [source]
     for candidate in candidates:
         if args["source"] and os.path.isdir(candidate):
             return os.path.realpath(candidate)
-    looked = " and ".join(os.path.normpath(path) for path in candidates)
-    raise SourceError(f"app_source: it is neither a git URL nor a folder on this controller (looked for {looked}).")
+    paths = " and ".join(os.path.normpath(path) for path in candidates)
+    raise SourceError(
+        f"app_source: it is neither a git URL nor a directory on this controller (looked for {paths}). Correct the URL or path."
+    )
 
 
-def list_files(folder):
-    if has_git(folder):
-        return list_working_copy(folder)
+def list_files(directory):
+    if has_git(directory):
+        return list_working_copy(directory)
     found = []
-    for parent, folders, names in os.walk(folder, onerror=reject_unreadable):
-        folders[:] = [name for name in folders if not excluded(name)]
-        # a link to a folder is one member, like a link to a file
-        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        found += [os.path.relpath(os.path.join(parent, name), folder) for name in names + links]
+    for parent, directories, names in os.walk(directory, onerror=reject_unreadable):
+        directories[:] = [name for name in directories if not excluded(name)]
+        # a link to a directory is one member, like a link to a file
+        links = [name for name in directories if os.path.islink(os.path.join(parent, name))]
+        found += [os.path.relpath(os.path.join(parent, name), directory) for name in names + links]
     return found
 
 
-def has_git(folder):
-    """Whether a directory is in a git working copy, even a broken one: files that git ignores are never shipped."""
-    while not os.path.lexists(os.path.join(folder, ".git")):
-        # git looks no further either
-        if os.path.ismount(folder):
+def has_git(directory):
+    """Return whether a directory is in a git working copy, even in a broken one, so that ignored files are never deployed."""
+    while not os.path.lexists(os.path.join(directory, ".git")):
+        # git does not search beyond a mount point either
+        if os.path.ismount(directory):
             return False
-        folder = os.path.dirname(folder)
+        directory = os.path.dirname(directory)
     return True
 
 
-def list_working_copy(folder):
-    # no protocol: an object that is not there is not fetched from where the working copy says
-    listing, said = git(
-        "-C", folder, "ls-files", "--cached", "--others", "--exclude-standard", "-z", environment={"GIT_ALLOW_PROTOCOL": "none"}
+def list_working_copy(directory):
+    # without any protocol, git cannot fetch missing objects from a remote that the working copy configures
+    listing, messages = git(
+        "-C", directory, "ls-files", "--cached", "--others", "--exclude-standard", "-z", environment={"GIT_ALLOW_PROTOCOL": "none"}
     )
-    for path in re.findall("could not open directory '(.*?)/?'", said):
+    for path in re.findall("could not open directory '(.*?)/?'", messages):
         if not excluded(path):
-            raise SourceError(f"app_source: {path!r} can't be read. Make it readable, or add it to .gitignore.")
+            raise SourceError(f"app_source: cannot read {path!r}. Make it readable, or add it to .gitignore.")
     found = {path for path in listing.split("\0") if path and not excluded(path)}
     for path in sorted(found):
-        if os.path.isdir(os.path.join(folder, path)) and not os.path.islink(os.path.join(folder, path)):
+        if os.path.isdir(os.path.join(directory, path)) and not os.path.islink(os.path.join(directory, path)):
             if not path.endswith("/"):
                 raise submodule(path)
-            warn(path.rstrip("/"), "is a git repository of its own")
+            warn(path.rstrip("/"), "is a separate git repository")
             found.remove(path)
     return found
 
 
 def reject_unreadable(error):
-    raise SourceError(f"app_source: {error.filename!r} can't be read ({error.strerror}). Make it readable, or take it out of the source.")
+    raise SourceError(f"app_source: cannot read {error.filename!r} ({error.strerror}). Make it readable, or remove it from the source.")
 
 
-def warn(path, what):
-    Display().warning(f"{path!r} of the source {what}, and is left out.")
+def warn(path, problem):
+    Display().warning(f"{path!r} of the source {problem} and is not deployed.")
 
 
 def excluded(path):
     return any(fnmatch.fnmatch(part, pattern) for part in path.split("/") for pattern in EXCLUDE)
 
 
-def read_member(folder, path, room):
-    """Return a path's entry in the archive and its content; None if it can't be shipped."""
+def read_member(directory, path, room):
+    """Return a path's entry in the archive and its content, or None if it cannot be deployed."""
     info, content = tarfile.TarInfo(path), b""
     archives.check_name(path)
     name = os.path.basename(path)
     try:
-        with parent_of(folder, path) as parent:
+        with parent_of(directory, path) as parent:
             if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                 info.type, info.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=parent)
                 archives.check_member(info)
             else:
                 content = read_file(name, parent, info, room)
     except FileNotFoundError:
-        # git may know it still, or it was removed meanwhile
+        # a deleted file that is still in git's index, or a file that was removed just now
         return None
     except OSError as error:
         error.filename = path
         reject_unreadable(error)
     if content is None:
-        warn(path, "is neither a file nor a directory nor a link")
+        warn(path, "is not a file, directory or symbolic link")
         return None
     reject_pointer(path, content)
     info.size = len(content)
-    # nginx makes an ETag of time and size, Python a .pyc's validity. A time that follows from the content
-    # makes both right, on every host and from every controller.
+    # nginx computes an ETag from time and size, and Python uses both to validate a .pyc file. A time derived from the content keeps both
+    # consistent, on every host and from every controller.
     text = info.linkname.encode() if info.issym() else content
     info.mtime = 1_000_000_000 + int(hashlib.sha256(text).hexdigest()[:7], 16)
     return info, content
 
 
 @contextlib.contextmanager
-def parent_of(folder, path):
-    """Open the directory that holds a path of the source. No link beneath FOLDER is followed: it may lead anywhere on this controller."""
-    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def parent_of(directory, path):
+    """Open the parent directory of a path in the source. Do not follow links below DIRECTORY, which could point anywhere."""
+    at = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for parent in archives.parents(path):
             above = at
@@ -154,8 +156,8 @@ def parent_of(folder, path):
                 at = os.open(os.path.basename(parent), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
             except OSError as error:
                 if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                    remedy = "Make it a directory again, or remove what lies beneath it from git (git rm --cached)"
-                    raise archives.unsafe(path, f"lies beneath {parent!r}, which is not a directory", remedy) from None
+                    remedy = "Make it a directory again, or remove the files below it from git (git rm --cached)"
+                    raise archives.unsafe(path, f"is below {parent!r}, which is not a directory", remedy) from None
                 raise
             os.close(above)
         yield at
@@ -166,7 +168,7 @@ def parent_of(folder, path):
 def read_file(name, parent, info, room):
     if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
         return None
-    # whatever has taken its place meanwhile: without O_NONBLOCK, a FIFO is waited for until somebody writes to it
+    # O_NONBLOCK, because the file may have been replaced by a FIFO, and open() would wait for a writer
     descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     with open(descriptor, "rb") as handle:
         found = os.fstat(descriptor)
@@ -174,8 +176,8 @@ def read_file(name, parent, info, room):
             return None
         if found.st_size > room:
             raise SourceError(
-                f"app_source: {info.name!r} brings the source to more than {archives.MAX_MB} MB. Keep large files out of it (.gitignore)."
+                f"app_source: with {info.name!r}, the source is larger than {archives.MAX_MB} MB. Exclude large files (.gitignore)."
             )
         info.mode = 0o755 if found.st_mode & 0o100 else 0o644
-        # no more than there was: it may be written to meanwhile
+        # limit the read to this size, because the file may be growing
         return handle.read(found.st_size)

@@ -1,34 +1,35 @@
 #!/usr/bin/python
-"""Whether a host can reach a service of another."""
+"""Check that a host can connect to a service on another host."""
 
 DOCUMENTATION = r"""
-module: reach
-short_description: Whether the host can reach a service elsewhere
+module: probe
+short_description: Check that the host can connect to a service on another host
 description:
-  - Connects, and goes again. It changes nothing, and needs no password. Of a PostgreSQL it asks whether it is one.
+  - Connects to a TCP port and closes the connection. It changes nothing and needs no password.
+  - For PostgreSQL, it also checks that the service speaks PostgreSQL's protocol.
 author: The Flaskhost authors (@flaskhost)
 options:
   host:
-    description: Its name or address.
+    description: The name or address to connect to.
     type: str
     required: true
   port:
-    description: Its port.
+    description: The TCP port.
     type: int
     required: true
   kind:
-    description: What it should be.
+    description: The kind of service. Only V(postgresql) is checked beyond the connection.
     type: str
     default: ''
   seconds:
-    description: How long it may take to answer.
+    description: Seconds to wait for a response.
     type: float
     default: 5
 """
 
 EXAMPLES = r"""
-- name: Check that the database is reachable from the host
-  flaskhost.flaskhost.reach:
+- name: Check that the host can connect to the database
+  flaskhost.flaskhost.probe:
     host: db.example.com
     port: 5432
     kind: postgresql
@@ -37,7 +38,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-why: {description: Why it can't be reached; empty if it can., type: str, returned: always}
+why: {description: Why the service is unreachable. Empty if it is reachable., type: str, returned: always}
 """
 
 import contextlib
@@ -46,7 +47,7 @@ import struct
 
 from ansible.module_utils.basic import AnsibleModule
 
-# "do you speak TLS?", as a PostgreSQL client asks before it says anything else (PostgreSQL's protocol, SSLRequest)
+# the SSLRequest message of PostgreSQL's protocol, which a client sends first
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
@@ -60,10 +61,10 @@ def main():
         },
         supports_check_mode=True,
     )
-    module.exit_json(changed=False, why=why(**module.params))
+    module.exit_json(changed=False, why=problem(**module.params))
 
 
-def why(host, port, kind="", seconds=5):
+def problem(host, port, kind="", seconds=5):
     try:
         with socket.create_connection((host, port), seconds) as connection:
             if kind == "postgresql":
@@ -71,12 +72,12 @@ def why(host, port, kind="", seconds=5):
                 with contextlib.suppress(ConnectionResetError):
                     if connection.recv(1) in (b"S", b"N"):
                         return ""
-                return "what answers there is no PostgreSQL"
+                return "the service is not PostgreSQL"
         return ""
     except socket.gaierror:
-        return "no address is known for this name"
+        return "no address found for this name"
     except TimeoutError:
-        return f"no answer within {seconds:g} seconds"
+        return f"no response within {seconds:g} seconds"
     except OSError as error:
         return (error.strerror or str(error)).lower()
 

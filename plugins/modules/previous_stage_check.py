@@ -1,18 +1,18 @@
 #!/usr/bin/python
-"""The documentation of the action plugin `stage_before`, which runs on the controller."""
+"""Documentation of the action plugin `previous_stage_check`, which runs on the controller."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: stage_before
+module: previous_stage_check
 short_description: Warn about a version that the previous stage never ran
 description:
-  - Asks the hosts of another stage, such as staging, whether they ever ran a version, and warns if they did not.
-  - It never fails. An operator who can't reach staging may still need to repair production.
+  - Checks on the hosts of another stage, such as staging, whether they ever ran a version, and prints a warning if they did not.
+  - It never fails, because an operator may have to repair production while staging is unreachable.
 author: The Flaskhost authors (@flaskhost)
 options:
   stage:
-    description: The stage to ask. It is the name of a directory beside the inventory.
+    description: The stage to check. It is the name of a directory next to the inventory.
     type: str
     required: true
   version:
@@ -23,7 +23,7 @@ options:
 
 EXAMPLES = r"""
 - name: Warn about a version that staging never ran
-  flaskhost.flaskhost.stage_before:
+  flaskhost.flaskhost.previous_stage_check:
     stage: staging
     version: "{{ source.version }}"
   run_once: true
@@ -31,7 +31,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 word:
-  description: The warning. It is empty if there is none.
+  description: The warning, or an empty string if there is none.
   type: str
   returned: always
 """
