@@ -862,7 +862,7 @@ def previous_format(host, dumps):
     for name, make in dumps.items():
         (desk / name).parent.mkdir(parents=True, exist_ok=True)
         make(desk / name)
-    place.restic("backup", "--json", *place.whose(), str(desk), str(host.state))
+    place.restic("backup", "--json", *place.selection(), str(desk), str(host.state))
     shutil.rmtree(host.work / "desk")
 
 
@@ -888,7 +888,7 @@ def test_a_backup_in_the_previous_format_is_restored(host):
 
 @REAL
 def test_a_directory_that_became_a_link_after_the_dump_is_not_followed(host, capsys):
-    """S4: otherwise, the restored database would become a program that root runs."""
+    """Otherwise, the restored database would become a program that root runs."""
     (host.directory / "profile.d").mkdir(mode=0o777)
     (host.directory / "profile.d").chmod(0o777)
     (host.state / "d").symlink_to(host.directory / "profile.d")
@@ -905,7 +905,7 @@ def test_a_directory_that_became_a_link_after_the_dump_is_not_followed(host, cap
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the owner of files")
 def test_the_owner_of_files_outside_the_app_s_directory_does_not_change(host):
-    """S5: while root changed the owner of files, the app had an open handle to their directory and put links into it."""
+    """While root changes the owner of files, the app can have an open handle to their directory and put links into it."""
     (host.directory / "etc/shadow").write_text("x")
     (host.directory / "etc/shadow").chmod(0o600)
     for name in "shadow", "dir":

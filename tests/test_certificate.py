@@ -483,12 +483,12 @@ def test_the_client_s_user_cannot_log_in(program, site, tmp_path, monkeypatch, c
     monkeypatch.setattr(program, "pwd", SimpleNamespace(getpwnam=lambda _name: outdated))
     monkeypatch.setattr(program, "grp", SimpleNamespace(getgrnam=lambda _name: SimpleNamespace(gr_mem=[])))
     program.have_user(site)
-    made, shut = calls.read_text().splitlines()
-    assert made.endswith("/nonexistent /usr/sbin/nologin m unit-tls flaskhost")
-    assert shut == "usermod --home /nonexistent --shell /usr/sbin/nologin --expiredate 1 unit-tls"
+    sysusers, usermod = calls.read_text().splitlines()
+    assert sysusers.endswith("/nonexistent /usr/sbin/nologin m unit-tls flaskhost")
+    assert usermod == "usermod --home /nonexistent --shell /usr/sbin/nologin --expiredate 1 unit-tls"
 
 
-# -- probing whether the names lead to this host -----------------------------------------------------------------------
+# -- probing whether the names resolve to this host --------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_only_files_that_users_need_are_published(tarball):
     with tarfile.open(tarball) as tar:
         members = tar.getmembers()
     assert {member.name.split("/")[0] for member in members} <= PUBLISHED
-    # no links that lead outside, such as collections/
+    # no links that point outside, such as collections/
     assert not [member.name for member in members if member.issym()]
 
 

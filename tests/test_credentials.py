@@ -1,4 +1,4 @@
-"""S25: a credential in a URL of the settings appears neither in Ansible's output with -vvv, nor on a host, nor in a process's arguments."""
+"""A credential in a URL of the settings appears neither in Ansible's output with -vvv, nor on a host, nor in a process's arguments."""
 
 import base64
 import functools

@@ -203,9 +203,9 @@ def test_records_of_backups_are_read(tmp_path, monkeypatch):
     ],
 )
 def test_a_problem_of_the_host_is_found(changed, state, message):
-    wrong = [found for found in findings(changed) if found["state"] != "ok"]
-    assert [found["state"] for found in wrong] == [state]
-    assert message in wrong[0]["found"] and wrong[0]["fix"]
+    problems = [found for found in findings(changed) if found["state"] != "ok"]
+    assert [found["state"] for found in problems] == [state]
+    assert message in problems[0]["found"] and problems[0]["fix"]
 
 
 HELD = {"who": "ann@laptop", "since": 1_000_000_000, "what": "releasing v2", "dead": False}
@@ -228,14 +228,14 @@ HELD = {"who": "ann@laptop", "since": 1_000_000_000, "what": "releasing v2", "de
     ],
 )
 def test_a_problem_of_the_releases_is_found(changed, state, message):
-    wrong = [found for found in findings(of_releases=changed) if found["state"] != "ok"]
-    assert [found["state"] for found in wrong] == [state]
-    assert message in wrong[0]["found"] and wrong[0]["fix"]
+    problems = [found for found in findings(of_releases=changed) if found["state"] != "ok"]
+    assert [found["state"] for found in problems] == [state]
+    assert message in problems[0]["found"] and problems[0]["fix"]
 
 
 def test_a_daemon_with_an_outdated_configuration_is_reported():
-    wrong = [found for found in findings(behind=["nginx"]) if found["state"] != "ok"]
-    assert [found["found"] for found in wrong] == ["nginx runs an older configuration than the one on disk"]
+    problems = [found for found in findings(behind=["nginx"]) if found["state"] != "ok"]
+    assert [found["found"] for found in problems] == ["nginx runs an older configuration than the one on disk"]
 
 
 def test_status_summarizes_the_report():

@@ -69,11 +69,11 @@ def crafted(directory, *entries):
             lines.append(f"{mode} {kind} {sha}\t{name}\0")
         return git(directory, "mktree", "-z", "--missing", input="".join(lines))
 
-    ours = [line.split(maxsplit=3) for line in git(directory, "ls-tree", "HEAD").splitlines()]
-    kept = "".join(f"{mode} {kind} {sha}\t{name}\0" for mode, kind, sha, name in ours)
+    existing = [line.split(maxsplit=3) for line in git(directory, "ls-tree", "HEAD").splitlines()]
+    kept = "".join(f"{mode} {kind} {sha}\t{name}\0" for mode, kind, sha, name in existing)
     added = "".join(f"{line}\0" for line in git(directory, "ls-tree", "-z", tree(entries)).split("\0") if line)
-    whole = git(directory, "mktree", "-z", "--missing", input=kept + added)
-    git(directory, "update-ref", "refs/heads/main", git(directory, "commit-tree", whole, "-m", "two"))
+    tree_id = git(directory, "mktree", "-z", "--missing", input=kept + added)
+    git(directory, "update-ref", "refs/heads/main", git(directory, "commit-tree", tree_id, "-m", "two"))
     return url
 
 
@@ -128,7 +128,7 @@ def accepted(tmp_path, *settings):
     return text
 
 
-# -- the members of an archive (S3) -------------------------------------------------------------------------------
+# -- the members of an archive ------------------------------------------------------------------------------------
 
 
 def test_a_safe_source_is_accepted(tmp_path, source):
@@ -223,7 +223,7 @@ def test_sources_with_the_same_commit_have_separate_archives(source, home):
 
 
 def test_shared_directories_are_never_below_a_link_of_the_source(tmp_path, source):
-    """S3: otherwise, root would remove /etc/uploads."""
+    """Otherwise, root would remove /etc/uploads."""
     cases = []
     for target, message in ("/etc", "absolute path '/etc'"), ("shop", "'data/uploads' contains the symbolic link 'data' of the source"):
         copy = shutil.copytree(source, tmp_path / target.strip("/"))
@@ -233,7 +233,7 @@ def test_shared_directories_are_never_below_a_link_of_the_source(tmp_path, sourc
 
 
 def test_static_directories_never_overlap_with_shared_ones(tmp_path, source):
-    """S15: otherwise, root would write into the app's data."""
+    """Otherwise, root would write into the app's data."""
     (source / "media/thumbs").mkdir(parents=True)
     (source / "media/thumbs/a.css").touch()
     (source / "pub").symlink_to("media")
@@ -263,7 +263,7 @@ def test_app_directory_must_be_within_the_source(tmp_path, source):
     )
 
 
-# -- an unreadable source stops preflight (B1) --------------------------------------------------------------------
+# -- an unreadable source stops preflight -------------------------------------------------------------------------
 
 
 def test_a_missing_source_or_version_is_reported_before_any_host_is_touched(tmp_path, source):
@@ -396,7 +396,7 @@ def test_git_is_killed_with_its_descendants_after_a_timeout(tmp_path, source, ho
 
 
 def test_a_repository_that_git_cannot_read_is_not_treated_as_a_plain_directory(tmp_path, source):
-    """B3: otherwise, ignored files would be shipped."""
+    """Otherwise, ignored files would be shipped."""
     committed(source)
     (source / ".git/config").write_text("[nonsense")
     other = shutil.copytree(source, tmp_path / "other", ignore=shutil.ignore_patterns(".git"))
@@ -419,7 +419,7 @@ def test_a_repository_that_git_cannot_read_is_not_treated_as_a_plain_directory(t
     )
 
 
-# -- special files and links (S27) --------------------------------------------------------------------------------
+# -- special files and links --------------------------------------------------------------------------------------
 
 
 def test_fifos_and_sockets_are_skipped_with_a_warning(tmp_path, source):
@@ -440,7 +440,7 @@ def test_fifos_and_sockets_are_skipped_with_a_warning(tmp_path, source):
 
 
 def test_a_working_copy_does_not_ship_the_controller_s_files_through_a_link(tmp_path, source, home):
-    """Git lists the files of its index, while the link on the disk is excluded from its view."""
+    """A link replaces a directory on disk and is ignored by git, but git's index still lists the files of the directory."""
     (home / ".ssh").mkdir()
     (home / ".ssh/id_ed25519").write_text("the operator's key")
     (source / "lib/keys").mkdir(parents=True)

@@ -427,10 +427,12 @@ def test_the_lock_requires_the_app_s_root_directory(host):
 
 
 def test_the_controller_knows_which_holder_has_died():
-    ours = deploy_lock.holder()
-    assert not deploy_lock.is_dead(ours)
-    assert deploy_lock.is_dead({**ours, "token": f"{ours['controller']}:{ours['pid']}:1"}), "its process ID belongs to another process"
-    assert not deploy_lock.is_dead({**ours, "controller": "another", "token": "another:1:1"}), "only that controller knows its processes"
+    holder = deploy_lock.holder()
+    assert not deploy_lock.is_dead(holder)
+    assert deploy_lock.is_dead({**holder, "token": f"{holder['controller']}:{holder['pid']}:1"}), (
+        "its process ID belongs to another process"
+    )
+    assert not deploy_lock.is_dead({**holder, "controller": "another", "token": "another:1:1"}), "only that controller knows its processes"
     other = {**OTHER, "since": 1_000_000_000, "what": "releasing v2"}
     assert "bob@ci has held the deploy lock since 01:46:40 UTC: releasing v2. Nothing was changed" in deploy_lock.held_message(
         other, {"root": "/srv/shop"}

@@ -59,7 +59,7 @@ def test_a_start_time_in_the_future_counts_as_outdated(config):
     assert service_current.is_behind(now() + DAY, [config])
 
 
-def test_noting_a_change_keeps_content_and_mtime(config):
+def test_touching_a_file_keeps_content_and_mtime(config):
     file = config / "conf.d/site.conf"
     before, since = file.stat(), now()
     time.sleep(0.01)

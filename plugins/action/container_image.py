@@ -6,8 +6,8 @@ It copies only the layers that are missing on the host, so most releases transfe
 On the host, the directories in `shared` become symbolic links in the image that point to the app's data. They are resolved only inside the
 container, so root never mounts a path in which the app could have placed a link.
 
-As for a venv, `ROOT/venvs/KEY/` describes the image. `image.json` contains its configuration, `image` its ID, and `complete` marks it as
-complete.
+`ROOT/venvs/KEY/` on the host describes the image: `image.json` contains its configuration, `image` its ID, and `complete` marks it as
+complete, as it does for a venv.
 
 The Dockerfile is not trusted. The build has a time limit, cannot run git, and cannot use the controller's network. Images of other apps
 have names on the controller that a Dockerfile cannot guess. docs/security.md describes the remaining risks.
@@ -100,11 +100,11 @@ WORKDIR = re.compile(r"/([\w.@+-]+(/[\w.@+-]+)*)?", re.ASCII)
 
 
 class ImageError(Exception):
-    """The message is shown to the operator."""
+    """An error whose message is for the operator."""
 
 
 class HostError(ImageError):
-    pass
+    """A script failed on the host."""
 
 
 class ActionModule(ActionBase):
@@ -228,8 +228,8 @@ def check_dockerfile(source, name):
     lines = [line.removesuffix("\r") for line in content.lstrip("\ufeff").split("\n")]
     plain = "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
     # A directive in the file selects the character that continues a line; lines of a here-document are not continued. Check all variants.
-    for one in plain, *(re.sub(rf"{re.escape(end)}[ \t]*\n", "", plain) for end in "\\`"):
-        for options in RUN.findall(one):
+    for variant in plain, *(re.sub(rf"{re.escape(end)}[ \t]*\n", "", plain) for end in "\\`"):
+        for options in RUN.findall(variant):
             for option in re.findall(OPTION, options):
                 key, _equals, value = re.sub(r"[\\\"']", "", option).partition("=")
                 if key == "--network" and value not in ("none", "default"):
@@ -278,9 +278,13 @@ def save(image, name, directory):
     return path
 
 
-def pack(layout, packed, present_layers):
+def pack(archive, packed, present_layers):
     """Compress the archive without the layers that the host already has."""
-    with tarfile.open(layout) as source, gzip.open(packed, "wb", compresslevel=1) as target, tarfile.open(fileobj=target, mode="w|") as tar:
+    with (
+        tarfile.open(archive) as source,
+        gzip.open(packed, "wb", compresslevel=1) as target,
+        tarfile.open(fileobj=target, mode="w|") as tar,
+    ):
         for member in source.getmembers():
             if f"sha256:{os.path.basename(member.name)}" not in present_layers:
                 tar.addfile(member, source.extractfile(member) if member.isfile() else None)

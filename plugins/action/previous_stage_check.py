@@ -73,7 +73,7 @@ def has_placeholders(inventory):
 
 
 def password_of(stage):
-    """Return the environment that selects the stage's own vault password. `make secrets` stores it next to the one of this stage."""
+    """Return the environment that selects the stage's own vault password. `make secrets` stores it next to the current stage's."""
     current = constants.DEFAULT_VAULT_PASSWORD_FILE
     path = current and os.path.join(os.path.dirname(current), f"vault-{stage}")
     return {"ANSIBLE_VAULT_PASSWORD_FILE": path} if path and os.path.isfile(path) else {}

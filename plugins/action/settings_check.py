@@ -41,7 +41,7 @@ class ActionModule(ActionBase):
             for problem in check(settings, roles, facts):
                 found.setdefault(problem.text(sources), []).append(host)
         if found:
-            lines = [text if len(wrong) == len(hosts) else f"{text} (host {', '.join(wrong)})" for text, wrong in found.items()]
+            lines = [text if len(affected) == len(hosts) else f"{text} (host {', '.join(affected)})" for text, affected in found.items()]
             count = "One setting needs" if len(lines) == 1 else f"{len(lines)} settings need"
             result.update(failed=True, msg=f"{count} your attention. No host was touched.\n\n" + "\n".join(lines))
         return result
@@ -58,15 +58,15 @@ def check(settings, roles, facts):
     yield from (RenamedSetting(name, renamed[name]) for name in names if name in renamed)
     unknown = [name for name in names if name not in specs and name not in renamed]
     yield from unknown_names(unknown, specs, tuple(role.reserved_prefix for role in roles if role.reserved_prefix))
-    known, wrong = settings | facts, {problem.name for problem in unreadable}
+    known, rejected = settings | facts, {problem.name for problem in unreadable}
     for role in roles:
         for name, spec in role.options.items():
-            if name not in wrong and (problem := value_problem(name, spec, role.rules.get(name), known)):
-                wrong.add(name)
+            if name not in rejected and (problem := value_problem(name, spec, role.rules.get(name), known)):
+                rejected.add(name)
                 yield problem
     for role in roles:
         for name, value, allowed in role.combined(known):
-            if name not in wrong:
+            if name not in rejected:
                 yield Problem(name, value, allowed)
 
 

@@ -159,8 +159,8 @@ def site(releases):
             "`journalctl --namespace=+APP -t APP` on the host shows why (APP is app_name). `make rollback` activates the previous release.",
         )
     elif releases["restarts"]:
-        fix = "`journalctl --namespace=+APP -t APP` on the host shows why it exited (APP is app_name)."
-        yield note("site", f"healthy, but systemd restarted it {releases['restarts']} times", fix)
+        restarts = f"healthy, but systemd restarted it {releases['restarts']} times"
+        yield note("site", restarts, "`journalctl --namespace=+APP -t APP` on the host shows why it exited (APP is app_name).")
     else:
         yield ok("site", "healthy")
     for process in releases["missing"].get(releases["live"], []):

@@ -14,7 +14,7 @@ def without_credentials(text):
 
 
 def without_credential(word):
-    """Do this for one word. Replace the text between the first :// and the last @, because an unencoded password may contain / and @."""
+    """Replace the credentials in one word: the text between the first :// and the last @, because a password may contain / and @."""
     for scheme_end, user_end in ("://", "@"), ("%3a%2f%2f", "%40"):
         lower = word.lower()
         begin, end = lower.find(scheme_end), lower.rfind(user_end)

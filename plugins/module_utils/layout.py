@@ -112,7 +112,7 @@ class Layout:
         )
 
     def previous(self):
-        """Return the target of a rollback: the release activated last before the live one that still exists and is not bad."""
+        """Return the target of a rollback: the last activated release, other than the live one, that still exists and is not bad."""
         live, releases = self.live(), self.releases()
         activated = {line["id"] for line in self.history()}
         usable = [name for name in self.built() if name != live and name in activated and not releases[name]["bad"]]

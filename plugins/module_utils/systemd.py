@@ -20,7 +20,7 @@ class Systemd:
             raise SystemdError(f"`systemctl {' '.join(arguments)}` failed: {(err or out).strip()}")
 
     def attempt(self, *arguments):
-        """Run systemctl, which may fail."""
+        """Run systemctl. Return its exit code, stdout and stderr, even if it fails."""
         return self.run_command(["systemctl", "--quiet", *arguments])
 
     def start(self, *units, restart=False, wait=True):
@@ -69,6 +69,6 @@ class Systemd:
     def verify(self, paths):
         """Return the lines of these units that systemd does not understand. It ignores such lines, even if they restrict the app."""
         err = self.run_command(["systemd-analyze", "verify", "--man=no", *paths])[2]
-        wrong = [line.partition(": ")[2] for line in err.splitlines() if line.startswith(tuple(f"{path}:" for path in paths))]
+        rejected = [line.partition(": ")[2] for line in err.splitlines() if line.startswith(tuple(f"{path}:" for path in paths))]
         # several units share most lines, so remove duplicates
-        return list(dict.fromkeys(wrong))
+        return list(dict.fromkeys(rejected))

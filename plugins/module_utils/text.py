@@ -23,7 +23,7 @@ def printable(data):
 
 
 def printable_values(value):
-    """Do the same for every string in a structure, such as the result of a module."""
+    """Apply `printable` to every string in a structure, such as the result of a module."""
     if isinstance(value, (str, bytes)):
         return printable(value)
     if isinstance(value, dict):
@@ -34,7 +34,7 @@ def printable_values(value):
 
 
 def one_line(data, size=400):
-    """Do the same, join all lines, and truncate the result."""
+    """Return the printable text on one line, truncated to a size."""
     return cut(" ".join(printable(data).split()), size)
 
 

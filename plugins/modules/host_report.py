@@ -314,7 +314,7 @@ def problem(path):
     try:
         with open(path) as handle:
             recorded = json.load(handle)
-        # an earlier version recorded no fix
+        # the file of an earlier version has no key `fix`
         return {"found": recorded["found"], "fix": recorded.get("fix", "")}
     except (OSError, ValueError, KeyError):
         return {}

@@ -124,11 +124,11 @@ def install_units(release):
 
 def verify_units(release, written):
     schedule = [release.layout.release(release.id, name) for name in release.layout.schedule(release.id)]
-    wrong = release.systemd.verify(written + schedule)
-    if wrong:
+    rejected = release.systemd.verify(written + schedule)
+    if rejected:
         for path in written:
             os.unlink(path)
-        raise ReleaseError(f"systemd does not understand the unit ({' '.join(wrong)}). Check systemd_service_lines")
+        raise ReleaseError(f"systemd does not understand the unit ({' '.join(rejected)}). Check systemd_service_lines")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ LFS_POINTER, LFS_BYTES = b"version https://git-lfs.github.com/spec/", 1024
 
 
 class SourceError(Exception):
-    """The message is shown to the operator: the setting, the problem, and the fix."""
+    """An error whose message is for the operator: the setting, the problem, and the fix."""
 
 
 def missing_directory(args):

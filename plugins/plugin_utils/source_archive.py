@@ -51,7 +51,7 @@ def read_archive(source, args):
 
 
 def reject_submodules(members):
-    """git archives a submodule as an empty directory, and stores no other empty directories."""
+    """Reject git submodules: `git archive` stores each as an empty directory, and stores no other empty directories."""
     parents = {os.path.dirname(member.name) for member in members}
     for member in members:
         if member.isdir() and member.name not in parents:

@@ -1,4 +1,4 @@
-"""Fetch and pack a source that is a git URL. Its version is the tree of a commit.
+"""Fetch and pack a source that is a git URL. Its version is the commit, or the tree of `app_directory` in that commit.
 
 During one Ansible run, the same URL and version resolve to the same commit on every host, even if the branch moves in the meantime.
 """
@@ -146,7 +146,7 @@ def copy_members(source, tar, directory):
         if directory and not member.name.startswith(f"{directory}/"):
             continue
         member.name = member.name.removeprefix(f"{directory}/") if directory else member.name
-        # they contain the original name and the commit
+        # these headers contain the original name and the commit
         member.pax_headers = {}
         yield member
         content = source.extractfile(member) if member.isfile() else None

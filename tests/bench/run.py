@@ -126,8 +126,8 @@ def set_up(source, servers):
         live = on_host("readlink", f"/srv/bench_{name}/live").strip().rpartition("/")[2]
         site = f"{name.replace('_', '-')}.test"
         socket = f"/run/flaskhost/bench_{name}/{live}/wsgi.sock"
-        ours = Contender(name, f"bench_{name}@{live}.service", f"http://{site}:8000", f"https://{site}")
-        contenders += [ours, ours._replace(name=f"{name}, bare", socket=socket)]
+        flaskhost = Contender(name, f"bench_{name}@{live}.service", f"http://{site}:8000", f"https://{site}")
+        contenders += [flaskhost, flaskhost._replace(name=f"{name}, bare", socket=socket)]
     for contender in contenders:
         warm_up(contender)
     return contenders

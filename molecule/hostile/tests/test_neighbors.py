@@ -305,12 +305,12 @@ def test_flood_systemd(attacker):
 def test_redirect_nginx_to_the_neighbor(attacker, victim, target):
     """The app replaces its socket, or the socket's directory, with a link to its neighbor's: nginx doesn't send visitors there."""
     mine = attacker.host.check_output("readlink /srv/hostile/live/wsgi.sock")
-    theirs = attacker.host.check_output("readlink /srv/victim/live/wsgi.sock")
+    victim_socket = attacker.host.check_output("readlink /srv/victim/live/wsgi.sock")
     before, directory = victim.get("/")[1], mine.rpartition("/")[0]
     if target == "link":
-        attacker.bash(f"ln -sf {theirs} {mine}")
+        attacker.bash(f"ln -sf {victim_socket} {mine}")
     else:
-        attacker.bash(f"mv {directory} {directory}.old; ln -s {theirs.rpartition('/')[0]} {directory}")
+        attacker.bash(f"mv {directory} {directory}.old; ln -s {victim_socket.rpartition('/')[0]} {directory}")
     # nginx keeps its connections to the app open for a second
     time.sleep(2)
     try:
@@ -322,9 +322,9 @@ def test_redirect_nginx_to_the_neighbor(attacker, victim, target):
 def test_pass_a_health_check_with_the_neighbors_socket(attacker, victim, source):
     """The next release's server links its socket to its neighbor's, so that the neighbor's health page answers the check: the release
     fails, and the one after it succeeds."""
-    theirs = attacker.host.check_output("readlink /srv/victim/live/wsgi.sock")
+    victim_socket = attacker.host.check_output("readlink /srv/victim/live/wsgi.sock")
     (source / "web.py").write_text(
-        f"import os, time\nos.symlink({theirs!r}, os.environ['SOCKET'] + '.new')\nos.rename(os.environ['SOCKET'] + '.new', os.environ['SOCKET'])\ntime.sleep(60)\n"
+        f"import os, time\nos.symlink({victim_socket!r}, os.environ['SOCKET'] + '.new')\nos.rename(os.environ['SOCKET'] + '.new', os.environ['SOCKET'])\ntime.sleep(60)\n"
     )
     before, page = attacker.live(), victim.get("/")[1]
     run = attacker.attempt(app_source=source, release_health_timeout_seconds=8, app_processes={})
@@ -336,9 +336,9 @@ def test_pass_a_health_check_with_the_neighbors_socket(attacker, victim, source)
 
 def test_connect_to_the_neighbors_socket(attacker):
     """The app connects to its neighbor's socket, bypassing nginx, and reads its files: all of it is denied."""
-    theirs = attacker.host.check_output("readlink /srv/victim/live/wsgi.sock")
+    victim_socket = attacker.host.check_output("readlink /srv/victim/live/wsgi.sock")
     output = attacker.python(
-        f"import socket\ntry:\n    socket.socket(socket.AF_UNIX).connect({theirs!r})\n    print('connected')\nexcept OSError as error:\n    print('denied', error)"
+        f"import socket\ntry:\n    socket.socket(socket.AF_UNIX).connect({victim_socket!r})\n    print('connected')\nexcept OSError as error:\n    print('denied', error)"
     )
     assert output.startswith("denied"), output
     output = attacker.bash(

@@ -150,12 +150,12 @@ def copy(_options, warnings, source, target):
 def merge(options, warnings):
     """Copy the databases of a backup in the previous format to their paths among the files, and nowhere else."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:
-        worker, whole = Worker(), f"{scratch}/db"
+        worker, copy_path = Worker(), f"{scratch}/db"
         for path, parent, name, _state in walk(os.dup(INPUT), warnings):
             with contextlib.suppress(NotRegular, IsADirectoryError), opened(parent, name) as (file, _state):
-                with open(os.dup(file), "rb") as source, open(whole, "wb") as target:
+                with open(os.dup(file), "rb") as source, open(copy_path, "wb") as target:
                     shutil.copyfileobj(source, target)
-                state, text = worker.do(check_sqlite, CHECK_SECONDS, resource.RLIM_INFINITY, whole)
+                state, text = worker.do(check_sqlite, CHECK_SECONDS, resource.RLIM_INFINITY, copy_path)
                 if state == "damaged":
                     raise Failure(f"{shown(path)} in the backup is damaged ({text})")
                 if state != "done":
@@ -165,7 +165,7 @@ def merge(options, warnings):
 
 
 def empty(_options, _warnings, directory):
-    """Use find, which has no depth limit. Mount points and the directories above them remain."""
+    """Remove the content with find, which has no depth limit. Mount points and the directories above them remain."""
     restore_access(directory)
     find(directory, "-mindepth", "1", "-delete")
     left = find(directory, "-mindepth", "1", "!", "-type", "d", "-print", "-quit")
@@ -182,7 +182,7 @@ def restore_access(directory):
 
 
 def find(directory, *arguments):
-    """Ignore errors: find reports mount points and directories of other users, which are expected."""
+    """Run find. Ignore its errors: mount points and directories of other users are expected."""
     return subprocess.run(["find", ".", *arguments], cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout
 
 
@@ -191,7 +191,7 @@ def check(_options, _warnings):
 
 
 def load(options, _warnings):
-    """Use a file: from a broken pipe, psql would load an incomplete dump."""
+    """Load the dump from a file: from a broken pipe, psql would load an incomplete dump."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch, service(options["service"]) as environment:
         path = f"{scratch}/sql"
         with open(path, "w") as sql:

@@ -150,12 +150,12 @@ class Backup:
 
     def fetch(self, name):
         try:
-            self.fetch_whole(name)
+            self.fetch_backup(name)
         except BaseException:
             self.unfetch()
             raise
 
-    def fetch_whole(self, name):
+    def fetch_backup(self, name):
         available = self.all()
         # backups of other hosts or stages in a shared destination are selected by ID only
         own = [one for one in available if one["of"] == self.settings["of"] and (name == "latest" or one["time"].startswith(name))]
@@ -192,7 +192,7 @@ class Backup:
             self.before.rename(self.discarded)
         self.before.mkdir(mode=0o700)
         unfinished.touch()
-        files = Swap(self) if self.is_whole() else Copy(self)
+        files = Swap(self) if self.can_rename() else Copy(self)
         try:
             try:
                 files.replace()
@@ -325,8 +325,8 @@ class Backup:
 
     # -- restoring --------------------------------------------------------------------------------------------------
 
-    def is_whole(self):
-        """Whether renames suffice: the app's directory is no link, has no mount points, and is on the mount of the fetched backup."""
+    def can_rename(self):
+        """Return whether renames suffice: the app's directory is no link, has no mount points, and is on the mount of the fetched backup."""
         if self.state.is_symlink() or any(path.is_relative_to(self.state) for path in mount_points()):
             return False
         return mount_id(self.state.parent) == mount_id(self.root)

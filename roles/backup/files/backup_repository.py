@@ -49,7 +49,7 @@ class Repository:
 
     # -- repository -------------------------------------------------------------------------------------------------
 
-    def reach(self):
+    def check_reachable(self):
         """Fail early if the server is unreachable: restic retries for minutes before it reports the reason."""
         url = urlsplit(str(self))
         if url.hostname:
@@ -60,7 +60,7 @@ class Repository:
                 raise Trouble(f"{self} is unreachable ({why}); check backup_s3_url, and that this host can connect to it") from None
 
     def open(self):
-        self.reach()
+        self.check_reachable()
         try:
             self.restic("cat", "config")
         except Trouble as error:
@@ -92,14 +92,14 @@ class Repository:
                 return False
         return True
 
-    def whose(self):
+    def selection(self):
         """Return the options that select this host's backups in a shared repository."""
         return f"--host={self.settings['of']}", f"--tag={self.app}"
 
     def snapshots(self):
         """List the backups without a lock, so that a prune on any host doesn't delay it, and without a cache, because two processes of
         restic before 0.13 can't share one."""
-        self.reach()
+        self.check_reachable()
         # anyone with write access to the repository can choose the host name
         found = json.loads(self.restic("snapshots", "--json", "--no-lock", "--no-cache", f"--tag={self.app}") or "null") or []
         return [
@@ -116,7 +116,7 @@ class Repository:
     def forget(self, *options):
         """Remove old backups. The days count back from the newest backup, which is always kept."""
         days = self.settings["keep_days"]
-        self.restic("forget", "--quiet", "--prune", *self.whose(), "--group-by=host", f"--keep-within={days}d", *options)
+        self.restic("forget", "--quiet", "--prune", *self.selection(), "--group-by=host", f"--keep-within={days}d", *options)
 
     # -- streams ----------------------------------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ class Repository:
                 time.sleep(LOCKED_SECONDS)
 
     def save_once(self, name, write):
-        arguments = ["backup", "--json", "--quiet", *self.whose(), "--stdin", f"--stdin-filename={name}"]
+        arguments = ["backup", "--json", "--quiet", *self.selection(), "--stdin", f"--stdin-filename={name}"]
         reader, writer = os.pipe()
         failed = result = None
         with open(writer, "wb") as stream, self.started(arguments, stdin=reader) as program:

@@ -1,8 +1,7 @@
-"""Rules that the types in argument_specs.yml can't express; see plugin_utils/rules.py."""
+"""Rules for settings that the types in argument_specs.yml can't express. plugin_utils/rules.py documents the format."""
 
 import re
 
-# app_services can contain this role
 CHOSEN_BY = "app_services"
 RENAMED = {"backup_folder": "backup_directory"}
 

@@ -1,4 +1,4 @@
-"""Rules that the types in argument_specs.yml can't express; see plugin_utils/rules.py."""
+"""Rules for settings that the types in argument_specs.yml can't express. plugin_utils/rules.py documents the format."""
 
 import re
 

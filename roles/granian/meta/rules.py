@@ -1,4 +1,3 @@
-"""Rules for settings_check in addition to the argument specs; see plugin_utils/rules.py."""
+"""Rules for settings that the types in argument_specs.yml can't express. plugin_utils/rules.py documents the format."""
 
-# app_server can name this role
 CHOSEN_BY = "app_server"

@@ -1,4 +1,3 @@
-"""Rules for settings_check in addition to the argument specs; see plugin_utils/rules.py."""
+"""Rules for settings that the types in argument_specs.yml can't express. plugin_utils/rules.py documents the format."""
 
-# the role is a service, which this setting can name
 CHOSEN_BY = "app_services"

@@ -1,8 +1,7 @@
-"""Rules that the types in argument_specs.yml can't express; see plugin_utils/rules.py."""
+"""Rules for settings that the types in argument_specs.yml can't express. plugin_utils/rules.py documents the format."""
 
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks
 
-# the role is a service, which this setting can name
 CHOSEN_BY = "app_services"
 
 postgresql_clients = checks.networks

@@ -245,7 +245,7 @@ def why_due(site, certificate):
         return f"the current certificate is not from {site.settings['directory']}"
     if set(certificate.names) != set(site.domains):
         return f"the current certificate also covers {', '.join(sorted(set(certificate.names) - set(site.domains)))}"
-    # CAs advise this share for every lifetime
+    # CAs advise to renew after two thirds of the lifetime, however long it is
     if certificate.ends - time.time() < (certificate.ends - certificate.begins) / 3:
         return f"the current certificate expires at {utc(certificate.ends)}"
     return ""
@@ -483,7 +483,7 @@ def reload_nginx(site, certificate):
     """Reload nginx if it does not serve the certificate on the disk. Return whether a reload was needed."""
     if not certificate.own or is_served(site, certificate):
         return False
-    # every run writes nginx's configuration under this lock: no reload reads half of it
+    # runs write nginx's configuration under this lock, so that a reload never reads a part of it
     (RUN / "flaskhost").mkdir(mode=0o755, exist_ok=True)
     with lock(RUN / "flaskhost/host.lock", HOST_LOCK_SECONDS, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW):
         done = subprocess.run(["systemctl", "reload", "nginx"], capture_output=True, text=True, check=False)

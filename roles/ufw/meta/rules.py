@@ -1,4 +1,4 @@
-"""Rules that the types in argument_specs.yml can't express; see plugin_utils/rules.py."""
+"""Rules for settings that the types in argument_specs.yml can't express. plugin_utils/rules.py documents the format."""
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import networks
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks
@@ -7,7 +7,7 @@ ufw_allowed = ufw_blocked = checks.networks
 
 
 def ufw_rules(value, _settings):
-    """Parses the rules as the module ufw_rules does."""
+    """Parse the rules in the same way as the module ufw_rules."""
     try:
         for rule in value:
             networks.port_rule(rule)
