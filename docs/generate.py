@@ -88,12 +88,12 @@ def attacks():
     return "\n".join(f"### {section_of_tests(file, 'attack')}" for file in files)
 
 
-VARIABLES = """# All variables
+VARIABLES = """# All settings
 
 <!-- written by `make docs` from roles/*/meta/argument_specs.yml and roles/*/defaults/main.yml -->
 
-Set values for all stages in `group_vars/all/`. Set values for one stage in its inventory, for example in
-`inventories/STAGE/group_vars/app_servers.yml`; they override those of `group_vars/all/`. Preflight rejects unknown names.
+Write the settings for all stages to `group_vars/all/` (in a repository of your own: `settings/`). Write the settings for one stage to its inventory,
+for example to `inventories/STAGE/group_vars/app_servers.yml`; they override the settings for all stages. Preflight rejects unknown settings.
 """
 RELIABILITY = """# Faults and their results
 Each line is a test that causes a real fault on a host that serves a site. Most of them run under a steady load of GET and POST requests, none of
@@ -102,10 +102,10 @@ which may fail.
 | command | runs |
 | --- | --- |
 | `make test-faults` | the faults, with the app in a venv (about half an hour) |
-| `make test-containers` | the faults, with the app in a container, and those that only a container has (about an hour) |
+| `make test-containers` | the faults, with the app in a container, and faults that only containers have (about an hour) |
 | `make test-acme` | the faults of certificates |
-| `make test-kills` | a release and a first deploy, killed after each of their tasks in turn (some hours) |
-| `make test` | a sample of the faults and of those of certificates |
+| `make test-kills` | a release and a first deploy, killed after each of their tasks in turn (about two hours) |
+| `make test` | a sample of the faults with a venv, and of those of certificates |
 """
 
 
