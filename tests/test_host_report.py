@@ -316,6 +316,8 @@ def test_a_certificate_is_read_together_with_its_renewal_problem(pem):
     assert module.certificate(str(pem), "a.example", openssl)["problem"] == {name: REFUSED[name] for name in ("found", "fix")}
     pem.with_name("problem.json").write_text(json.dumps({"found": "closed", "at": 1}))
     assert module.certificate(str(pem), "a.example", openssl)["problem"] == {"found": "closed", "fix": ""}
+    pem.with_name("problem.json").write_text("[]")
+    assert module.certificate(str(pem), "a.example", openssl)["problem"] == {}
     pem.write_text("junk")
     assert module.certificate(str(pem), "a.example", openssl)["ends"] == 0
 

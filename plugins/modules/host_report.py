@@ -316,7 +316,7 @@ def problem(path):
             recorded = json.load(handle)
         # the file of an earlier version has no key `fix`
         return {"found": recorded["found"], "fix": recorded.get("fix", "")}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
