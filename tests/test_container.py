@@ -288,7 +288,8 @@ def serve(tmp_path):
     def start(entrypoint, command, **more):
         (tmp_path / "image.json").write_text(json.dumps({"Entrypoint": entrypoint, "Cmd": command, **more}))
         arguments = [sys.executable, tmp_path / "serve.py", tmp_path / "image.json"]
-        process = subprocess.Popen(arguments, env=dict(os.environ, SOCKET=str(tmp_path / "wsgi.sock")), stderr=subprocess.PIPE, text=True)
+        environment = dict(os.environ, SOCKET=str(tmp_path / "wsgi.sock"))
+        process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
         started.append(process)
         end = time.monotonic() + 10
         while not (tmp_path / "wsgi.sock").exists() and process.poll() is None and time.monotonic() < end:
@@ -297,7 +298,9 @@ def serve(tmp_path):
 
     yield start
     for process in started:
-        process.kill()
+        # with the app that it started
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
