@@ -34,7 +34,7 @@ LAB := molecule/lab/lab
 LAB_DIRECTORY := $(or $(FLASKHOST_LAB),$(HOME)/.cache/flaskhost-lab)
 
 .DEFAULT_GOAL := help
-.PHONY: linux new sanity changelog help demo develop deploy release rollback certificate run backup restore bucket status doctor secrets test check check-host lint unit molecule test-faults test-containers test-collection test-servers test-hostile test-acme test-app test-recipes test-kills audit bench docs site clean
+.PHONY: linux new sanity changelog help demo develop deploy release rollback certificate run backup restore bucket status doctor secrets test check check-host lint unit molecule test-default test-faults test-containers test-collection test-servers test-hostile test-acme test-app test-recipes test-kills audit bench docs site clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -131,8 +131,8 @@ unit: .venv/ready ## run the tests that need no host: plugins, templates, the sa
 	@$(BIN)/pytest -q --numprocesses auto tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
-molecule: linux .venv/ready ## test the roles on bare hosts in containers, and run samples of test-faults, test-servers, test-hostile, test-app, test-acme and test-collection
-	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
+molecule: linux .venv/ready ## test the roles on bare hosts in containers: samples of the scenarios default, faults, servers, hostile, app, acme and collection
+	@$(MAKE) --no-print-directory sample-default
 	@$(MAKE) --no-print-directory sample-faults
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(addprefix sample-,servers hostile app acme collection)
 
@@ -140,6 +140,9 @@ molecule: linux .venv/ready ## test the roles on bare hosts in containers, and r
 sample-%: linux .venv/ready
 	@PYTEST_ADDOPTS='-m sample $(SAMPLE_OF_$*)' FLASKHOST_SAMPLE=-sample FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test $*
 SAMPLE_OF_app := -k "production or picture"
+
+test-default: linux .venv/ready ## test a deploy to bare hosts, reruns, releases, access and recovery (about 20 minutes)
+	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test default
 
 test-app: linux .venv/ready ## test an app with a database, a queue, workers, a schedule, backups and two stages (about half an hour)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
