@@ -7,7 +7,7 @@ from sites import Site, copy_sample_app
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The sample is everything, but of the tests of recovery only those on the newer host."""
+    """The sample contains all tests except those of recovery on the older host."""
     for item in items:
         if item.path.name != "test_recovery.py" or item.callspec.params["site"] == "newer":
             item.add_marker("sample")
