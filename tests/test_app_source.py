@@ -1,7 +1,9 @@
 """The same source always has the same version, and only the app's own files are shipped."""
 
 import os
+import socket
 import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -67,11 +69,80 @@ def test_any_change_results_in_another_version(directory, cache, change):
 
 
 def test_files_that_are_not_the_apps_are_not_shipped(directory, cache):
-    for name in ("pkg/.git/config", ".venv/bin/python", "pkg/__pycache__/x.pyc", ".env", "instance/secret.db", "node_modules/x/y.js"):
+    for name in ("pkg/.git/config", ".venv/bin/python", "pkg/__pycache__/x.pyc", ".env", "node_modules/x/y.js"):
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("not yours")
     assert sorted(members(find(directory, cache))) == ["pkg/__init__.py", "pkg/static/style.css", "requirements.txt"]
+
+
+@pytest.mark.parametrize("with_git", [False, True])
+def test_virtual_environments_sockets_and_caches_are_left_out_with_any_name(directory, cache, with_git, capsys):
+    """The layout of the usual tutorial: a venv beside the code, and the socket of an earlier run (B11)"""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "myprojectenv"], check=True)
+    junk = ["old/bin/activate_this.py", "old/lib/x.py", "conda/conda-meta/history", ".mypy_cache/CACHEDIR.TAG", ".mypy_cache/x.json"]
+    for name in [*junk, ".DS_Store", "pkg/__pycache__/x.pyc", ".env", "node_modules/x/y.js", "lib/x.py", "bin/run"]:
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (directory / "env").symlink_to(directory / "myprojectenv")
+    if with_git:
+        git(directory, "init", "-q")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(directory / "myproject.sock"))
+        files = find(directory, cache)["files"]
+    assert files == ["bin/run", "lib/x.py", "pkg/__init__.py", "pkg/static/style.css", "requirements.txt"]
+
+
+def test_a_source_that_is_itself_a_virtual_environment_is_shipped_without_it(directory, cache):
+    """An operator ran `python -m venv .` (B11)"""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)
+    # since Python 3.13, a virtual environment has a .gitignore
+    assert {*find(directory, cache)["files"]} - {".gitignore"} == {"pkg/__init__.py", "pkg/static/style.css", "requirements.txt"}
+
+
+@pytest.mark.parametrize("kind", ["plain", "working copy", "url"])
+def test_the_app_s_own_files_are_shipped_with_any_name(directory, cache, kind):
+    """A package can be called instance or venv (A6)"""
+    names = ["shop/instance/__init__.py", "shop/venv/__init__.py", "instance/shop.db", "lib/env/x.py", "bin/run"]
+    # git's owner decides about these
+    names += [] if kind == "plain" else [".env", "shop/.venv/x.py", "__pycache__/x.pyc", "node_modules/x.js", "env/pyvenv.cfg", "env/x.py"]
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).touch()
+    if kind != "plain":
+        git(directory, "init", "-q")
+        git(directory, "add", "--force", ".")
+        git(directory, "commit", "-qm", "one")
+    files = find(f"file://{directory}" if kind == "url" else directory, cache)["files"]
+    assert files == sorted([*names, "pkg/__init__.py", "pkg/static/style.css", "requirements.txt"])
+
+
+def test_a_directory_that_an_outer_repository_ignores_is_reported(directory, cache):
+    """An operator keeps the home directory in git (B3)"""
+    git(directory.parent, "init", "-q")
+    (directory.parent / ".gitignore").write_text("*\n")
+    with pytest.raises(
+        app_source.SourceError, match=r"git lists no files in '.*site'\. It may be ignored by the repository that contains it"
+    ):
+        find(directory, cache)
+
+
+def test_a_working_copy_without_a_commit_is_shipped(directory, cache):
+    git(directory, "init", "-q")
+    assert find(directory, cache)["files"] == ["pkg/__init__.py", "pkg/static/style.css", "requirements.txt"]
+
+
+def test_a_sparse_or_shallow_working_copy_is_shipped_as_it_is(directory, cache):
+    for message in "one", "two":
+        (directory / f"{message}.txt").touch()
+        git(directory, "init", "-q")
+        git(directory, "add", ".")
+        git(directory, "commit", "-qm", message)
+    copy = directory.parent / "copy"
+    git(directory.parent, "clone", "-q", "--depth=1", f"file://{directory}", copy)
+    git(copy, "sparse-checkout", "set", "pkg")
+    assert find(copy, cache)["files"] == ["one.txt", "pkg/__init__.py", "pkg/static/style.css", "requirements.txt", "two.txt"]
 
 
 def test_ignored_files_are_not_shipped_and_untracked_files_are(directory, cache):
@@ -163,7 +234,7 @@ def test_a_missing_version_is_reported(directory, cache):
 
 
 def test_an_unreachable_url_is_reported(tmp_path, cache):
-    with pytest.raises(app_source.SourceError, match=r"app_source: git cannot read the source .*nowhere.* Check the URL"):
+    with pytest.raises(app_source.SourceError, match=r"app_source: git cannot read the source .*nowhere.* Check the path in the URL"):
         find(f"file://{tmp_path}/nowhere", cache, version="")
 
 

@@ -178,7 +178,7 @@ def test_a_tree_that_would_exhaust_memory_is_rejected_before_it_is_unpacked(sour
         f"100644 blob {blob}\t{'n' * 2**25}": "^'n{255}…' of the source has a name that is too long",
         f"040000 tree {deep}\tdeep": "more than 200000 files",
     }
-    monkeypatch.setattr(source_git, "copy_members", lambda *_: pytest.fail("the tree was unpacked"))
+    monkeypatch.setattr(source_git.Checkout, "copy_members", lambda *_: pytest.fail("the tree was unpacked"))
     for number, (entry, message) in enumerate(cases.items()):
         monkeypatch.setattr(source_git, "RUN", str(number))
         tree = git(source, "mktree", input=f"{entry}\n")
@@ -348,14 +348,14 @@ def test_git_replace_cannot_replace_the_commit_of_app_version(tmp_path, source, 
         assert tar.extractfile("shop/__init__.py").read() == b"app = 1\n"
 
 
-def test_gitattributes_do_not_change_the_archive(tmp_path, source, home):
+def test_gitattributes_do_not_drop_a_file_or_change_it_with_the_commit(tmp_path, source, home):
     (source / ".gitattributes").write_text("version.txt export-subst\nnotes export-ignore\n")
     (source / "version.txt").write_text("$Format:%H %d %GG$")
     (source / "notes").touch()
     accepted(tmp_path, {"app_source": committed(source)})
     (archive,) = (home / ".cache/flaskhost/source").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
-        assert tar.extractfile("version.txt").read() == b"$Format:%H %d %GG$" and "notes" not in tar.getnames()
+        assert tar.extractfile("version.txt").read() == b"$Format:%H %d %GG$" and "notes" in tar.getnames()
 
 
 LFS = (
@@ -376,11 +376,17 @@ def test_the_operator_s_git_filters_do_not_run_on_a_source(tmp_path, source, hom
             assert tar.extractfile("logo.bin").read() == b"$Id$"
 
 
-def test_a_file_in_git_lfs_is_reported(tmp_path, source):
+@pytest.mark.skipif(shutil.which("git-lfs"), reason="git-lfs is installed here")
+def test_a_file_in_git_lfs_is_reported_without_git_lfs(tmp_path, source):
+    """In a working copy, the operator fetches it (B13)."""
     (source / "shop/static/logo.png").write_text(LFS)
     copy = shutil.copytree(source, tmp_path / "copy")
-    message = "'shop/static/logo.png' of the source is in Git LFS, which Flaskhost does not fetch. Run `git lfs pull`"
-    rejected(tmp_path, *(({"app_source": path}, message) for path in (str(source), committed(copy))))
+    problem = "'shop/static/logo.png' of the source is in Git LFS, and"
+    rejected(
+        tmp_path,
+        ({"app_source": str(source)}, f"{problem} its content is not in this directory. Run `git lfs pull` there."),
+        ({"app_source": committed(copy)}, f"{problem} git-lfs is not installed on this controller. Install git-lfs, or run `git lfs pull`"),
+    )
 
 
 def test_git_is_killed_with_its_descendants_after_a_timeout(tmp_path, source, home, monkeypatch):

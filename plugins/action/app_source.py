@@ -7,12 +7,12 @@ same commit on every host, even if the branch moves in the meantime.
 Neither the source nor the git configuration of a working copy is trusted. The plugin runs no code from either of them, and fails if
 archives.py rejects the source. Messages contain no credentials.
 
-The work is done by files in plugin_utils: git.py runs git, source_git.py and source_directory.py pack the two kinds of sources,
-source_archive.py checks and reads the archive, dependencies.py identifies the venv, and procfile.py reads the Procfile.
+The work is done by files in plugin_utils: git.py runs git and git_errors.py explains its errors, source_git.py (with git_remote.py,
+git_submodules.py and git_lfs.py) and source_directory.py pack the two kinds of sources, source_archive.py checks and reads the archive,
+dependencies.py identifies the venv, and procfile.py reads the Procfile.
 """
 
 import os
-import re
 import tarfile
 
 from ansible.plugins.action import ActionBase
@@ -20,13 +20,12 @@ from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archive
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text as texts
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.arguments import checked
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.git import GIT_SECONDS
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.git_remote import URL
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.paths import directories
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_archive import forget_old_archives, read_archive
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_directory import from_directory
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_git import from_git
-
-GIT_URL = re.compile(r"^((https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)")
 
 
 class ActionModule(ActionBase):
@@ -63,5 +62,5 @@ def find(args, cache):
         raise SourceError(
             f"app_directory: '{args['directory']}' is outside the source. Use a path relative to the top of the source, such as backend."
         )
-    kind = from_git if GIT_URL.match(args["source"]) else from_directory
+    kind = from_git if URL.match(args["source"]) else from_directory
     return kind(dict(args, directory="" if directory == "." else directory), cache)

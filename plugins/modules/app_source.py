@@ -9,7 +9,13 @@ short_description: Identify an app's source and pack it
 description:
   - Determines the version of an app's source, and packs the source into an archive on the controller. It does not connect to hosts.
   - The version of a git URL is its commit. The version of a directory is a hash of its content, so the same content always has the same
-    version. In a git working copy, files that git ignores are left out.
+    version.
+  - A git URL is packed like a checkout, with its submodules and, if git-lfs is installed on the controller, the files in Git LFS. The attributes
+    C(eol) and C(working-tree-encoding) in C(.gitattributes) take effect, C(export-ignore), C(export-subst), C(ident) and C(filter) do not, and
+    the operator's own git settings do not change the content. Submodules on other servers are fetched without the operator's credentials.
+  - A directory is packed as it is. In a git working copy, files that git ignores are left out, and tracked files are never left out. Other files
+    are left out if they belong to a virtual environment or a cache (a directory with C(pyvenv.cfg) or C(CACHEDIR.TAG), C(__pycache__),
+    C(node_modules)), or if their name is C(.env) or C(.venv). Sockets, FIFOs and devices are skipped with a warning.
   - During one Ansible run, the same URL and version resolve to the same commit on every host, even if the branch moves in the meantime.
   - The source is not trusted. None of its code runs on the controller, git ignores configuration in it that names programs, and each member
     of the archive is checked. Messages contain no credentials.

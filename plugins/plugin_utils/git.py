@@ -1,17 +1,23 @@
 """Run git on the controller in an untrusted repository: neither its content nor its configuration can make git run a program."""
 
 import contextlib
+import functools
 import os
 import subprocess
 import tarfile
 import tempfile
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import command
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.git_errors import explain
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError
 
 GIT_SECONDS = 1800
-# settings on the command line override the repository's own configuration
+# Settings on the command line override the repository's own configuration. The content of a commit must not depend on the operator's
+# line ends and attributes.
 SETTINGS = (
+    "core.attributesFile=/dev/null",
+    "core.autocrlf=false",
+    "core.eol=lf",
     "core.fsmonitor=false",
     "core.hooksPath=/dev/null",
     "safe.bareRepository=explicit",
@@ -22,8 +28,8 @@ GIT = ["git", *(word for setting in SETTINGS for word in ("-c", setting))]
 PROTOCOLS = "https:http:ssh:git:file"
 # git sets such variables for its hooks; with them, git would read another repository
 GIT_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE", "GIT_PREFIX")
-URL_REMEDY = "Check the URL, and that this controller has access to it (SSH key, token)."
-WORKING_COPY_REMEDY = "Make sure that `git status` succeeds in this directory for the user who deploys."
+# ssh would wait for a person to confirm an unknown host key or to type a passphrase
+SSH = "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=15 -o ServerAliveCountMax=4"
 
 
 def git(*arguments, environment=()):
@@ -44,7 +50,7 @@ def git(*arguments, environment=()):
     if late.is_set():
         raise too_slow()
     if process.returncode != 0:
-        raise git_problem(errors, WORKING_COPY_REMEDY if arguments[0] == "-C" else URL_REMEDY)
+        raise SourceError(explain(errors, is_url=arguments[0] != "-C"))
     # file names can contain any bytes
     return output.decode(errors="surrogateescape"), errors
 
@@ -73,7 +79,7 @@ def output_of_git(clone, *arguments):
             raise too_slow()
         if code != 0:
             errors.seek(0)
-            raise git_problem(errors.read().decode(errors="replace"), URL_REMEDY)
+            raise SourceError(explain(errors.read().decode(errors="replace"), is_url=True))
         if broken:
             raise broken
 
@@ -81,22 +87,26 @@ def output_of_git(clone, *arguments):
 def git_environment():
     settings = {
         "GIT_ALLOW_PROTOCOL": PROTOCOLS,
+        "GIT_ATTR_NOSYSTEM": "1",
         "GIT_LITERAL_PATHSPECS": "1",
         # a repository's replacement objects could substitute another commit for the one that app_version names
         "GIT_NO_REPLACE_OBJECTS": "1",
         "GIT_TERMINAL_PROMPT": "0",
         "LC_ALL": "C",
     }
+    if not {"GIT_SSH", "GIT_SSH_COMMAND"} & {*os.environ} and not own_ssh_command():
+        settings["GIT_SSH_COMMAND"] = SSH
     return {name: value for name, value in os.environ.items() if name not in GIT_ELSEWHERE} | settings
+
+
+@functools.cache
+def own_ssh_command():
+    """Return the operator's own core.sshCommand, which GIT_SSH_COMMAND would override."""
+    done = subprocess.run(["git", "config", "--global", "core.sshCommand"], capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    return done.stdout.strip()
 
 
 def too_slow():
     return SourceError(
         f"app_source: git did not finish within {GIT_SECONDS // 60} minutes. Check whether `git clone` works on this controller."
     )
-
-
-def git_problem(errors, remedy):
-    lines = errors.strip().splitlines() or ["git failed without a message"]
-    why = next((line for line in lines if line.startswith(("fatal: ", "error: "))), lines[-1])[:500]
-    return SourceError(f"app_source: git cannot read the source ({why}). {remedy}")

@@ -7,7 +7,7 @@ import tarfile
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import procfile
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.dependencies import DEPENDENCY_FILES, Dependencies
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError, submodule
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError
 
 KEPT_ARCHIVES = 20
 
@@ -36,7 +36,6 @@ def read_archive(source, args):
     with tarfile.open(source["archive"]) as tar:
         members = tar.getmembers()
         archives.check_members(members)
-        reject_submodules(members)
         files = sorted(member.name for member in members if not member.isdir())
         found = {"files": files, "links": archives.links_of(members)}
         found["dependency_file"] = next((name for name in DEPENDENCY_FILES if name in files), "")
@@ -48,11 +47,3 @@ def read_archive(source, args):
             raise SourceError(f"{name}: {problem}")
         found["commands"] = procfile.commands(found["procfile"] or "") if procfile.wanted_types(args["procfile_settings"]) else {}
     return found
-
-
-def reject_submodules(members):
-    """Reject git submodules: `git archive` stores each as an empty directory, and stores no other empty directories."""
-    parents = {os.path.dirname(member.name) for member in members}
-    for member in members:
-        if member.isdir() and member.name not in parents:
-            raise submodule(member.name)

@@ -1,6 +1,7 @@
 """Pack a source that is a directory on the controller. Its version is a digest of its content.
 
-In a git working copy, files that git ignores are left out.
+In a git working copy, files that git ignores are left out, and all tracked files are kept. Among the other files, virtual environments,
+caches and `.env` files are left out.
 """
 
 import contextlib
@@ -16,10 +17,17 @@ import tarfile
 from ansible.utils.display import Display
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.git import git
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError, missing_directory, reject_pointer, submodule
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError, missing_directory, reject_pointer
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_archive import packing
 
-EXCLUDE = (".git", ".venv", "venv", "__pycache__", "*.pyc", ".pytest_cache", "node_modules", ".env", "instance")
+# left out unless git tracks them; .env contains the secrets of the developer's own machine
+EXCLUDE = (".git", ".hg", ".svn", ".venv", ".env", "__pycache__", "*.pyc", "node_modules", ".tox", ".nox", ".DS_Store")
+# files in a directory that is a virtual environment (of venv, virtualenv before 20, conda), or a cache (https://bford.info/cachedir/)
+MARKERS = ("pyvenv.cfg", "bin/activate_this.py", "conda-meta/history", "CACHEDIR.TAG")
+# git's mode of a submodule
+SUBMODULE = "160000 "
+# what venv creates, if the source itself is a virtual environment
+ENVIRONMENT = ("bin", "include", "lib", "lib64", "pyvenv.cfg", "Scripts", "Include", "Lib")
 
 
 def from_directory(args, cache):
@@ -32,7 +40,7 @@ def from_directory(args, cache):
             raise SourceError(f"app_directory: '{args['directory']}' contains a symbolic link. Use the directory that the link points to.")
     members, size = [], 0
     for path in sorted(list_files(directory)):
-        if not excluded(path) and (member := read_member(directory, path, archives.MAX_MB * 2**20 - size)):
+        if member := read_member(directory, path, archives.MAX_MB * 2**20 - size):
             members.append(member)
             size += member[0].size
     digest = hashlib.sha256()
@@ -65,14 +73,43 @@ def find_directory(args):
 
 def list_files(directory):
     if has_git(directory):
-        return list_working_copy(directory)
-    found = []
+        found = list_working_copy(directory)
+        if not found:
+            raise SourceError(
+                f"app_source: git lists no files in {directory!r}. It may be ignored by the repository that contains it (.gitignore). "
+                "Add its files to git, or copy the directory to a place outside of the repository."
+            )
+        return found
+    found, junk = [], Junk(directory)
     for parent, directories, names in os.walk(directory, onerror=reject_unreadable):
-        directories[:] = [name for name in directories if not excluded(name)]
+        within = os.path.relpath(parent, directory)
+        directories[:] = [name for name in directories if not junk.contains(os.path.normpath(os.path.join(within, name)))]
         # a link to a directory is one member, like a link to a file
         links = [name for name in directories if os.path.islink(os.path.join(parent, name))]
-        found += [os.path.relpath(os.path.join(parent, name), directory) for name in names + links]
+        found += [path for name in names + links if not junk.contains(path := os.path.normpath(os.path.join(within, name)))]
     return found
+
+
+class Junk:
+    """The files of a source that are not the app's: virtual environments, caches and `.env` files."""
+
+    def __init__(self, top):
+        self.top, self.known = top, {}
+        self.is_environment = os.path.lexists(os.path.join(top, "pyvenv.cfg"))
+
+    def contains(self, path):
+        return any(self.begins_at(part) for part in [*archives.parents(path), path])
+
+    def begins_at(self, path):
+        if path not in self.known:
+            above, name = os.path.split(path)
+            place = os.path.join(self.top, path)
+            self.known[path] = (
+                any(fnmatch.fnmatch(name, pattern) for pattern in EXCLUDE)
+                or (self.is_environment and not above and name in ENVIRONMENT)
+                or (os.path.isdir(place) and any(os.path.exists(os.path.join(place, marker)) for marker in MARKERS))
+            )
+        return self.known[path]
 
 
 def has_git(directory):
@@ -85,22 +122,50 @@ def has_git(directory):
     return True
 
 
-def list_working_copy(directory):
-    # without any protocol, git cannot fetch missing objects from a remote that the working copy configures
-    listing, messages = git(
-        "-C", directory, "ls-files", "--cached", "--others", "--exclude-standard", "-z", environment={"GIT_ALLOW_PROTOCOL": "none"}
-    )
+def list_working_copy(top, prefix=""):
+    """List the files of a working copy and its submodules: all that git tracks, and those that are neither ignored nor junk."""
+    directory, junk = os.path.join(top, prefix), Junk(top)
+    # without any protocol, git cannot fetch missing objects from a remote that the working copy configures; and the directory of a
+    # submodule must be a repository itself, not just a part of the one above
+    environment = {"GIT_ALLOW_PROTOCOL": "none"} | ({"GIT_CEILING_DIRECTORIES": os.path.dirname(directory.rstrip("/"))} if prefix else {})
+    tracked, _messages = git("-C", directory, "ls-files", "--stage", "-z", environment=environment)
+    others, messages = git("-C", directory, "ls-files", "--others", "--exclude-standard", "-z", environment=environment)
     for path in re.findall("could not open directory '(.*?)/?'", messages):
-        if not excluded(path):
-            raise SourceError(f"app_source: cannot read {path!r}. Make it readable, or add it to .gitignore.")
-    found = {path for path in listing.split("\0") if path and not excluded(path)}
-    for path in sorted(found):
-        if os.path.isdir(os.path.join(directory, path)) and not os.path.islink(os.path.join(directory, path)):
-            if not path.endswith("/"):
-                raise submodule(path)
-            warn(path.rstrip("/"), "is a separate git repository")
-            found.remove(path)
+        if not junk.contains(prefix + path):
+            raise SourceError(f"app_source: cannot read {prefix + path!r}. Make it readable, or add it to .gitignore.")
+    found = set()
+    for entry in sorted({*tracked.split("\0")} - {""}):
+        about, _tab, path = entry.partition("\t")
+        if about.startswith(SUBMODULE):
+            found |= list_submodule(top, prefix + path)
+        elif not is_directory(os.path.join(top, prefix + path)):
+            found.add(prefix + path)
+    for path in sorted({*others.split("\0")} - {""}):
+        if junk.contains(prefix + path.rstrip("/")):
+            continue
+        if path.endswith("/"):
+            warn(prefix + path.rstrip("/"), "is a separate git repository")
+        else:
+            found.add(prefix + path)
     return found
+
+
+def list_submodule(top, path):
+    place = os.path.join(top, path)
+    if os.path.lexists(place) and not is_directory(place):
+        # a file has replaced it
+        return {path}
+    if not os.path.lexists(os.path.join(place, ".git")):
+        raise SourceError(
+            f"app_source: {path!r} of the source is a git submodule that is not checked out. "
+            "Run `git submodule update --init --recursive` in the working copy."
+        )
+    with parent_of(top, f"{path}/.git"):
+        return list_working_copy(top, f"{path}/")
+
+
+def is_directory(path):
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def reject_unreadable(error):
@@ -109,10 +174,6 @@ def reject_unreadable(error):
 
 def warn(path, problem):
     Display().warning(f"{path!r} of the source {problem} and is not deployed.")
-
-
-def excluded(path):
-    return any(fnmatch.fnmatch(part, pattern) for part in path.split("/") for pattern in EXCLUDE)
 
 
 def read_member(directory, path, room):
