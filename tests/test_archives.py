@@ -135,13 +135,24 @@ def test_the_number_and_size_of_files_are_limited(monkeypatch):
         archives.check_members([member("a", size=2**41)])
 
 
-SOURCE = ["other/x", "data -> other", "file", "media/x", "static -> media", "front/dist/x", "assets -> front/dist", "deep/m -> ../media"]
+SOURCE = [
+    "other/x",
+    "data -> other",
+    "file",
+    "media/x",
+    "static -> media",
+    "front/dist/x",
+    "assets -> front/dist",
+    "deep/m -> ../media",
+    "code.py",
+]
 
 
 @pytest.mark.parametrize(
     ("shared", "static"),
     [
         (["data"], []),
+        (["file", "new.db"], ["media"]),
         (["instance", "media/a", "media/b"], []),
         ([], ["static/", "./assets", "front/dist/", "made/by/the/build"]),
         (["other"], ["media"]),
@@ -158,7 +169,8 @@ def test_shared_and_static_directories_that_do_not_overlap_are_accepted(shared, 
     [
         (["data/uploads"], [], "^app_shared: 'data/uploads' contains the symbolic link 'data' of the source"),
         (["file/x"], [], "'file/x' is below 'file', which is a file"),
-        (["file"], [], "'file' is a file of the source"),
+        (["code.py"], [], "'code.py' is code of the source, which would never change again"),
+        (["deep"], [], "'deep' contains the symbolic link 'deep/m', which points to '../media'. Replace it by the file"),
         (["media", "media/x"], [], "'media/x' and 'media' overlap"),
         (["media", "./media/"], [], "overlap"),
         ([], ["../x"], "^app_static: '../x' is outside the source"),

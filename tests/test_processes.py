@@ -47,6 +47,7 @@ HOSTS = {
     "less": {**ALL_KINDS, "app_services": ["redis"]},
     "procfile": {"app_server": "procfile"},
     "container": {**ALL_KINDS, "app_runtime": "container", "app_shared": ["instance"], "container_options": ["--dns=none"]},
+    "shared": {**ALL_KINDS, "app_shared": ["instance", "app.db", "uploads"]},
     "container-of-another-file": {**ALL_KINDS, "app_runtime": "container", "container_file": "Containerfile"},
 }
 

@@ -5,10 +5,12 @@ import io
 import json
 import os
 import pwd
+import shutil
 import stat
 import subprocess
 import tarfile
 import time
+from pathlib import Path
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
@@ -150,6 +152,71 @@ def test_a_finished_release_belongs_to_root_and_nginx_can_read_its_static_files(
     assert list((code / "shop/__pycache__").iterdir())
     assert (code / "instance").readlink() == tmp_path / "srv/state/instance"
     assert not (tmp_path / "srv/releases/.building/r1").exists()
+
+
+STATIC = [
+    ("shop/static/site.css", CSS),
+    ("shop/static/admin/old.css", CSS),
+    ("shop/static/deep/a/page.css", CSS),
+    ("shop/static/deep/b.css", CSS),
+    ("admin/static/admin.css", CSS),
+    ("extra/page.css", CSS),
+    ("frontend/dist/app.js", CSS),
+    ("linked", "frontend/dist", True),
+    ("shop/static/vendor", "../../frontend/dist", True),
+]
+
+
+@root_only
+@pytest.mark.parametrize("order", [1, -1])
+def test_nested_urls_and_linked_directories_are_served(release, tmp_path, order):
+    """The longest URL decides, as in nginx, and the code has no files that root has written (B14)"""
+    urls = {"/static/": "shop/static", "/static/admin/": "admin/static", "/static/deep/a/": "extra", "/assets/js/": "linked"}
+    assert release(*STATIC, static=dict([*urls.items()][::order])).lay_out()["sealed"]
+    public = tmp_path / "srv/releases/r1/public"
+    expected = {
+        *("static/site.css", "static/admin/admin.css", "static/deep/a/page.css", "static/deep/b.css"),
+        *("static/vendor/app.js", "assets/js/app.js"),
+    }
+    found = {str(Path(parent, name).relative_to(public)) for parent, _, names in os.walk(public, followlinks=True) for name in names}
+    assert {name for name in found if not name.endswith((".gz", ".br"))} == expected
+    assert {name.removesuffix(".gz") for name in found if name.endswith(".gz")} == expected, "compressed copies"
+    assert (public / "static/deep/a/page.css").resolve() == tmp_path / "srv/releases/r1/app/extra/page.css"
+    for name in expected:
+        path = (public / name).resolve()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        while (path := path.parent) != tmp_path / "srv/releases":
+            assert path.stat().st_mode & stat.S_IXOTH, path
+    code = os.listdir(tmp_path / "srv/releases/r1/app/shop/static")
+    assert {name for name in code if not name.endswith(".br")} == {"admin", "deep", "site.css", "site.css.gz", "vendor"}
+
+
+@root_only
+def test_a_static_directory_that_the_build_creates_is_served(release, tmp_path):
+    """(A7)"""
+    shop = release(("shop.py", "x = 1"), static={"/static/": "shop/static"}, build=True)
+    assert not shop.lay_out()["sealed"]
+    building = tmp_path / "srv/releases/.building/r1/shop/static"
+    building.mkdir(parents=True)
+    (building / "site.css").write_text(CSS)
+    shutil.chown(building, "nobody")
+    shop.params["phase"] = "sealed"
+    assert shop.lay_out()["sealed"]
+    assert (tmp_path / "srv/releases/r1/public/static/site.css.gz").exists()
+
+
+@root_only
+@pytest.mark.parametrize("create", [lambda _path: None, lambda path: path.write_text("a file")])
+def test_a_static_directory_that_the_build_does_not_create_is_reported(release, tmp_path, create):
+    """(A7)"""
+    shop = release(("shop.py", "x = 1"), static={"/static/": "static"}, build=True)
+    shop.lay_out()
+    create(tmp_path / "srv/releases/.building/r1/static")
+    shop.params["phase"] = "sealed"
+    with pytest.raises(
+        module.LayoutError, match=r"^app_static: there is no directory 'static' after the build\. Correct the path, or make app_build"
+    ):
+        shop.lay_out()
 
 
 HOSTILE = {

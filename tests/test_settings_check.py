@@ -74,8 +74,8 @@ def test_valid_settings_are_accepted():
         ({"app_schedule": [{"name": "Tidy up", "command": "true", "at": "daily"}]}, ["'Tidy up' is not a valid name"]),
         ({"app_schedule": [{"name": "tidy", "command": "true", "at": "daily"}] * 2}, ["two jobs have the name 'tidy'"]),
         ({"app_schedule": [{"name": "tidy", "command": "echo 'a", "at": "daily"}]}, ["is not valid shell syntax"]),
-        ({"app_shared": ["/var/data"]}, ["app_shared", "'/var/data' must be a directory within the source"]),
-        ({"app_shared": ["../data"]}, ["'../data' must be a directory within the source"]),
+        ({"app_shared": ["/var/data"]}, ["app_shared", "'/var/data' must be a directory or file within the source"]),
+        ({"app_shared": ["../data"]}, ["'../data' must be a directory or file within the source"]),
         (
             {"app_shared": ["mysite/static"]},
             ["app_static is {", "nginx cannot read", "'mysite/static' overlaps with 'mysite/static' in app_shared"],
@@ -86,7 +86,8 @@ def test_valid_settings_are_accepted():
         ({"release_shared": ["mysite/static"]}, ["app_static is {", "overlaps with 'mysite/static' in app_shared"]),
         ({"release_static": {"/s/": "../x"}}, ["release_static is {", "'../x' must be a directory within the source"]),
         ({"app_shared": ["var", "var/data"]}, ["app_shared is ['var', 'var/data']", "'var/data' and 'var' overlap"]),
-        ({"app_shared": ["mysite/__init__.py"]}, ["app_shared is [", "is a file of the source"]),
+        ({"app_shared": ["mysite/__init__.py"]}, ["app_shared is [", "is code of the source"]),
+        ({"app_static": {"/lock/": "uv.lock"}}, ["app_static is '/lock/: uv.lock'", "has no directory 'uv.lock' that contains files"]),
         ({"app_static": {"/static/": "."}}, ["app_static is {", "'.' must be a directory within the source"]),
         ({"app_static": {"/../etc/": "mysite/static"}}, ["'/../etc/' is not the URL of a directory"]),
         ({"app_static": {"/a//b/": "mysite/static"}}, ["'/a//b/' is not the URL of a directory"]),
@@ -278,6 +279,16 @@ def test_a_link_to_a_directory_of_the_source_can_be_served():
     assert not problems(source={**SOURCE, "links": {"pub": "mysite/static"}}, app_static={"/s/": "pub"})
 
 
+@pytest.mark.parametrize("setting", ["app_build_command", "release_build_command"])
+def test_a_static_directory_can_come_from_the_build(setting):
+    """release_layout checks it after the build (A7)"""
+    changes = {"app_static": {"/static/": "mysite/built"}}
+    (found,) = problems(**changes)
+    assert "the source has no directory 'mysite/built' that contains files. If a build creates it, set app_build_command." in found
+    assert not problems(**changes, **{setting: "npm run build"})
+    assert problems(**changes, **{setting: ""})
+
+
 def test_a_source_without_dependencies_is_reported():
     (found,) = problems(source={**SOURCE, "dependency_file": ""})
     assert "Add a uv.lock, requirements.txt, pyproject.toml or setup.py" in found
@@ -401,7 +412,7 @@ def test_an_invalid_setting_is_not_also_checked_against_the_source():
     (found,) = problems(app_module="mysit")
     assert "module:object" in found
     (found,) = problems(app_shared=["/mysite/__init__.py"])
-    assert "must be a directory within the source" in found
+    assert "must be a directory or file within the source" in found
 
 
 def test_an_inventory_next_to_links_to_its_own_directory_is_read_once(tmp_path):

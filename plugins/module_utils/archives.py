@@ -8,6 +8,8 @@ import posixpath
 import re
 import tarfile
 
+# files that an app runs, and does not write to
+CODE = (".py", ".pyc", ".so")
 # control characters, line separators, and bytes that are not UTF-8 (tarfile decodes them to surrogates)
 BAD_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MAX_DEPTH = 100
@@ -144,22 +146,28 @@ def resolve(path, links):
 
 
 def shared_problems(shared, members, links):
-    """Yield the problems of app_shared, whose directories replace those of the source.
+    """Yield the problems of app_shared, whose paths become links to the app's data.
 
     MEMBERS is a list of names, or a dictionary of members by name.
     """
-    for number, directory in enumerate(shared := list(shared)):
-        path = normal(directory)
+    for number, shared_path in enumerate(shared := list(shared)):
+        path = normal(shared_path)
         for other in shared[:number]:
             if overlap(path, normal(other)):
-                yield f"'{directory}' and '{other}' overlap. List only the outer one."
+                yield f"'{shared_path}' and '{other}' overlap. List only the outer one."
         for parent in parents(path):
             if parent in links:
-                yield f"'{directory}' contains the symbolic link '{parent}' of the source. Use the directory that the link points to."
+                yield f"'{shared_path}' contains the symbolic link '{parent}' of the source. Use the directory that the link points to."
             elif parent in members and not is_directory(members, parent):
-                yield f"'{directory}' is below {parent!r}, which is a file of the source. Use a directory."
-        if path in members and path not in links and not is_directory(members, path):
-            yield f"'{directory}' is a file of the source, but must be a directory."
+                yield f"'{shared_path}' is below {parent!r}, which is a file of the source. Use a directory."
+        if path in members and path.endswith(CODE):
+            yield f"'{shared_path}' is code of the source, which would never change again. List only files that the app writes to."
+        for name in links:
+            if name.startswith(f"{path}/") and not is_within(resolve(name, links)[-1], path):
+                yield (
+                    f"'{shared_path}' contains the symbolic link '{name}', which points to '{links[name]}'. Replace it by the file, because "
+                    "the directory moves to the app's data."
+                )
 
 
 def static_problems(static, shared, links):

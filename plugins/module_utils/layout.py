@@ -3,6 +3,7 @@
 ROOT, such as /srv/APP         owned by root; no app can write here
   releases/.building/ID/       the source of a release that is being built; only root can enter .building
   releases/ID/                 a release, immutable once its manifest is written
+    seed/                      what its source has at the paths of app_shared; the first release copies it to the app's data
     manifest.json              written last, by rename: a release without it is unfinished
     .venv                      link to venvs/KEY
     wsgi.sock                  link to the release's socket, /run/flaskhost/APP/ID/wsgi.sock

@@ -2,15 +2,26 @@
 
 # pylint: disable=ansible-bad-function  # it runs as the user APP-build, in a separate process
 import contextlib
+import copy
 import os
 import shutil
 import subprocess
 import tarfile
 
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils.archives import LinkLoop, Outside, check_members, resolve
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.archives import (
+    LinkLoop,
+    Outside,
+    check_members,
+    is_within,
+    links_of,
+    resolve,
+)
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.builder import LayoutError
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.compression import pack
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import walk
+
+# a database is complete only with these files, which SQLite creates beside it
+BESIDE = ("-journal", "-wal")
 
 
 def unpack_source(archive, shared, state, static):
@@ -18,16 +29,35 @@ def unpack_source(archive, shared, state, static):
         check_members(tar, shared=shared, static=static)
         archive.seek(0)
     with tarfile.open(fileobj=archive) as tar:
-        # Python's filters need the absolute path of the directory, which this user cannot access; check_members replaces them
-        options = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
-        tar.extractall(".", **options)
-    for directory in map(os.path.normpath, shared):
-        if os.path.isdir(directory) and not os.path.islink(directory):
-            shutil.rmtree(directory)
-        elif os.path.lexists(directory):
-            os.unlink(directory)
-        os.makedirs(os.path.dirname(directory) or ".", exist_ok=True)
-        os.symlink(os.path.join(state, directory), directory)
+        extract(tar)
+    for path in map(os.path.normpath, shared):
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.unlink(path)
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        os.symlink(os.path.join(state, path), path)
+
+
+def unpack_seed(archive, shared):
+    """Unpack what the source has at the paths of app_shared. unpack_source has checked the archive."""
+    with tarfile.open(fileobj=archive) as tar:
+        members, found = tar.getmembers(), []
+        links = links_of(members)
+        for path in map(os.path.normpath, shared):
+            # the path can be a link to other files of the source
+            origin = resolve(path, links)[-1]
+            for member in members:
+                if is_within(member.name, origin) or member.name in [origin + end for end in BESIDE]:
+                    found.append(copy.copy(member))
+                    found[-1].name = path + member.name.removeprefix(origin)
+        extract(tar, found)
+
+
+def extract(tar, members=None):
+    # Python's filters need the absolute path of the directory, which this user cannot access; check_members replaces them
+    options = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
+    tar.extractall(".", members, **options)
 
 
 def finish_source(static, shared, state, code, live):
@@ -35,7 +65,12 @@ def finish_source(static, shared, state, code, live):
     for directory in static:
         # do not follow a link to the app's data
         with contextlib.suppress(Outside):
-            pack(resolve(directory, links)[-1], live)
+            place = resolve(directory, links)[-1]
+            if not os.path.isdir(place):
+                raise LayoutError(
+                    f"app_static: there is no directory {directory!r} after the build. Correct the path, or make app_build_command create it."
+                )
+            pack(place, live)
 
 
 def check_links(shared, state, code):

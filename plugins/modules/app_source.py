@@ -82,6 +82,11 @@ links:
   description: The target of each symbolic link in the archive.
   type: dict
   returned: success
+detected_shared:
+  description: The files and directories of the source to which the app writes, such as an SQLite database, for C(app_shared).
+  type: list
+  elements: str
+  returned: success
 dependency_file:
   description: The first of C(uv.lock), C(requirements.txt), C(pyproject.toml) and C(setup.py) that exists in the source. Empty if there is
     none.

@@ -71,7 +71,9 @@ options:
     type: dict
     default: {}
   shared:
-    description: Directories of the source that the app writes to. Each becomes a link to the directory with the same name in O(state).
+    description:
+      - Directories and files of the source that the app writes to. Each becomes a link to the same path in O(state).
+      - What the source has there is kept in C(ROOT/releases/ID/seed). The app copies it to O(state) if the path does not exist there yet.
     type: list
     elements: str
     default: []
@@ -129,7 +131,7 @@ from ansible_collections.flaskhost.flaskhost.plugins.module_utils.archives impor
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.builder import LayoutError, as_builder
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.layout import Layout, now
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils.source_tree import finish_source, unpack_source
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.source_tree import finish_source, unpack_seed, unpack_source
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import remove, seal
 
@@ -178,7 +180,8 @@ class Release:
         self.params = params
         self.layout, self.id = Layout(params["root"], params["app"]), params["id"]
         self.directory, self.code = self.layout.release(self.id), self.layout.release(self.id, "app")
-        self.building, self.bad_marker = self.layout.building(self.id), self.layout.bad_marker(self.id)
+        self.building, self.building_seed = self.layout.building(self.id), self.layout.building(f"{self.id}.seed")
+        self.bad_marker = self.layout.bad_marker(self.id)
 
     def lay_out(self):
         venv = self.layout.venv(self.params["venv"])
@@ -206,11 +209,16 @@ class Release:
             self.write(name, content, 0o600, 0)
         os.symlink(venv, os.path.join(self.directory, ".venv"))
         os.makedirs(os.path.dirname(self.building), mode=0o700, exist_ok=True)
-        os.mkdir(self.building, 0o700)
         user = self.builder()
-        os.chown(self.building, user.pw_uid, user.pw_gid)
+        for directory in self.building, self.building_seed:
+            os.mkdir(directory, 0o700)
+            os.chown(directory, user.pw_uid, user.pw_gid)
         with open(params["archive"], "rb") as archive:
             self.as_builder(lambda: unpack_source(archive, params["shared"], params["state"], params["static"].values()))
+        if params["shared"]:
+            # apart from the code, so that the build does not see it
+            with open(params["archive"], "rb") as archive:
+                as_builder(user, self.building_seed, lambda: unpack_seed(archive, params["shared"]))
 
     def seal(self):
         params = self.params
@@ -222,17 +230,42 @@ class Release:
             self.as_builder(lambda: compileall.compile_dir(".", quiet=2, ddir=None), COMPILE_SECONDS)
         self.give_to_root(static)
         os.rename(self.building, self.code)
+        os.rename(self.building_seed, os.path.join(self.directory, "seed"))
         for name, content in params["files"].items():
             self.write(name, content, 0o750 if name in params["programs"] else 0o640, params["group"])
         os.symlink(params["socket"], os.path.join(self.directory, "wsgi.sock"))
-        for url, directory in params["static"].items():
-            link = os.path.join(self.directory, "public", url.strip("/"))
-            os.makedirs(os.path.dirname(link), exist_ok=True)
-            os.symlink(os.path.relpath(os.path.join(self.code, directory), os.path.dirname(link)), link)
+        self.publish("", "", {url.strip("/"): os.path.join(self.code, directory) for url, directory in params["static"].items()})
         manifest = dict(params["manifest"], id=self.id, built=now())
         self.replace(os.path.join(self.directory, "manifest.json"), json.dumps(manifest, indent=2) + "\n", 0o640, params["group"])
         if os.path.exists(self.bad_marker):
             os.unlink(self.bad_marker)
+
+    def publish(self, url, own, directories):
+        """Link the directory that nginx serves at this URL, and those at the URLs below it.
+
+        With a URL below it, such as /static/admin/ below /static/, the URL becomes a directory with links to the content of its own
+        directory, because root must not write into the code.
+        """
+        path, below = os.path.join(self.directory, "public", url), {}
+        if own and not directories:
+            os.symlink(os.path.relpath(own, os.path.dirname(path)), path)
+            return
+        for inner, directory in directories.items():
+            name = inner.removeprefix(url).lstrip("/").split("/")[0]
+            below.setdefault(name, {})[inner] = directory
+        if below:
+            os.makedirs(path, exist_ok=True)
+        own = own if own and self.is_code(own) else ""
+        for name in os.listdir(own) if own else []:
+            if name not in below:
+                os.symlink(os.path.relpath(os.path.join(own, name), path), os.path.join(path, name))
+        for name, found in below.items():
+            child = f"{url}/{name}".lstrip("/")
+            self.publish(child, found.pop(child, own and os.path.join(own, name)), found)
+
+    def is_code(self, path):
+        """Return whether a directory of the source exists, and no link leads out of the source."""
+        return os.path.isdir(path) and os.path.realpath(path).startswith(os.path.realpath(self.code) + os.sep)
 
     def builder(self):
         try:
@@ -245,7 +278,8 @@ class Release:
 
     def give_to_root(self, static):
         """Let the app read its code but not write it, and let nginx read only the directories that it serves."""
-        seal(self.building, grp.getgrnam(self.params["group"]).gr_gid)
+        for directory in self.building, self.building_seed:
+            seal(directory, grp.getgrnam(self.params["group"]).gr_gid)
         for directory in static:
             path = os.path.realpath(os.path.join(self.building, directory))
             if not os.path.isdir(path) or not path.startswith(os.path.realpath(self.building) + os.sep):
@@ -272,7 +306,7 @@ class Release:
         manifest = os.path.join(self.directory, "manifest.json")
         if os.path.lexists(manifest):
             os.unlink(manifest)
-        remove(self.directory, self.building)
+        remove(self.directory, self.building, self.building_seed)
 
     def write(self, name, content, mode, group):
         path = os.path.join(self.directory, name)

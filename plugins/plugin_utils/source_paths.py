@@ -1,4 +1,4 @@
-"""Rules for the directories of the source that the app writes to (shared) and that nginx serves (static).
+"""Rules for the files and directories of the source that the app writes to (shared) and that nginx serves (static).
 
 The settings are `app_shared` and `app_static`. `release_shared` and `release_static` of the role release override them.
 """
@@ -8,6 +8,7 @@ import re
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives
 
 TYPES = {"shared": list, "static": dict}
+SHARED = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
 
 def effective_setting(settings, kind):
@@ -18,9 +19,9 @@ def effective_setting(settings, kind):
 
 
 def shared(value, _settings):
-    for directory in value:
-        if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", str(directory)):
-            return f"{str(directory)!r} must be a directory within the source, such as instance."
+    for path in value:
+        if not SHARED.fullmatch(str(path)):
+            return f"{str(path)!r} must be a directory or file within the source, such as instance or app.db."
     return next(archives.shared_problems(value, (), {}), None)
 
 
@@ -40,9 +41,15 @@ def problems(settings, source):
     (shared_name, shared), (static_name, served) = effective_setting(settings, "shared"), effective_setting(settings, "static")
     for problem in archives.shared_problems(shared, source["files"], links):
         yield shared_name, shared, problem
+    # the build may create a directory, so release_layout checks it after the build
+    builds = settings.get("release_build_command", settings.get("app_build_command"))
     for url, directory in served.items():
         problem = next(archives.static_problems([directory], shared, links), None)
-        if not problem and not any(archives.is_within(path, archives.resolve(str(directory), links)[-1]) for path in source["files"]):
-            problem = f"the source has no directory '{directory}' that contains files."
+        if not problem and not builds and not has_files(source["files"], archives.resolve(str(directory), links)[-1]):
+            problem = f"the source has no directory '{directory}' that contains files. If a build creates it, set app_build_command."
         if problem:
             yield static_name, f"{url}: {directory}", problem
+
+
+def has_files(files, directory):
+    return any(path.startswith(f"{directory}/") for path in files)
