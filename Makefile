@@ -19,6 +19,8 @@ ifneq ($(CA_BUNDLE),)
 export PIP_CERT ?= $(CA_BUNDLE)
 export SSL_CERT_FILE ?= $(CA_BUNDLE)
 endif
+# Ansible ignores the file in a directory that every user can write to, unless it is named
+export ANSIBLE_CONFIG ?= $(CURDIR)/ansible.cfg
 # a stage's secrets and their password, which is stored outside the project and is different for each stage
 VAULT := inventories/$(STAGE)/group_vars/all/vault.yml
 OWN_PASSWORD := $(HOME)/.config/flaskhost/vault-$(STAGE)

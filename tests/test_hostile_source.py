@@ -132,6 +132,7 @@ def accepted(tmp_path, *settings):
 
 
 def test_a_safe_source_is_accepted(tmp_path, source):
+    """nginx can serve a directory that is a link within the source (B14)"""
     (source / "latest.css").symlink_to("shop/static/site.css")
     (source / "assets").symlink_to("shop/static")
     url, static = committed(source), {"/static/": "assets"}
@@ -194,6 +195,7 @@ def test_a_link_out_of_the_app_s_directory_is_rejected(tmp_path, source):
 
 
 def test_a_file_name_that_is_not_utf_8_is_rejected(tmp_path, source):
+    """(S27)"""
     with open(os.fsencode(source) + b"/caf\xe9.txt", "w"):
         pass
     copy = shutil.copytree(source, tmp_path / "copy")
@@ -267,6 +269,7 @@ def test_app_directory_must_be_within_the_source(tmp_path, source):
 
 
 def test_a_missing_source_or_version_is_reported_before_any_host_is_touched(tmp_path, source):
+    """By preflight itself, from what app_source returns on a failure (B1)"""
     url = committed(source)
     cases = [({"app_source": str(source / "nowhere")}, "it is neither a git URL nor a directory")]
     for version in "v9.9", "-x", "--all", "--git-dir=/", "a b", "HEAD:shop":
@@ -402,7 +405,7 @@ def test_git_is_killed_with_its_descendants_after_a_timeout(tmp_path, source, ho
 
 
 def test_a_repository_that_git_cannot_read_is_not_treated_as_a_plain_directory(tmp_path, source):
-    """Otherwise, ignored files would be shipped."""
+    """Otherwise, ignored files would be shipped (B3)"""
     committed(source)
     (source / ".git/config").write_text("[nonsense")
     other = shutil.copytree(source, tmp_path / "other", ignore=shutil.ignore_patterns(".git"))
@@ -429,6 +432,7 @@ def test_a_repository_that_git_cannot_read_is_not_treated_as_a_plain_directory(t
 
 
 def test_fifos_and_sockets_are_skipped_with_a_warning(tmp_path, source):
+    """(S27)"""
     copy = shutil.copytree(source, tmp_path / "copy")
     for name in "fifo", "socket":
         (copy / name).touch()
@@ -511,6 +515,7 @@ def nobody(source, home):
 @pytest.mark.parametrize("name", ["secret.txt", "closed"])
 @pytest.mark.parametrize("versioned", [False, True])
 def test_an_unreadable_file_or_directory_is_reported(source, home, request, name, versioned):
+    """(S27)"""
     (source / "secret.txt").touch()
     (source / "closed").mkdir()
     (source / "closed/x").touch()

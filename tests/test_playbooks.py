@@ -1,7 +1,9 @@
 """All playbooks use the same settings, and the rendered files fit each distribution."""
 
 import json
+import os
 import re
+import subprocess
 
 import pytest
 from conftest import LOCAL, PROJECT, evaluate, role_settings, run_playbook
@@ -177,3 +179,57 @@ def test_no_role_reads_a_file_of_another():
     # two directories above a role is the collection
     above = re.compile(r"role_path ?(?:~ ?'|\}\})/\.\./(?!\.\./)")
     assert not [str(path.relative_to(PROJECT)) for path in files if above.search(path.read_text())]
+
+
+# -- where a clone is, and from where it is used -----------------------------------------------------------------------
+
+
+def preflight_from(directory, *arguments, playbook=PROJECT / "deploy.yml", hosts=PROJECT / "inventories/staging", **environment):
+    return run_playbook(directory, playbook, hosts, *arguments, cwd=directory, succeeds=False, environment=environment).text
+
+
+def test_a_clone_is_used_from_another_directory(tmp_path):
+    """One line says what to set (B17)"""
+    ignored = "- ansible.cfg of this clone is not in use, so its group_vars/ would override your inventory."
+    text = preflight_from(tmp_path)
+    assert "YOUR_SERVER_ADDRESS is a placeholder" in text and "was not found" not in text
+    assert f"{ignored}" in text and f"Run: export ANSIBLE_CONFIG={PROJECT}/ansible.cfg" in text
+    text = preflight_from(tmp_path, ANSIBLE_CONFIG=str(PROJECT / "ansible.cfg"))
+    assert "YOUR_SERVER_ADDRESS is a placeholder" in text and ignored not in text
+    text = preflight_from(PROJECT)
+    assert "YOUR_SERVER_ADDRESS is a placeholder" in text and ignored not in text
+
+
+def test_a_clone_in_a_world_writable_directory_is_used(tmp_path):
+    """Such as /mnt/c in WSL, in which Ansible ignores ansible.cfg (B17)"""
+    for path in PROJECT.glob("[!.]*"):
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "ansible.cfg").unlink()
+    (tmp_path / "ansible.cfg").write_text((PROJECT / "ansible.cfg").read_text())
+    tmp_path.chmod(0o777)
+    text = preflight_from(tmp_path, playbook="deploy.yml", hosts="inventories/staging")
+    assert "- ansible.cfg of this clone is not in use" in text and "No host was touched" in text
+    text = preflight_from(tmp_path, playbook="deploy.yml", hosts="inventories/staging", ANSIBLE_CONFIG=str(tmp_path / "ansible.cfg"))
+    assert "ansible.cfg of this clone" not in text and "No host was touched" in text
+
+
+def test_make_names_the_configuration():
+    """(B17)"""
+    show = "include Makefile\nshow:\n\t@echo $$ANSIBLE_CONFIG\n"
+    for environment, expected in ({}, f"{PROJECT}/ansible.cfg"), ({"ANSIBLE_CONFIG": "/etc/own.cfg"}, "/etc/own.cfg"):
+        done = subprocess.run(
+            ["make", "-f", "-", "show"],
+            input=show,
+            cwd=PROJECT,
+            env={"PATH": os.environ["PATH"], **environment},
+            text=True,
+            capture_output=True,
+        )
+        assert done.stdout.strip() == expected, done.stderr
+
+
+def test_a_run_without_hosts_fails(tmp_path):
+    """Otherwise, Ansible skips all plays and succeeds (B17)"""
+    (tmp_path / "hosts.yml").write_text("all:\n  hosts:\n    somewhere:\n")
+    message = "the inventory has no host in the group app_servers. Pass the inventory, such as -i inventories/production."
+    assert message in preflight_from(tmp_path, hosts=tmp_path / "hosts.yml")

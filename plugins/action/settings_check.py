@@ -6,12 +6,15 @@ what is allowed, and the file to change.
 """
 
 import difflib
+import os
 import re
 
+from ansible import constants
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.arguments import checked
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.problems import (
+    PROJECT,
     UNREADABLE,
     Problem,
     RenamedSetting,
@@ -40,11 +43,28 @@ class ActionModule(ActionBase):
             facts = {name: settings[name] for name in fact_names}
             for problem in check(settings, roles, facts):
                 found.setdefault(problem.text(sources), []).append(host)
+        if problem := ignored_configuration():
+            found[problem] = hosts
         if found:
             lines = [text if len(affected) == len(hosts) else f"{text} (host {', '.join(affected)})" for text, affected in found.items()]
             count = "One setting needs" if len(lines) == 1 else f"{len(lines)} settings need"
             result.update(failed=True, msg=f"{count} your attention. No host was touched.\n\n" + "\n".join(lines))
         return result
+
+
+def ignored_configuration():
+    """Return the problem of a clone whose ansible.cfg Ansible has not read: its group_vars/ would override the inventory."""
+    order, file = constants.VARIABLE_PRECEDENCE, os.path.join(PROJECT, "ansible.cfg")
+    if (
+        not os.path.exists(file)
+        or not os.path.isdir(f"{PROJECT}/group_vars")
+        or order.index("all_plugins_play") < order.index("all_inventory")
+    ):
+        return ""
+    return (
+        "- ansible.cfg of this clone is not in use, so its group_vars/ would override your inventory. Ansible reads the file in the working "
+        f"directory only, and not in a directory that every user can write to, such as /mnt/c in WSL.\n  Run: export ANSIBLE_CONFIG={file}"
+    )
 
 
 def check(settings, roles, facts):
