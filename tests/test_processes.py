@@ -188,6 +188,17 @@ def test_a_container_has_quadlet_files_instead_of_units(identified):
     assert 'exec "$(command -v bash || echo sh)" -c "$1"' in files["process"] and ".venv" not in files["process"]
 
 
+def test_what_the_app_shares_is_created_before_each_of_its_processes(identified):
+    """By the app's user, in a container too, from the files of the same release (A6)"""
+    command = 'python3 -ISB "${0%/*}/share.py" "${0%/*}/seed" /var/lib/shop instance app.db uploads || exit\n'
+    for name in "start", "process", "release-command":
+        assert command in identified["shared"]["files"][name]
+        assert command.replace(" app.db uploads", "") in identified["container"]["files"][name]
+        assert "share.py" not in identified["full"]["files"].get(name, "")
+    assert {"share.py"} <= {*identified["shared"]["files"]} & {*identified["container"]["files"]}
+    assert "share.py" not in identified["full"]["files"]
+
+
 def test_all_containers_of_a_release_have_the_same_sandbox(identified):
     files = identified["container"]["files"]
 

@@ -136,6 +136,18 @@ def test_a_database_beside_the_code_keeps_its_rows_through_three_releases_and_a_
 
 
 @root_only
+def test_the_release_command_already_has_the_database(host):
+    """A migration runs before the first start (A6)"""
+    database(host.source / "app.db", "brought")
+    host.deploy("r1")
+    script = host.directory / "srv/releases/r1/release-command"
+    script.write_text(script.read_text().replace("flask db upgrade", "cat app.db | wc -c"))
+    user = ["setpriv", "--reuid=65534", "--regid=60", "--clear-groups"]
+    done = subprocess.run([*user, script], cwd=script.parent / "app", env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert done.returncode == 0 and int(done.stdout) == (host.source / "app.db").stat().st_size, done.stderr
+
+
+@root_only
 def test_a_database_that_does_not_exist_yet_is_created_in_the_app_s_data(host):
     """SQLite follows the link and creates the file (A6)"""
     host.source.mkdir()
