@@ -76,7 +76,7 @@ def test_every_security_header_is_added_unless_the_app_sends_it(rendered, host):
     site = rendered(host, "site.conf")
     sent = dict(re.findall(r"add_header (\S+) (\S+) always;", site))
     assert {"Content-Security-Policy", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Retry-After"} <= set(sent)
-    for header in set(sent) - {"Retry-After"}:
+    for header in set(sent) - {"Retry-After", "X-Flaskhost-Release"}:
         key = header.lower().replace("-", "_")
         # if the app sends the header, nginx adds an empty one, i.e. none
         assert re.search(rf"map \$upstream_http_{key} \$shop_{key} {{\n    default '';\n    '' \".+\";\n}}", site), header
@@ -198,12 +198,12 @@ def test_hidden_files_are_not_served_and_the_app_s_routes_are(rendered, host):
 def test_nginx_does_not_follow_links_of_the_acme_client(rendered, host):
     site = rendered(f"{host}-acme", "site.conf")
     found = re.findall(r"location \^~ /.well-known/acme-challenge/ {(.*?)}", site, re.DOTALL)
-    assert len(found) == 2 and all("disable_symlinks on from=$document_root;" in text for text in found)
+    assert len(found) == 1 and "disable_symlinks on from=$document_root;" in found[0]
 
 
 def test_limits_can_be_disabled_and_only_listed_proxies_are_trusted(rendered):
     plain, own = rendered("Debian13", "site.conf"), rendered("Debian13-own", "site.conf")
-    assert "limit_" not in own and "geo " not in own
+    assert "limit_" not in own
     assert "real_ip" not in plain
     assert "set_real_ip_from 198.51.100.0/24;" in own and "real_ip_header X-Forwarded-For;" in own
 

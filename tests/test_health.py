@@ -61,12 +61,12 @@ def check_app(tmp_path):
     """Checks an app with this response. Returns the problem, the status and the duration."""
     listener = socket.socket(socket.AF_UNIX)
 
-    def check(answer):
+    def check(answer, name="/health"):
         path = str(tmp_path / "wsgi.sock")
         listener.bind(path)
         listener.listen()
         serve(listener, answer)
-        page = health.Page({"path": "/health", "answer_seconds": SECONDS, "host": "shop.example", "port": 0}, path)
+        page = check.page = health.Page({"path": name, "answer_seconds": SECONDS, "host": "shop.example", "port": 0}, path)
         started = time.monotonic()
         return page.probe(), page.status, time.monotonic() - started
 
@@ -149,7 +149,7 @@ def nginx(tmp_path):
 
         def serving(answer):
             serve(listener, answer, lambda connection: context.wrap_socket(connection, server_side=True))
-            return {"path": "/", "answer_seconds": SECONDS, "host": "shop.example", "port": listener.getsockname()[1]}
+            return {"app": "shop", "path": "/", "answer_seconds": SECONDS, "host": "shop.example", "port": listener.getsockname()[1]}
 
         yield serving
 
@@ -165,13 +165,80 @@ def test_the_time_limit_also_applies_through_nginx(nginx, answer, message):
     assert message in found and bool(message) == bool(found) and time.monotonic() - started < SECONDS + 0.4
 
 
-LIMITED = send(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
+def answer_of(release, status=b"200 OK", more=b""):
+    """nginx's answer, in which a release identifies itself."""
+    mark = b"X-Flaskhost-Release: %b\r\n" % release.encode() if release else b""
+    return send(b"HTTP/1.1 %b\r\n%b%bContent-Length: 0\r\n\r\n" % (status, mark, more))
+
+
+@pytest.mark.parametrize(
+    ("release_id", "status", "more", "why"),
+    [
+        ("{}/releases/r2", b"200 OK", b"", ""),
+        ("{}/releases/r2", b"500 Internal Server Error", b"", "/ returned 500"),
+        # nginx's own error page
+        ("/var/www/shop", b"502 Bad Gateway", b"", "/ returned 502"),
+        ("{}/releases/r1", b"200 OK", b"", "/ is not answered by this release, but by the site in {}/releases/r1."),
+        ("/srv/other/releases/r9", b"200 OK", b"", "but by the site in /srv/other/releases/r9."),
+        ("/var/www/other", b"502 Bad Gateway", b"", "but by the site in /var/www/other."),
+        ("", b"200 OK", b"Server: Apache/2.4\r\n", "but by another site or program (Server: Apache/2.4)."),
+        ("", b"404 Not Found", b"Server: Caddy\r\n", "but by another site or program (Server: Caddy)."),
+        ("", b"302 Found", b"Location: /\r\nServer: \x1b[2J\r\n", "but by another site or program (Server: "),
+        ("", b"200 OK", b"", "but by another site or program (Server: without a name). On the host, `nginx -T` shows"),
+    ],
+)
+def test_only_the_new_release_passes_for_healthy(nginx, tmp_path, release_id, status, more, why):
+    """Another app, a site made by hand, Apache or a container can have the name or the port (B4)."""
+    (tmp_path / "releases/r2").mkdir(parents=True)
+    (tmp_path / "live").symlink_to("releases/r2")
+    page = release.site_page(nginx(answer_of(release_id.format(tmp_path), status, more)), layout.Layout(str(tmp_path), "shop"))
+    page.params["answer_seconds"] = 10
+    found = page.probe()
+    assert why.format(tmp_path) in found and bool(found) == bool(why) and found.isprintable()
+
+
+WARNED = {
+    "/login?next=%2F": "a login or setup page",
+    "/auth/sign-in": "a login or setup page",
+    "https://shop.example/setup": "a login or setup page",
+    "install.php": "a login or setup page",
+    "/users/LOGIN/": "a login or setup page",
+    "https://sso.example/authorize": "another site",
+    "//evil.example/": "another site",
+    "http://[": "another site",
+    "/": "itself",
+    "https://shop.example/": "itself",
+    "/en/": "",
+    "/blog/logins": "",
+    "/dashboard": "",
+}
+
+
+@pytest.mark.parametrize("location", WARNED)
+def test_a_redirect_to_a_login_or_setup_page_is_healthy_with_a_warning(check_app, location):
+    """(A15)"""
+    found, status, _duration = check_app(send(b"HTTP/1.1 302 Found\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % location.encode()), "/")
+    assert (found, status) == ("", 302)
+    warning = check_app.page.warning()
+    assert bool(warning) == bool(WARNED[location])
+    if warning:
+        assert f"/ returned 302, a redirect to {WARNED[location]} ({location}). It counts as healthy" in warning
+        assert "Set app_health_path to a page that returns 200 without a login." in warning
+
+
+def test_a_page_that_is_not_redirected_has_no_warning(check_app):
+    """A status from 200 to 399 is healthy (A15)."""
+    assert check_app(send(OK + b"Location: /login\r\nContent-Length: 0\r\n\r\n"))[0] == "" and check_app.page.warning() == ""
+
+
+def limited(release):
+    return answer_of(release, b"429 Too Many Requests")
 
 
 @pytest.mark.parametrize(("status", "why"), [(b"200 OK", ""), (b"500 Internal Server Error", "/ returned 500")])
 def test_the_live_release_is_checked_directly_if_another_app_has_exhausted_the_rate_limit(nginx, tmp_path, status, why):
     (tmp_path / "live").mkdir()
-    page = release.site_page(nginx(LIMITED), layout.Layout(str(tmp_path), "shop"))
+    page = release.site_page(nginx(limited(str(tmp_path / "live"))), layout.Layout(str(tmp_path), "shop"))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "live/wsgi.sock"))
         listener.listen()

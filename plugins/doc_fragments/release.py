@@ -21,7 +21,7 @@ options:
     type: str
     default: localhost
   path:
-    description: The path of the health page. A response with a status from 200 to 399 is healthy.
+    description: The path of the health page. A response with a status from 200 to 399 is healthy, so a redirect is.
     type: str
     default: /
   port:

@@ -161,6 +161,8 @@ def site(releases):
     elif releases["restarts"]:
         restarts = f"healthy, but systemd restarted it {releases['restarts']} times"
         yield note("site", restarts, "`journalctl --namespace=+APP -t APP` on the host shows why it exited (APP is app_name).")
+    elif releases["health_warning"]:
+        yield note("site", f"healthy, but {releases['health_warning'].split('. ')[0]}", releases["health_warning"].split(". ")[-1])
     else:
         yield ok("site", "healthy")
     for process in releases["missing"].get(releases["live"], []):

@@ -119,5 +119,5 @@ class Release:
 
 
 def site_page(params, layout):
-    """Return the health page as visitors get it, through nginx."""
-    return Page(params, live=layout.live_socket)
+    """Return the health page as visitors get it, through nginx, from the live release."""
+    return Page(params, live=layout.live_socket, release=layout.live_link)

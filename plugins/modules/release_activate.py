@@ -7,6 +7,8 @@ short_description: Activate a release, watch the site, and revert if it is unhea
 description:
   - Stops the workers of other releases after their current job. Moves the link C(ROOT/live), which nginx resolves for each connection, by a
     single rename. Then requests the health page through nginx until it is healthy, and watches it for O(watch_seconds).
+  - The response must come from the release. Another site with the same name, or another program on the port, makes the site unhealthy.
+  - Warns about a redirect to a login or setup page, which counts as healthy.
   - If the site is unhealthy, reverts at once in the same call. It moves the link back, stops the release, and starts the workers of the
     previous release again. Then the module fails and returns RV(reverted) and RV(reason).
   - If the site is healthy, installs the release's scheduled jobs, C(APP-schedule-NAME.timer).
@@ -112,7 +114,7 @@ def activate(release, params):
     if before != release.id:
         release.layout.mark_bad(before, params["mark_previous_bad"])
     scheduled = install_schedule(release)
-    return {"changed": before != release.id or scheduled, "status": page.status}
+    return {"changed": before != release.id or scheduled, "status": page.status, "warnings": [text] if (text := page.warning()) else []}
 
 
 def revert(release, before, by):

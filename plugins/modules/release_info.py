@@ -71,6 +71,10 @@ edited: {description: Files of the live release that were changed after it was b
 memory_mb: {description: Memory in MB that the processes of the live release use., type: int, returned: when O(check_health)}
 restarts: {description: How often systemd has restarted processes of the live release., type: int, returned: when O(check_health)}
 health: {description: Why the health page is unhealthy. Empty if it is healthy., type: str, returned: when O(check_health)}
+health_warning:
+  description: Why a healthy response proves little about the app, such as a redirect to a login page. Empty otherwise.
+  type: str
+  returned: when O(check_health)
 lock_holder:
   description: >-
     The run that holds the deploy lock, with C(who) (USER@CONTROLLER), C(what) (its purpose), C(since) (seconds since 1970), C(controller),
@@ -102,10 +106,12 @@ def main():
 def health(module):
     layout, systemd = Layout(module.params["root"], module.params["app"]), Systemd(module.run_command)
     units = systemd.show(layout.units(layout.live()).values())
+    page = site_page(module.params, layout)
     return {
         "memory_mb": memory.used_mb(unit["ControlGroup"] for unit in units),
         "restarts": sum(unit["NRestarts"] for unit in units),
-        "health": site_page(module.params, layout).probe(),
+        "health": page.probe(),
+        "health_warning": page.warning(),
     }
 
 
