@@ -45,6 +45,7 @@ def report(**changed):
         "lists": True,
         "opened": [SSH_RULE],
         "listening": [SSH],
+        "occupied": [],
         "reboot_for": [],
         "outdated": [],
         "addresses": ["192.0.2.1"],
@@ -70,6 +71,7 @@ def releases(**changed):
         "memory_mb": 120,
         "restarts": 0,
         "health": "",
+        "health_warning": "",
         "built": [LIVE],
         "activation": {"at": "2026-11-21T10:00:00Z", "by": "ann@laptop"},
         "releases": {LIVE: {"manifest": {"built": "2026-11-21T09:59:00Z", "by": "ann@laptop", "version": "v1"}, "bad": ""}},
@@ -428,3 +430,20 @@ def test_a_host_s_output_before_a_failed_login_is_printable(monkeypatch):
     problem = action.unreachable("127.0.0.1", 22, "banner\n\x1b[2JPermission denied\x07 (publickey).\r\n")
     assert problem["found"] == "Permission denied\ufffd (publickey)." and "ansible_user" in problem["fix"]
     assert action.unreachable("127.0.0.1", 22, "")["found"] == "the login failed"
+
+
+def test_a_program_on_the_site_s_ports_is_named_with_its_remedy():
+    """nginx can't start then, and its own log is not where an operator looks (B5)."""
+    table = 'tcp   LISTEN 0      511    0.0.0.0:443  0.0.0.0:*    users:(("apache2",pid=99999999,fd=6))\n'
+    occupied = [module.problem(entry) for entry in module.occupants(table, module.WEB_PORTS)]
+    (found,) = [found for found in findings({"occupied": occupied}) if found["what"] == "listening"]
+    assert found["state"] == "bad" and "apache2 (process 99999999) listens on 0.0.0.0:443, which nginx needs" in found["found"]
+    assert "Stop process 99999999" in found["fix"] and "run provision.yml" in found["fix"]
+
+
+def test_a_site_that_redirects_to_a_login_page_is_reported():
+    """(A15)"""
+    warning = (
+        "/ returned 302, a redirect to a login or setup page (/setup). It counts as healthy, but it does not show that the app works. Fix."
+    )
+    assert [found["state"] for found in findings(None, {"health_warning": warning}) if found["what"] == "site"] == ["note"]

@@ -92,6 +92,11 @@ listening:
   description: Ports on which programs listen on other interfaces than loopback, each with C(port), C(proto) and C(program).
   type: list
   returned: always
+occupied:
+  description: Programs other than nginx on the site's ports, each with C(found) and C(fix).
+  type: list
+  elements: dict
+  returned: always
 reboot_for: {description: Packages whose upgrade requires a reboot., type: list, returned: always}
 outdated: {description: Units that still run code from before an upgrade., type: list, returned: always}
 backup:
@@ -133,11 +138,12 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.command import run
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.listeners import SS, listeners, occupants, problem
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import one_line, printable_values
 
 SETTINGS = "/etc/flaskhost"
 BACKUPS = "/var/lib/flaskhost"
-LISTENER = re.compile(r"^(tcp|udp) +(?:LISTEN|UNCONN) +\d+ +\d+ +(\S+):(\d+) +\S+:\S+(.*)", re.MULTILINE)
+WEB_PORTS = ("80/tcp", "443/tcp")
 LOOPBACK = re.compile(r"127\.|\[::1\]|.*%lo$")
 KEEP_BYTES = 2**20
 COMMAND_SECONDS = 120
@@ -164,6 +170,7 @@ def main():
 
 
 def report(params):
+    table = output(*SS)
     return {
         "time": time.time(),
         "synchronized": output("timedatectl", "show", "--value", "--property=NTPSynchronized") == "yes",
@@ -181,7 +188,8 @@ def report(params):
         "firewall": output("ufw", "status").startswith("Status: active"),
         "lists": bool(output("nft", "list", "table", "inet", "flaskhost")),
         "opened": opened(output("ufw", "show", "added")),
-        "listening": listening(output("ss", "--no-header", "--listening", "--numeric", "--processes", "--tcp", "--udp")),
+        "listening": listening(table),
+        "occupied": [problem(entry) for entry in occupants(table, WEB_PORTS)],
         "reboot_for": reboot_for(),
         "outdated": re.findall(r"^NEEDRESTART-SVC: (\S+)", output("needrestart", "-b", "-l", "-r", "l"), re.MULTILINE),
         "addresses": re.findall(r"inet6? ([0-9a-f.:]+)", output("ip", "-oneline", "address", "show", "scope", "global")),
@@ -266,10 +274,9 @@ def opened(rules):
 def listening(table):
     """Parse the output of `ss`, without DHCP clients. A program chooses its own name, which can contain a newline."""
     found = set()
-    for proto, address, port, process in LISTENER.findall(table):
-        if not LOOPBACK.match(address) and (proto, port) not in (("udp", "68"), ("udp", "546")):
-            program = re.search(r'"([^"]+)', process)
-            found.add((int(port), proto, one_line(program[1]) if program else "the kernel"))
+    for entry in listeners(table):
+        if not LOOPBACK.match(entry["address"]) and (entry["proto"], entry["port"]) not in (("udp", 68), ("udp", 546)):
+            found.add((entry["port"], entry["proto"], entry["program"] or "the kernel"))
     return [{"port": port, "proto": proto, "program": program} for port, proto, program in sorted(found)]
 
 
@@ -293,7 +300,7 @@ def certificate(path, domain, output):
         "self_signed": found.get("subject") == found.get("issuer"),
         "names": re.findall(r"DNS:([^,\s]+)", text),
         "served": is_served(path, domain),
-        "problem": problem(os.path.join(os.path.dirname(path), "problem.json")),
+        "problem": renewal_problem(os.path.join(os.path.dirname(path), "problem.json")),
     }
 
 
@@ -310,7 +317,7 @@ def is_served(path, domain, at=("127.0.0.1", 443)):
         return False
 
 
-def problem(path):
+def renewal_problem(path):
     try:
         with open(path) as handle:
             recorded = json.load(handle)

@@ -85,6 +85,8 @@ def services(report):
 
 def listening(report):
     """Compare the ports that programs listen on with the ports that the firewall allows."""
+    for entry in report["occupied"]:
+        yield bad("listening", entry["found"], f"{entry['fix']} Then run provision.yml.")
     ports = {f"{entry['port']}/{entry['proto']}": entry for entry in report["listening"]}
     blocked = [f"{port} ({entry['program']})" for port, entry in ports.items() if not any(allows(rule, entry) for rule in report["opened"])]
     unused = [rule for rule in report["opened"] if not any(allows(rule, entry) for entry in report["listening"])]
@@ -95,7 +97,7 @@ def listening(report):
         allowed = ", ".join(f"{rule['first']}/{rule['proto']}" for rule in unused)
         fix = "Remove the rule from ufw_rules, or start the program that should listen there."
         yield note("listening", f"no program listens on ports that the firewall allows: {allowed}", fix)
-    if not blocked and not unused:
+    if not blocked and not unused and not report["occupied"]:
         yield ok("listening", first_of([f"{port} {entry['program']}" for port, entry in ports.items()]))
 
 

@@ -33,6 +33,11 @@ TAKEN = {
         "memcached",
         "ubuntu",
         "debian",
+        # directories of systemd, ufw, podman and Flaskhost in /var/lib
+        "private",
+        "ufw",
+        "containers",
+        "flaskhost",
     ),
 }
 SINGLE = {
