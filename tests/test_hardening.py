@@ -104,7 +104,7 @@ def test_request_limits_apply_to_the_app_and_not_to_static_files(rendered, host)
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_the_health_page_has_a_separate_limit(rendered, host):
-    """With a shared limit, a monitoring service would report the site as down while visitors from the same address browse it."""
+    """With a shared limit, a monitoring service would report the site as down while visitors from the same address browse it. (S16)"""
     site = rendered(host, "site.conf")
     health = re.search(r"location = /healthz {.*?}", site, re.DOTALL)[0]
     assert "limit_req zone=shop_health burst=50 nodelay;" in health
@@ -121,6 +121,7 @@ def test_health_checks_by_a_trusted_proxy_are_not_limited(rendered):
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_client_can_upgrade_to_websocket_only(rendered, host):
+    """(S17)"""
     general, site = rendered(host, "nginx.conf"), rendered(host, "site.conf")
     (pattern,) = re.findall(r'"~\*(.*)" websocket;', general)
     for accepted in "HTTP/1.1 GET websocket", "HTTP/1.1 GET WebSocket":
@@ -154,6 +155,7 @@ X-SSL-Client-Cert X-Sendfile-Type X-Accel-Mapping TE Trailer Keep-Alive Expect H
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_client_cannot_send_proxy_headers_to_the_app(rendered, host):
+    """(S22)"""
     headers = app_headers(rendered(host, "site.conf"))
     # RFC 9110: names are the same in any case
     assert {*TRUSTED_HEADERS.lower().split()} <= {name.lower() for name in headers}
@@ -177,6 +179,7 @@ def test_nginx_app_headers_passes_a_proxy_s_headers_to_the_app(rendered):
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_hidden_files_are_not_served_and_the_app_s_routes_are(rendered, host):
+    """(S21)"""
     site = rendered(host, "site.conf")
     static = re.search(r"location \^~ /assets/ {.*?\n    }\n", site, re.DOTALL)[0]
     ((pattern, within),) = re.findall(r"location ~ (\S.*) {\n(.*?)\n        }", static, re.DOTALL)
@@ -262,6 +265,7 @@ CONNECTION = "198.51.100.9 40000 10.0.0.5 22"
     ids=["from-facts", "from-processes"],
 )
 def test_lists_that_would_lock_out_the_operator_s_session_are_rejected(tmp_path, facts, environment):
+    """Also when sudo removed the session from the facts (C3)."""
     # without facts, the role's own module must find the session, which set_fact would hide
     tasks = [{"ansible.builtin.set_fact": {"ansible_facts": facts}}] if facts else []
     tasks += [{"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.ufw", "tasks_from": "guard"}}]
@@ -276,6 +280,7 @@ def test_lists_that_would_lock_out_the_operator_s_session_are_rejected(tmp_path,
 
 
 def test_lists_are_rejected_if_the_operator_s_address_is_unknown(tmp_path):
+    """(C3)"""
     facts = {"distribution": "Debian", "distribution_major_version": "13", "ssh_session": {"address": "", "port": 0}}
     tasks = [
         {"ansible.builtin.set_fact": {"ansible_facts": facts}},

@@ -43,7 +43,7 @@ HEADERS = {
 
 @pytest.mark.sample
 def test_forge_proxy_headers(attacker):
-    """A visitor sends headers that proxies set, and that an app may trust: none of them reaches the app with the visitor's value."""
+    """A visitor sends headers that proxies set, and that an app may trust: none of them reaches the app with the visitor's value. (S22)"""
     forged = {}
     for name, value in HEADERS.items():
         status, body = attacker.get("/echo", "--header", f"{name}: {value}")
@@ -69,7 +69,7 @@ def test_forge_proxy_headers_with_underscores(attacker):
 
 @pytest.mark.sample
 def test_upgrade_to_h2c(attacker):
-    """A visitor asks to upgrade the connection to h2c, which would bypass nginx's limits: the upgrade never reaches the app."""
+    """A visitor asks to upgrade the connection to h2c, which would bypass nginx's limits: the upgrade never reaches the app. (S17)"""
     for value in ("h2c", "HTTP/2.0", "TLS/1.0", "evil", "websocket, h2c", "h2c, websocket"):
         status, body = attacker.get(
             "/echo",
@@ -93,7 +93,7 @@ def test_websockets_still_work(attacker):
 
 @pytest.mark.sample
 def test_read_hidden_static_files(attacker, source):
-    """A visitor requests hidden files among the static ones (/static/.htpasswd, /static/.git/config, also encoded): nginx answers 404."""
+    """A visitor requests hidden files among the static ones (/static/.htpasswd, /static/.git/config, also encoded): nginx answers 404. (S21)"""
     build = "mkdir -p static/.git static/sub/.ssh && echo secret >static/.git/config && echo secret >static/.env && echo secret >static/sub/.ssh/id && echo fine >static/fine.txt"
     run = attacker.attempt(app_source=source, app_build_command=build)
     assert run.ok, run.output
@@ -116,7 +116,7 @@ def test_read_hidden_static_files(attacker, source):
 
 @pytest.mark.parametrize("name", [".net", "a/.b", "..."])
 def test_routes_with_a_dot_reach_the_app(attacker, name):
-    """A visitor requests a page of the app whose name begins with a dot (/tag/.net): the app answers."""
+    """A visitor requests a page of the app whose name begins with a dot (/tag/.net): the app answers. (S21)"""
     assert attacker.get(f"/tag/{name}", "--path-as-is") == (200, f"tag {name}\n")
 
 
@@ -137,7 +137,7 @@ def test_read_hidden_files_of_the_app(attacker):
 
 
 def test_overload_the_app_with_its_health_page(attacker):
-    """A visitor requests the health page 900 times in a second: requests above the limit get 429, as for other pages."""
+    """A visitor requests the health page 900 times in a second: requests above the limit get 429, as for other pages. (S16)"""
     command = ["hey", "-n", "900", "-c", "100", "-host", attacker.domain, f"https://127.0.0.1:{attacker.port}/healthz"]
     output = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     assert "[429]" in output, output
