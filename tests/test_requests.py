@@ -183,6 +183,8 @@ def test_an_app_without_proxyfix_sees_the_visitor_s_address(app):
     """Also with IPv6, and on each server's own idea of the client of a Unix socket (A10)."""
     assert seen(app(raw("GET", "/")))["REMOTE_ADDR"] == "192.0.2.7"
     assert seen(app(raw("GET", "/", FROM_NGINX | {"X-Real-IP": "2001:db8::7"})))["REMOTE_ADDR"] == "2001:db8::7"
+    # as in a health check over the socket, or if nginx_app_headers removes X-Real-IP
+    assert seen(app(raw("GET", "/", {"Host": "shop.test", "X-Forwarded-For": "192.0.2.8, 192.0.2.7"})))["REMOTE_ADDR"] == "192.0.2.7"
     found = seen(app(raw("GET", "/", {"Host": "shop.test"})))
     assert (found["REMOTE_ADDR"], found["wsgi.url_scheme"]) == ("", "http"), "without nginx, nothing is made up"
 

@@ -18,7 +18,7 @@ MAX_BYTES = 65536
 # X-Flaskhost-Check with the directory of the release (roles/nginx/templates/nginx.conf.j2).
 REQUEST = (
     "GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: identity\r\nConnection: close\r\nX-Flaskhost-Check: release\r\n"
-    "X-Real-IP: 127.0.0.1\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Host: {host}\r\nX-Forwarded-Port: 443\r\nX-Forwarded-Proto: https\r\n\r\n"
+    "X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Host: {host}\r\nX-Forwarded-Port: 443\r\nX-Forwarded-Proto: https\r\n\r\n"
 )
 # names of pages that let a visitor log in, or install the app
 LOGIN_OR_SETUP = re.compile(

@@ -164,25 +164,37 @@ def test_edited_files_of_a_release(fault):
 
 
 def test_existing_users_directories_and_sites(fault):
-    """A user, a group, a directory and a site with the app's name already exist, with other content: Flaskhost takes them over and keeps
-    foreign files."""
+    """A user, a group, a directory and a site with the app's name already exist: preflight names each, and changes nothing. Without them,
+    the app is deployed. (B4, B18)"""
     host = fault.site.host
     host.check_output("groupadd --gid 4242 other; useradd --gid users --home-dir /home/other --create-home --shell /bin/bash other")
     host.check_output("mkdir -p /srv/other && echo mine >/srv/other/notes.txt && chown -R other /srv/other && chmod 0700 /srv/other")
-    host.check_output("printf 'server { listen 8081; }\\n' >/etc/nginx/sites-enabled/other.conf")
+    host.check_output("printf 'server { listen 443 ssl; server_name other.test; }\\n' >/etc/nginx/sites-enabled/by-hand.conf")
     settings = {"app_name": "other", "app_root": "/srv/other", "app_domains": ["other.test"], "ufw_rules": []}
+    state = (
+        "stat -c '%U %a %Z' /srv/other /srv/other/notes.txt; getent passwd other; cat /etc/nginx/sites-enabled/*; ls /etc/systemd/system"
+    )
+    before = host.check_output(state)
     try:
+        run = fault.site.play("deploy.yml", **settings)
+        assert not run.ok and run.changed == 0 and host.check_output(state) == before, run.output
+        assert run.reports(
+            "Nothing was changed.",
+            "the user 'other' (uid",
+            "app_root: /srv/other exists, and Flaskhost did not create it",
+            "the site /etc/nginx/sites-enabled/by-hand.conf has the same server_name other.test",
+        ), run.output
+        host.check_output("userdel --remove other; groupdel other; mv /srv/other /srv/other.old; rm /etc/nginx/sites-enabled/by-hand.conf")
         run = fault.site.play("deploy.yml", **settings)
         assert run.ok, run.output
         assert fault.site.play("deploy.yml", **settings).changed == 0
         assert host.check_output("systemctl is-active 'other@*'") == "active"
-        assert host.file("/srv/other/notes.txt").content_string == "mine\n"
-        assert "listen 8081" in host.check_output("cat /var/backups/flaskhost/etc/nginx/sites-enabled/other.conf.*")
         assert host.check_output("readlink /srv/sample/live").endswith(fault.before), "the other app must be unchanged"
     finally:
         host.run("systemctl disable --now $(basename /etc/systemd/system/other@*.service); rm -f /etc/systemd/system/other@*")
         host.run(
-            "rm -rf /srv/other /etc/nginx/sites-enabled/other.conf; nginx -s reload; userdel other; groupdel other; groupdel other-web"
+            "rm -rf /srv/other /srv/other.old /var/lib/other /etc/nginx/sites-enabled/other.conf /etc/nginx/sites-enabled/by-hand.conf; nginx -s reload; "
+            "userdel --remove other; userdel other-build; groupdel other; groupdel other-web"
         )
 
 
