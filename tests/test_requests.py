@@ -59,6 +59,9 @@ def rendered(tmp_path_factory):
 
 WEB = """
 import io
+import time
+
+slow = []
 
 def make(name):
     def app(environ, start_response):
@@ -66,6 +69,15 @@ def make(name):
         if path.startswith("/refuse"):
             start_response("401 Unauthorized", [("Content-Length", "7")])
             return [b"refused"]
+        if path == "/cookies":
+            start_response("200 OK", [("Set-Cookie", f"cart{number}=" + "x" * 4000) for number in range(6)])
+            return []
+        if path == "/slow":
+            slow.append(path)
+            time.sleep(4)
+        if path == "/count":
+            start_response("200 OK", [])
+            return [str(len(slow)).encode()]
         if path == "/upper":
             start_response("200 OK", [])
             return (part.upper() for part in iter(lambda: environ["wsgi.input"].read(1000), b""))
@@ -285,12 +297,13 @@ with_nginx = pytest.mark.skipif(not NGINX, reason="this machine has no nginx")
 def nginx(request, rendered, app, tmp_path):
     """nginx with the roles' configuration in front of the app. Returns the answer to a request."""
     root, plain, secure = tmp_path / "srv", free_port(), free_port()
-    for directory in ("releases/r1/public/static", "sites-enabled", "conf.d", "modules-enabled", "var"):
+    for directory in ("releases/r1/public/static", "sites-enabled", "conf.d", "modules-enabled", "www/shop"):
         (root / directory).mkdir(parents=True)
     (root / "releases/r1/wsgi.sock").symlink_to(app.socket)
     (root / "releases/r1/public/static/.env").write_text("secret")
     (root / "releases/r1/public/static/a.css").write_text("a {}")
     (root / "live").symlink_to("releases/r1")
+    (root / "www/shop/50x.html").touch()
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=shop.test"]
     subprocess.run([*command, "-keyout", root / "key", "-out", root / "chain"], check=True, capture_output=True)
     (root / "certificate.pem").write_text((root / "key").read_text() + (root / "chain").read_text())
@@ -306,6 +319,7 @@ def nginx(request, rendered, app, tmp_path):
             ("/etc/nginx/", f"{root}/"),
             ("/run/nginx.pid", f"{root}/pid"),
             ("/var/log/nginx/", f"{root}/"),
+            ("/var/www/", f"{root}/www/"),
         ):
             text = text.replace(old, new)
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -356,6 +370,21 @@ def test_the_app_gets_the_port_of_the_host_header_but_not_a_name_of_another_site
     for value in ("shop.test:x", "shop.test:8443:1", "shop.test:", "shop.test:999999"):
         answer = nginx(Host=value)
         assert answer.status == 400 or answer.seen["HTTP_HOST"] == "shop.test", value
+
+
+@with_nginx
+def test_large_cookies_and_long_urls_reach_the_visitor_and_the_app(nginx):
+    """Browsers accept cookies of 4 KB (A3, B21)."""
+    answer = nginx("/cookies")
+    assert (answer.status, len(answer.headers.get_all("Set-Cookie"))) == (200, 6)
+    assert nginx("/x?q=" + "x" * 4200).seen["PATH_INFO"] == "/x" and nginx("/x?q=" + "x" * 9000).status == 414
+
+
+@with_nginx
+def test_a_slow_response_is_504_and_the_previous_release_gets_no_request(nginx):
+    """Both links lead to the same app here, so a second attempt would be counted (B25)."""
+    (nginx.root / "previous").symlink_to("releases/r1")
+    assert (nginx("/slow").status, nginx("/count").text) == (504, b"1")
 
 
 @with_nginx
