@@ -1,10 +1,9 @@
 """The problems that preflight reports: a setting, its value, what is allowed, and the file and line to change."""
 
-import glob
 import os
-import re
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import credentials
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import origins
 
 # realpath, because the collection may be found through a link, but messages must name the operator's own files
 PROJECT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -55,22 +54,19 @@ def is_secret(name):
 
 
 class Sources:
-    """The files in which a variable is or can be set. Files of the inventory take precedence over those of the project."""
+    """The files in which a variable of a host is or can be set. Files of the inventory take precedence over those of the project."""
 
     def __init__(self, settings):
-        inventory = str(settings.get("inventory_dir") or ".")
-        self.best = f"{os.path.relpath(inventory)}/group_vars/app_servers.yml"
-        if os.path.isdir(f"{PROJECT}/group_vars"):
+        inventory, host = str(settings.get("inventory_dir") or "."), str(settings.get("inventory_hostname") or "")
+        project = PROJECT if os.path.isdir(f"{PROJECT}/group_vars") else ""
+        self.origins = origins.Origins(inventory, host, settings.get("group_names") or [], project)
+        own = origins.variable_files(inventory, "host", host)
+        self.best = os.path.relpath(own[0]) if own else f"{os.path.relpath(inventory)}/group_vars/app_servers.yml"
+        if project and not own:
             self.best += " or group_vars/all/app.yml"
-        directories = (f"{inventory}/host_vars/**", f"{inventory}/group_vars/**", f"{PROJECT}/group_vars/**", inventory)
-        # The inventory's own directory is not searched recursively: it can contain anything, even a clone of this project, whose links
-        # point back to its top directory.
-        self.files = [path for directory in directories for path in sorted(glob.glob(f"{directory}/*.y*ml", recursive=True))]
 
     def of(self, name):
-        for path in self.files:
-            with open(path, errors="replace") as handle:
-                for number, line in enumerate(handle, 1):
-                    if re.match(rf"\s*['\"]?{re.escape(name)}['\"]?\s*:", line):
-                        return f"{os.path.relpath(path)}, line {number}"
+        if found := self.origins.of(name):
+            path, line = found
+            return f"{os.path.relpath(path)}, line {line}"
         return None

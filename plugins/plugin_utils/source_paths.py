@@ -6,6 +6,7 @@ The settings are `app_shared` and `app_static`. `release_shared` and `release_st
 import re
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks
 
 TYPES = {"shared": list, "static": dict}
 SHARED = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
@@ -26,6 +27,8 @@ def shared(value, _settings):
 
 
 def static(value, settings):
+    if problem := checks.texts(value, settings):
+        return problem
     for url, directory in value.items():
         if not re.fullmatch(r"(/[\w.-]+)+/", str(url)) or {".", ".."} & {*str(url).split("/")}:
             return f"'{url}' is not the URL of a directory. Begin and end it with /, such as /static/."

@@ -89,6 +89,8 @@ def app_server(value, _settings):
 
 
 def app_env(value, settings):
+    if problem := checks.texts(value, settings):
+        return problem
     # systemd passes the app's environment to podman, which runs as root
     taken = [name for name in value if re.fullmatch(r"PATH|HOME|TMPDIR|(LD|XDG|CONTAINERS|REGISTRY)_.*", str(name))]
     if taken and settings.get("app_runtime") == "container":
@@ -132,7 +134,9 @@ def app_processes(value, _settings):
 def app_schedule(value, _settings):
     names = [entry.get("name") for entry in value]
     for entry in value:
-        if {*entry} != {"name", "command", "at"} or not all(isinstance(text, str) and text.strip() for text in entry.values()):
+        if problem := checks.texts(entry, None):
+            return problem
+        if {*entry} != {"name", "command", "at"} or not all(map(str.strip, entry.values())):
             return f"each job must have a name, a command and at, all of them non-empty strings. Check {entry.get('name') or entry}."
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", entry["name"]):
             return (

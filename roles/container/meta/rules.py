@@ -2,6 +2,10 @@
 
 import re
 
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks
+
+container_build_args = checks.texts
+
 
 def container_options(value, _settings):
     """Each option becomes a quoted word in a unit."""

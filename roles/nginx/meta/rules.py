@@ -4,6 +4,7 @@ from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks
 
 RENAMED = {"nginx_certificate_folder": "nginx_certificate_directory"}
 
+nginx_headers = nginx_app_headers = checks.texts
 nginx_trusted_proxies = nginx_unlimited = checks.networks
 nginx_site_template = nginx_error_page_template = nginx_server_template = checks.file_on_controller
 nginx_hsts = checks.matches(
