@@ -46,6 +46,16 @@ HOSTS = {
     "later": {**ALL_KINDS, "app_schedule": [{"name": "tidy", "command": "true", "at": "*-*-* 05:00"}]},
     "less": {**ALL_KINDS, "app_services": ["redis"]},
     "procfile": {"app_server": "procfile"},
+    # a type that the Procfile lacks, one whose command is replaced, one from the Procfile, and one that doesn't run
+    "own": {
+        "app_processes": {
+            "beat": {"command": "rq beat --name 'a b' \"$GREETING\""},
+            "worker": {"command": "rq other", "count": 2},
+            "send-mail": {"count": 1},
+            "sleeper": {"command": "sleep 9", "count": 0},
+        }
+    },
+    "own-without-a-procfile": {"app_source": "bare", "app_processes": {"worker": {"command": "rq worker", "count": 2}}},
     "container": {**ALL_KINDS, "app_runtime": "container", "app_shared": ["instance"], "container_options": ["--dns=none"]},
     "shared": {**ALL_KINDS, "app_shared": ["instance", "app.db", "uploads"]},
     "container-of-another-file": {**ALL_KINDS, "app_runtime": "container", "container_file": "Containerfile"},
@@ -59,6 +69,8 @@ def identified(tmp_path_factory):
     (directory / "source").mkdir()
     (directory / "source/Procfile").write_text(PROCFILE)
     (directory / "source/requirements.txt").write_text("Flask\n")
+    (directory / "bare").mkdir()
+    (directory / "bare/requirements.txt").write_text("Flask\n")
     # a role that exposes the variables of the role `release`
     probe = directory / "roles/probe"
     (probe / "tasks").mkdir(parents=True)
@@ -72,6 +84,7 @@ def identified(tmp_path_factory):
     ]
     (probe / "tasks/main.yml").write_text(yaml.safe_dump(tasks))
     settings = {**SETTINGS, **LOCAL, "app_source": str(directory / "source")}
+    HOSTS["own-without-a-procfile"]["app_source"] = str(directory / "bare")
     return evaluate(directory, [READ_APP, {"ansible.builtin.include_role": {"name": "probe"}}], "{{ seen }}", HOSTS, settings=settings)
 
 
@@ -89,7 +102,19 @@ def test_a_procfile_is_parsed_as_on_other_platforms():
 @pytest.mark.parametrize(
     ("text", "settings", "name", "message"),
     [
-        (None, {"app_processes": {"worker": 1}}, "app_processes", "the source has no Procfile at its top, which must define worker"),
+        (
+            None,
+            {"app_processes": {"worker": 1, "beat": {"count": 1}, "own": {"command": "x"}}},
+            "app_processes",
+            "the source has no Procfile at its top, which must define worker, beat. Write the command into app_processes, such as "
+            "worker: { command: COMMAND, count: 1 }, or into a Procfile, as worker: COMMAND.",
+        ),
+        (
+            None,
+            {"app_server": "procfile"},
+            "app_server",
+            "which must define web. Choose another app_server, or add the line web: COMMAND to a Procfile.",
+        ),
         ("web: x", {"app_processes": {"worker": 1}}, "app_processes", "no process type 'worker'. It has web."),
         (PROCFILE, {"app_processes": {"wroker": 1}}, "app_processes", "no process type 'wroker'. Did you mean worker?"),
         ("", {"app_server": "procfile"}, "app_server", "no process type 'web'. It has no process types."),
@@ -108,6 +133,7 @@ def test_a_problem_of_a_procfile_is_reported(text, settings, name, message):
 def test_an_unused_procfile_is_not_checked():
     assert not list(procfile.problems("no Procfile, but prose", {"app_processes": {"worker": 0}, "app_server": "gunicorn"}))
     assert not list(procfile.problems(None, {"app_processes": {}, "app_release_command": ""}))
+    assert not list(procfile.problems("no Procfile, but prose", {"app_processes": {"worker": {"command": "rq worker"}}}))
 
 
 # -- the files of a release ------------------------------------------------------------------------------------------------
@@ -124,6 +150,17 @@ def test_each_process_has_a_unit(identified):
     assert files["release-command"].splitlines()[-1] == "flask db upgrade"
     names = [identified[host]["id"] for host in ("plain", "full", "three", "later", "less")]
     assert len({*names}) == 5, "the release's id depends on the number of workers and the schedule"
+
+
+def test_a_worker_s_command_can_be_a_setting(identified):
+    """It needs no Procfile, and takes precedence over the Procfile's line. (A8)"""
+    files = identified["own"]["files"]
+    units = {name for name in files if re.search(r"\.\d\.", name)}
+    assert units == {"beat.1.service", "worker.1.service", "worker.2.service", "send-mail.1.service"}
+    assert "worker) set -- 'rq other' ;;" in files["process"] and "sleep 9" not in files["process"]
+    assert "rq worker" in identified["full"]["files"]["process"] and "mail.py" in files["process"]
+    bare = identified["own-without-a-procfile"]["files"]
+    assert "worker) set -- 'rq worker' ;;" in bare["process"] and "worker.2.service" in bare
 
 
 def test_a_worker_has_the_sandbox_of_the_server(identified):
@@ -252,10 +289,9 @@ def release(identified, tmp_path):
     return tmp_path
 
 
-def start(release, name):
-    process = subprocess.Popen(
-        [release / "live/process", name], env={"REDIS_URL": "unix:///a b", "HOME": "/h"}, text=True, stdout=subprocess.PIPE
-    )
+def start(release, name, **environment):
+    environment = {"REDIS_URL": "unix:///a b", "HOME": "/h", **environment}
+    process = subprocess.Popen([release / "live/process", name], env=environment, text=True, stdout=subprocess.PIPE)
     output = process.communicate(timeout=20)[0].splitlines()
     return process, output
 
@@ -270,6 +306,12 @@ def test_a_process_replaces_its_shell(release):
 def test_a_command_is_run_by_a_shell(release):
     assert start(release, "worker")[1][4:] == ["worker", "--url", "unix:///a b"]
     assert start(release, "schedule:tidy")[1][4:] == ["tidy", "a b", "/h"]
+
+
+def test_a_worker_s_command_from_a_setting_is_run_by_a_shell(identified, release):
+    """With its quotes and variables, as a line of a Procfile. (A8)"""
+    (release / "releases/r1/process").write_text(identified["own"]["files"]["process"])
+    assert start(release, "beat", GREETING="hi there")[1][4:] == ["beat", "--name", "a b", "hi there"]
 
 
 def test_an_unknown_command_fails(release):

@@ -1,4 +1,4 @@
-"""Read an app's Procfile: process types and their commands."""
+"""The processes of an app: the types and commands of its Procfile, and of app_processes."""
 
 import difflib
 import re
@@ -16,10 +16,26 @@ class ProcfileError(ValueError):
     """The message states the problem and the remedy."""
 
 
+def counts(processes):
+    """Return the number of processes of each type. An entry of app_processes is a number, or a dictionary with a command, a count or both."""
+    return {kind: entry.get("count", 1) if isinstance(entry, dict) else entry for kind, entry in processes.items()}
+
+
+def own_commands(processes):
+    """Return the commands in app_processes by process type. They take precedence over the Procfile's."""
+    return {kind: entry["command"] for kind, entry in processes.items() if isinstance(entry, dict) and "command" in entry}
+
+
+def all_commands(text, settings):
+    """Return the command of each process type that settings use."""
+    found = commands(text or "") if wanted_types(settings) else {}
+    return {**found, **own_commands(settings.get("app_processes") or {})}
+
+
 def wanted_types(settings):
-    """Return the process types that settings use, as a list of (setting, type)."""
+    """Return the process types that settings take from the Procfile, as a list of (setting, type)."""
     processes = settings.get("app_processes") or {}
-    wanted = [("app_processes", kind) for kind, count in processes.items() if count]
+    wanted = [("app_processes", str(kind)) for kind, count in counts(processes).items() if count and kind not in own_commands(processes)]
     wanted += [("app_server", "web")] if settings.get("app_server") == "procfile" else []
     return wanted + ([("app_release_command", "release")] if settings.get("app_release_command") == "procfile" else [])
 
@@ -46,11 +62,8 @@ def problems(text, settings):
     """Yield (setting, problem) for each process type that settings use and the Procfile does not provide."""
     wanted = wanted_types(settings)
     if wanted and text is None:
-        kinds, example = ", ".join(kind for _name, kind in wanted), f"{wanted[0][1]}: COMMAND"
-        yield (
-            wanted[0][0],
-            f"the source has no Procfile at its top, which must define {kinds}. Add one, with a line for each, such as {example}.",
-        )
+        (name, kind), kinds = wanted[0], ", ".join(kind for _name, kind in wanted)
+        yield name, f"the source has no Procfile at its top, which must define {kinds}. {remedy(name, kind)}"
         return
     try:
         found = commands(text) if wanted else {}
@@ -59,11 +72,22 @@ def problems(text, settings):
         return
     for name, kind in wanted:
         near = difflib.get_close_matches(kind, list(found)[:SHOWN], n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"It has {texts.cut(', '.join(found), SHOWN) or 'no process types'}."
+        hint = (
+            f"Did you mean {near[0]}?"
+            if near
+            else f"It has {texts.cut(', '.join(found), SHOWN) or 'no process types'}. {remedy(name, kind)}"
+        )
         if kind not in found:
             yield name, f"the source's Procfile has no process type '{kind}'. {hint}"
         elif problem := shell_problem(found[kind]):
             yield "app_source", f"the command of '{kind}' in its Procfile is not a valid shell command: {problem}."
+
+
+def remedy(name, kind):
+    if name == "app_processes":
+        return f"Write the command into app_processes, such as {kind}: {{ command: COMMAND, count: 1 }}, or into a Procfile, as {kind}: COMMAND."
+    instead = "Choose another app_server" if name == "app_server" else "Set app_release_command to the command itself"
+    return f"{instead}, or add the line {kind}: COMMAND to a Procfile."
 
 
 def shell_problem(command):

@@ -47,7 +47,7 @@ def read_archive(source, args):
     if args.get("procfile_settings") is not None:
         for name, problem in procfile.problems(found["procfile"], args["procfile_settings"]):
             raise SourceError(f"{name}: {problem}")
-        found["commands"] = procfile.commands(found["procfile"] or "") if procfile.wanted_types(args["procfile_settings"]) else {}
+        found["commands"] = procfile.all_commands(found["procfile"], args["procfile_settings"])
     return found
 
 

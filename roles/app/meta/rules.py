@@ -4,7 +4,7 @@ import difflib
 import re
 import shutil
 
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils import urls
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text, urls
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks, procfile, rules, source_paths
 
 RESERVED_PREFIX = "app_"
@@ -121,13 +121,33 @@ def app_image(value, settings):
 
 
 def app_processes(value, _settings):
-    for kind, count in value.items():
+    for kind, entry in value.items():
         if kind in SINGLE:
             return f"'{kind}' is not a worker process: {SINGLE[kind]}"
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(kind)):
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(kind)) or not isinstance(kind, str):
             return f"'{kind}' is not a valid process type. Use only letters, digits, - and _."
+        if isinstance(entry, dict) and (problem := _process_problem(kind, entry)):
+            return problem
+        count = procfile.counts({kind: entry})[kind]
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= 64:
-            return f"the number of '{kind}' processes must be a whole number from 0 to 64."
+            hint = f" If '{entry}' is the command, write {kind}: {{ command: {entry} }}." if isinstance(entry, str) else ""
+            return f"the number of '{kind}' processes must be a whole number from 0 to 64.{hint}"
+    return None
+
+
+def _process_problem(kind, entry):
+    unknown = [key for key in entry if key not in ("command", "count")]
+    if unknown or not entry:
+        return f"'{kind}' must have a command, a count or both, such as {kind}: {{ command: celery -A app worker, count: 2 }}."
+    if "command" not in entry:
+        return None
+    command = entry["command"]
+    if problem := checks.texts({"command": command}, None):
+        return f"{kind}: {problem}"
+    if not command.strip() or text.FORBIDDEN_IN_LINE.search(command):
+        return f"the command of '{kind}' must be one line without control characters."
+    if problem := procfile.shell_problem(command):
+        return f"the command of '{kind}' is not valid shell syntax: {problem}."
     return None
 
 
@@ -170,9 +190,9 @@ def combined(settings):
         return
     # preflight sets failed_when: false to report all problems at once, so a missing key is the only sign of a failure
     if "files" not in source:
-        text = source.get("msg") or "it could not be read."
-        name = text.partition(":")[0] if text.startswith("app_") else "app_source"
-        yield name, settings.get(name), text.removeprefix(f"{name}: ")
+        message = source.get("msg") or "it could not be read."
+        name = message.partition(":")[0] if message.startswith("app_") else "app_source"
+        yield name, settings.get(name), message.removeprefix(f"{name}: ")
         return
     if _is_container(settings):
         if problem := _image_problem(settings, source):
@@ -187,8 +207,8 @@ def combined(settings):
         )
     yield from _module_problems(settings, source)
     if isinstance(settings.get("app_processes", {}), dict):
-        for name, text in procfile.problems(source.get("procfile"), settings):
-            yield name, settings.get(name), text
+        for name, problem in procfile.problems(source.get("procfile"), settings):
+            yield name, settings.get(name), problem
     yield from source_paths.problems(settings, source)
 
 
