@@ -24,7 +24,9 @@ def run(unit, properties, argv, seconds, wait_seconds=300):
     wait_until_inactive(unit, wait_seconds)
     arguments = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", f"--unit={unit}"]
     arguments += [f"--property={line}" for line in [*properties, f"RuntimeMaxSec={seconds}", "TimeoutStopSec=10"]]
-    code, *outputs = command.run([*arguments, "--", *argv], seconds=seconds + GRACE_SECONDS)
+    # systemd would replace $NAME, ${NAME} and $$ in the arguments, which are meant for a shell
+    arguments += ["--", *(argument.replace("$", "$$") for argument in argv)]
+    code, *outputs = command.run(arguments, seconds=seconds + GRACE_SECONDS)
     # a failed task prints the full output
     out, err = map(without_credentials, outputs)
     if code and err.startswith("Unknown assignment: "):
