@@ -106,8 +106,10 @@ def test_a_procfile_is_parsed_as_on_other_platforms():
             None,
             {"app_processes": {"worker": 1, "beat": {"count": 1}, "own": {"command": "x"}}},
             "app_processes",
-            "the source has no Procfile at its top, which must define worker, beat. Write the command into app_processes, such as "
-            "worker: { command: COMMAND, count: 1 }, or into a Procfile, as worker: COMMAND.",
+            (
+                "the source has no Procfile at its top, which must define worker, beat. Write the command into app_processes, such as "
+                "worker: { command: COMMAND, count: 1 }, or into a Procfile, as worker: COMMAND."
+            ),
         ),
         (
             None,

@@ -59,6 +59,8 @@ def test_valid_settings_are_accepted():
         ({"app_domains": ["203.0.113.7"]}, ["is an IP address", "203-0-113-7.sslip.io"]),
         ({"app_domains": ["2001:db8::7"]}, ["is an IP address", "2001-db8--7.sslip.io"]),
         ({"app_domains": ["https://example.com/"]}, ["is not a domain name", "without https://"]),
+        ({"app_domains": ["example.com", "müller.test"]}, ["'müller.test' has letters", "Write it as xn--mller-kva.test."]),
+        ({"app_domains": ["ma_ñana.test"]}, ["'ma_ñana.test' is not a domain name"]),
         ({"app_domains": ["exa_mple.com"]}, ["is not a domain name"]),
         ({"app_domains": "example.com"}, ["app_domains is 'example.com'", "must be a list in which each item is a string"]),
         ({"app_domains": {"a": 1}}, ["app_domains", "must be a list"]),
@@ -189,6 +191,25 @@ def test_a_bad_setting_is_reported_with_its_value_and_fix(changes, messages):
     for message in messages:
         assert message in found[0]
     assert "Set it in " in found[0] or "It is set in " in found[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("müller.test", "xn--mller-kva.test"),
+        ("MÜLLER.test", "xn--mller-kva.test"),
+        ("mu\u0308ller.test", "xn--mller-kva.test"),
+        ("*.müller.test", "*.xn--mller-kva.test"),
+        ("www.例え.テスト", "www.xn--r8jz45g.xn--zckzah"),
+        ("faß.de", "xn--fa-hia.de"),
+        ("\uff45xample\uff0ecom", "example.com"),
+    ],
+)
+def test_the_ascii_form_of_an_internationalized_domain_is_offered(name, expected):
+    """The operator pastes it; ß is not ss, and the name can have any form that a keyboard makes. (B26)"""
+    (found,) = problems(app_domains=[name])
+    assert f"'{name}' has letters" in found and f"Write it as {expected}." in found
+    assert not problems(app_domains=[expected])
 
 
 def test_another_ca_may_issue_certificates_for_internal_names():

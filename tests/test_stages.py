@@ -25,6 +25,27 @@ def test_a_dotenv_file_is_parsed_as_in_flask(tmp_path):
     assert values(tmp_path / ".env") == expected
 
 
+def test_a_dotenv_file_does_not_read_the_controller_s_environment(tmp_path, monkeypatch):
+    """${HOME} stays as it is, and ${NAME} refers to an earlier line of the file. (B29)"""
+    monkeypatch.setenv("TOKEN", "the operator's")
+    (tmp_path / ".env").write_text(
+        'DATA=${HOME}/data\nQUOTED="${HOME:-/root}"\nLATER=${USER_NAME}\nPATH=${PATH}:/opt\nPLAIN=$HOME\nTOKEN=${TOKEN}\n'
+        "USER_NAME=ann\nURL=postgresql://${USER_NAME}:a$$b@${HOST:-db}/${USER_NAME:-x}\nNONE\nEMPTY=\nBOTH='${EMPTY}${NONE}'\n"
+    )
+    assert values(tmp_path / ".env") == {
+        "DATA": "${HOME}/data",
+        "QUOTED": "${HOME:-/root}",
+        "LATER": "${USER_NAME}",
+        "PATH": "${PATH}:/opt",
+        "PLAIN": "$HOME",
+        "TOKEN": "${TOKEN}",
+        "USER_NAME": "ann",
+        "URL": "postgresql://ann:a$$b@${HOST:-db}/ann",
+        "EMPTY": "",
+        "BOTH": "${NONE}",
+    }
+
+
 def test_an_encrypted_dotenv_file_can_be_read(tmp_path):
     (tmp_path / "password").write_text("open sesame")
     (tmp_path / ".env").write_text("SECRET_KEY=5f3c9a\n")

@@ -7,7 +7,8 @@ name: dotenv
 author: The Flaskhost authors (@flaskhost)
 short_description: Read the names and values of a .env file
 description:
-  - Reads a C(.env) file on the controller in the same way as C(flask run).
+  - Reads a C(.env) file on the controller in the same way as C(flask run), except that variables of the controller's environment are not used.
+  - C(${NAME}) becomes the value of C(NAME) if an earlier line of the file sets it. Otherwise it stays as it is.
   - The file can be encrypted with ansible-vault. Names without a value are ignored.
 requirements:
   - python-dotenv (on the controller)
@@ -32,6 +33,7 @@ _list:
 """
 
 import os
+import re
 
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
@@ -40,6 +42,9 @@ try:
     from dotenv import dotenv_values
 except ImportError:
     dotenv_values = None
+
+# a variable as python-dotenv writes it, with an optional default
+REFERENCE = re.compile(r"\$\{([^}:]*)(?::-[^}]*)?\}")
 
 
 class LookupModule(LookupBase):
@@ -53,5 +58,8 @@ class LookupModule(LookupBase):
     def read(self, path):
         if not os.path.isfile(path):
             raise AnsibleError(f"{os.path.relpath(path)} does not exist. Create it with one NAME=value per line, such as SECRET_KEY=…")
-        found = dotenv_values(self._loader.get_real_file(path))
-        return {name: value for name, value in found.items() if value is not None}
+        values = {}
+        for name, value in dotenv_values(self._loader.get_real_file(path), interpolate=False).items():
+            if value is not None:
+                values[name] = REFERENCE.sub(lambda found: values.get(found[1], found[0]), value)
+        return values

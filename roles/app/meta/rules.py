@@ -3,6 +3,7 @@
 import difflib
 import re
 import shutil
+import unicodedata
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text, urls
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks, procfile, rules, source_paths
@@ -71,9 +72,17 @@ def app_domains(value, _settings):
         if re.fullmatch(r"[\d.]+|[0-9a-f:]+:[0-9a-f:]*", str(name), re.IGNORECASE):
             domain = f"{re.sub('[.:]', '-', str(name))}.sslip.io"
             return f"'{name}' is an IP address, but a certificate needs a domain name. Without DNS of your own, use {domain}."
+        if not str(name).isascii() and DOMAIN.fullmatch(ascii_name := _punycode(str(name))):
+            return f"'{name}' has letters that DNS, nginx and certificates know in another form only. Write it as {ascii_name}."
         if not DOMAIN.fullmatch(str(name)):
             return f"'{name}' is not a domain name. Write names such as example.com, without https:// and without a path."
     return None
+
+
+def _punycode(name):
+    """Return the ASCII form of an internationalized domain name. Python's own codec follows the older IDNA 2003, which makes ss of ß."""
+    labels = re.split("[.。]", unicodedata.normalize("NFKC", name.lower()))
+    return ".".join(label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels)
 
 
 def app_module(value, settings):
