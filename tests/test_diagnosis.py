@@ -16,6 +16,9 @@ IN_THE_SANDBOX = [
     ("FileNotFoundError: [Errno 2] No such file or directory: '/proc/meminfo'", "[ProcSubset=all]"),
     ("FileNotFoundError: [Errno 2] No such file or directory: '/proc/stat'", "[ProcSubset=all]"),
     ("FileNotFoundError: [Errno 2] No such file or directory: '/proc/net/dev'", "[ProcSubset=all]"),
+    ("FileNotFoundError: [Errno 2] No such file or directory: '/proc/cpuinfo'", "[ProcSubset=all]"),
+    ("FileNotFoundError: [Errno 2] No such file or directory: '/proc/filesystems'", "[ProcSubset=all]"),
+    ("OSError: Load averages are unobtainable", "[ProcSubset=all]"),
     ("OSError: [Errno 97] Address family not supported by protocol", "[RestrictAddressFamilies=AF_NETLINK]"),
     ("    syscall: 'uv_interface_addresses'", "[RestrictAddressFamilies=AF_NETLINK]"),
     (
@@ -45,6 +48,10 @@ OTHERS = [
     ("OSError: [Errno 28] No space left on device: '/var/lib/shop/x'", "disk is full"),
     ("OSError: [Errno 30] Read-only file system: '/var/lib/shop/x'", "when a disk fails"),
     ("error: failed to create directory `/srv/shop/venvs/x`: Read-only file system (os error 30)", "when a disk fails"),
+    ("FileNotFoundError: [Errno 2] No such file or directory: '/srv/shop/releases/r1/app/logs/app.log'", "app_shared: [logs]"),
+    ("Error: ENOENT: no such file or directory, open 'uploads/x'", "app_shared"),
+    ("FileNotFoundError: [Errno 2] No such file or directory: 'ffmpeg'", "python_venv_extra_packages"),
+    ("bash: line 1: npm: command not found", "python_venv_extra_packages"),
     ("MemoryError", "Give the app more memory"),
     ('psycopg2.OperationalError: FATAL:  password authentication failed for user "x"', "The database rejects the login"),
     ('FATAL:  database "x" does not exist', "The database rejects the login"),
@@ -124,6 +131,25 @@ RESULTS = [
     ),
     ({"msg": "it failed", "stderr": "OSError: [Errno 97] Address family not supported by protocol"}, "Errno 97", "AF_NETLINK"),
 ]
+# Failures of a first release: the last line of the app's log, and parts of the message that the operator sees.
+FIRST_RELEASES = [
+    # psutil (B20)
+    (
+        "FileNotFoundError: [Errno 2] No such file or directory: '/proc/meminfo'",
+        ["which psutil reads", "systemd_service_lines: [ProcSubset=all]"],
+    ),
+    ("OSError: [Errno 97] Address family not supported by protocol", ["psutil.net_if_addrs", "[RestrictAddressFamilies=AF_NETLINK]"]),
+    # a directory that is read-only or missing (B10): os.mkdir("logs"), Flask-SQLAlchemy, FileHandler("logs/app.log")
+    ("OSError: [Errno 30] Read-only file system: 'logs'", ["/var/lib/shop ($STATE_DIRECTORY)", "app_shared: [logs]"]),
+    ("OSError: [Errno 30] Read-only file system: '/srv/shop/releases/r2/app/instance'", ["$STATE_DIRECTORY", "app_shared"]),
+    ("OSError: [Errno 30] Read-only file system: '/srv/shop/venvs/k/var'", ["$STATE_DIRECTORY", "app_shared"]),
+    ("sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) unable to open database file", ["$STATE_DIRECTORY", "app_shared"]),
+    (
+        "FileNotFoundError: [Errno 2] No such file or directory: '/srv/shop/releases/r2/app/logs/app.log'",
+        ["git stores no empty directories", "/var/lib/shop ($STATE_DIRECTORY)", "app_shared: [logs]"],
+    ),
+]
+RESULTS += [({"reason": "the app exited", "log": f"Traceback\n{line}"}, line, parts[0]) for line, parts in FIRST_RELEASES]
 
 
 @pytest.fixture(scope="module")
@@ -160,4 +186,21 @@ def test_the_message_of_a_failed_release(failed, number):
     message, (_result, reason, remedy) = failed.failures[f"h{number}"], RESULTS[number]
     assert "Release r2 was not activated." in message and reason in message and remedy in message
     assert "Release r1 keeps serving." in message
+    assert "when a disk fails" not in message
     assert not set(failed.stdout) & {"\x1b", "\x07", "\x9b"} and max(map(len, failed.stdout.split("\n"))) < 2300
+
+
+@pytest.mark.parametrize("number", range(len(FIRST_RELEASES)))
+def test_the_message_names_the_setting_that_fixes_a_first_release(failed, number):
+    """The operator sees app_shared and $STATE_DIRECTORY for files (B10), and the sandbox's line for psutil. (B20)"""
+    line, parts = FIRST_RELEASES[number]
+    message = failed.failures[f"h{len(RESULTS) - len(FIRST_RELEASES) + number}"]
+    assert line in message and all(part in message for part in parts), message
+
+
+def test_the_troubleshooting_page_has_each_remedy_of_a_first_release():
+    """Its headings are the beginnings of the messages."""
+    page = (PROJECT / "docs/troubleshooting.md").read_text()
+    headings = [line.strip("#` \n").rstrip("…, ") for line in page.splitlines() if line.startswith("### ")]
+    for line, _parts in FIRST_RELEASES:
+        assert any(heading and remedy(EXITED, line).startswith(heading) for heading in headings), line

@@ -6,6 +6,7 @@ import pwd
 import re
 import shlex
 import subprocess
+import sys
 
 import jinja2
 import pytest
@@ -71,6 +72,7 @@ def test_only_a_build_step_gets_the_index_s_credentials(tmp_path, monkeypatch, n
     assert "tok3n" in fetched and "compile it" in built and 'LANG="C"' in built and venv.is_complete()
     assert ("tok3n" in built) is (needs_build or not wheels)
     assert any("InaccessiblePaths=-/var/cache/games-build" in line for line in lines) is not (needs_build or not wheels)
+    assert os.readlink(tmp_path / "venvs/key/var") == "/var/lib/games"
     if needs_build or not wheels:
         assert any(f"FETCHED={'yes' if wheels else ''} SHARED" in line for line in lines)
 
@@ -112,3 +114,18 @@ def test_a_possible_credential_is_not_shown(controller, monkeypatch, index, extr
     assert code != 0 and ("can not reach" in output) is not hidden, output
     (controller / "book.yml").unlink()
     assert_no_credential(controller, output)
+
+
+def test_flask_finds_the_instance_folder_of_an_installed_package_in_the_app_s_data(tmp_path):
+    """Flask itself, with its package in a venv whose link `var` points to the app's data. (B10)"""
+    packages = tmp_path / f"venvs/key/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    (packages / "shop").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "venvs/key/var").symlink_to(tmp_path / "data")
+    (packages / "shop/__init__.py").write_text(
+        "import os, flask\napp = flask.Flask(__name__, instance_relative_config=True)\n"
+        "os.makedirs(app.instance_path, exist_ok=True)\nopen(os.path.join(app.instance_path, 'site.db'), 'w').close()\n"
+    )
+    script = f"import sys; sys.path.insert(0, {str(packages)!r}); sys.prefix = {str(tmp_path / 'venvs/key')!r}; import shop"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    assert (tmp_path / "data/shop-instance/site.db").exists()

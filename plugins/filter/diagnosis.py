@@ -50,6 +50,8 @@ REMEDIES = [
         ),
         ["No such file or directory", "/proc/"],
         ["ENOENT", "/proc/"],
+        # os.getloadavg() does not name the file
+        ["Load averages are unobtainable"],
     ),
     (
         (
@@ -180,6 +182,18 @@ REMEDIES = [
             "this again."
         ),
         ["No module named"],
+    ),
+    (
+        (
+            "This file, directory or program is missing on the host. git stores no empty directories: if the app writes to a directory of its "
+            "source, add it to app_shared (for example app_shared: [logs]), which creates it. Store other files in {data} "
+            "($STATE_DIRECTORY). A program comes from a package of the distribution: add it to python_venv_extra_packages, and run deploy.yml. "
+            "Otherwise, add the file to the source. Then run this again."
+        ),
+        ["FileNotFoundError: "],
+        ["ENOENT: no such file or directory"],
+        ["command not found"],
+        ["exit code 127"],
     ),
     ("Add this page to the app, or set app_health_path to an existing page, and run this again.", ["run: ", "returned 404"]),
     (
