@@ -47,6 +47,7 @@ def contracts(tmp_path_factory):
         "app_module": "wsgi:app",
         **web,
     }
+    hosts["gunicorn-set"] = hosts["gunicorn-plain"] | {"gunicorn_timeout_seconds": 30, "gunicorn_workers": 5}
     settings = {
         **LOCAL,
         "hardening_packages": ["libpam-pwquality"],
@@ -205,6 +206,52 @@ def test_gunicorns_workers_are_spread_evenly_over_the_cores_even_after_one_has_d
     del arbiter.WORKERS[id(workers[0])]
     config["pre_fork"](arbiter, workers[2])
     assert [worker.core for worker in workers] == expected
+
+
+CONFIGURATION = """
+import multiprocessing, os
+bind = "0.0.0.0:8000"
+workers = 3
+timeout = 120
+max_requests = 500
+worker_class = "sync"
+keepalive = 2
+umask = 0o777
+daemon = reload = True
+user = group = "www-data"
+pidfile, certfile = "/run/x.pid", os.path.join(os.path.dirname(__file__), "x.pem")
+preload_app = True
+forked = []
+
+def post_fork(server, worker):
+    forked.append(worker)
+
+def when_ready(server):
+    forked.clear()
+"""
+
+
+def test_the_source_s_gunicorn_configuration_is_read_under_the_role_s(release, monkeypatch):
+    """It overrides defaults, but no setting of the inventory and nothing that a release needs. Its hooks run beside the role's. (B27)"""
+    monkeypatch.chdir(release.directory / "app")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0})
+    monkeypatch.setattr("os.sched_setaffinity", lambda _pid, _cores: None)
+    before = runpy.run_path(str(release.of("gunicorn-plain").directory / "gunicorn.conf.py"))
+    assert (before["timeout"], before["workers"], before["threads"], before["worker_class"]) == (30, 2, 24, "gthread")
+    (release.directory / "app/gunicorn.conf.py").write_text(CONFIGURATION)
+    found = runpy.run_path(str(release.directory / "gunicorn.conf.py"))
+    assert (found["timeout"], found["workers"], found["max_requests"], found["max_requests_jitter"]) == (120, 3, 500, 50)
+    assert (found["worker_class"], found["threads"], found["preload_app"]) == ("sync", 1, True)
+    assert (found["keepalive"], found["umask"], found["graceful_timeout"]) == (75, 0o007, 30)
+    assert not {"daemon", "reload", "user", "group", "pidfile", "certfile"} & {*found} and "when_ready" in found
+    worker = SimpleNamespace()
+    found["pre_fork"](SimpleNamespace(WORKERS={}), worker)
+    found["post_fork"](None, worker)
+    assert worker.core == 0 and found["forked"] == [worker]
+    # the inventory wins, also with the value of the default; the socket is an argument, which gunicorn prefers to `bind`
+    of_inventory = runpy.run_path(str(release.of("gunicorn-set").directory / "gunicorn.conf.py"))
+    assert (of_inventory["timeout"], of_inventory["workers"], of_inventory["worker_class"]) == (30, 5, "sync")
+    assert f"unix:{release.run}/wsgi.sock" in release.command("gunicorn")
 
 
 @pytest.mark.parametrize(
