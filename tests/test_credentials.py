@@ -159,6 +159,7 @@ def test_a_host_gets_no_credential(controller, repository, monkeypatch):
         "release_command": "",
         "release_build_command": "",
         "release_static": {},
+        "release_files": {},
         "release_shared": [],
         "release_server_role": "gunicorn",
         "__release_phase": "unpacked",
@@ -186,5 +187,36 @@ def test_a_host_gets_no_credential(controller, repository, monkeypatch):
     assert (
         f"releasing http://…@{server.place}/x.git" in received.encode().decode("unicode_escape", errors="replace") or "manifest" in received
     )
+    (controller / "book.yml").unlink()
+    assert_no_credential(controller, run.output)
+
+
+def test_the_content_of_the_operator_s_files_is_not_shown(controller, repository):
+    """Not even with -vvv and --diff, if the task that writes them fails. The host has no such build user. (A9)"""
+    tasks = [
+        {
+            "name": "identify",
+            "flaskhost.flaskhost.app_source": {"source": "{{ release_source }}", "cache": "~/.cache/x"},
+            "register": "release_source_found",
+        },
+        {"name": "lay out", "ansible.builtin.include_tasks": str(PROJECT / "roles/release/tasks/lay_out.yml")},
+    ]
+    variables = {
+        **dict.fromkeys(("release_build_command", "release_version", "__release_by", "__release_socket"), ""),
+        "release_static": {},
+        "__release_files": {},
+        "__release_secret_files": {},
+        "release_source": str(controller / "source"),
+        "release_app": "nosuchapp",
+        "release_root": str(controller / "srv"),
+        "release_id": "r",
+        "release_venv": "v",
+        "release_shared": [],
+        "release_server_role": "gunicorn",
+        "__release_phase": "unpacked",
+        "release_files": {"settings.py": "KEY = 'tok3n'\nOTHER = 1\n", "config/x.ini": "password = tok3n"},
+    }
+    run = play(controller, tasks, {"h": LOCAL}, succeeds=False, variables=variables)
+    assert "release_layout" in run.output and "failed=1" in run.output
     (controller / "book.yml").unlink()
     assert_no_credential(controller, run.output)

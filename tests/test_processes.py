@@ -55,6 +55,8 @@ HOSTS = {
             "sleeper": {"command": "sleep 9", "count": 0},
         }
     },
+    "files": {"app_files": {"settings.py": "KEY = 'hunter2'"}},
+    "other-files": {"app_files": {"settings.py": "KEY = 'hunter3'"}},
     "own-without-a-procfile": {"app_source": "bare", "app_processes": {"worker": {"command": "rq worker", "count": 2}}},
     "container": {**ALL_KINDS, "app_runtime": "container", "app_shared": ["instance"], "container_options": ["--dns=none"]},
     "shared": {**ALL_KINDS, "app_shared": ["instance", "app.db", "uploads"]},
@@ -144,6 +146,12 @@ def test_an_unused_procfile_is_not_checked():
 def test_an_app_without_workers_and_jobs_has_no_extra_files(identified):
     assert set(identified["plain"]["files"]) == {"gunicorn.conf.py", "unit", "start", "flaskhost_app.py", "release-command"}
     assert identified["plain"]["id"] == identified["plain-with-names"]["id"]
+
+
+def test_a_changed_file_of_the_operator_is_another_release(identified):
+    """The ID depends on the content of app_files, and neither it nor a file of the release shows the content. (A9)"""
+    assert len({identified[host]["id"] for host in ("plain", "files", "other-files")}) == 3
+    assert identified["files"]["files"] == identified["plain"]["files"] and "hunter" not in str(identified["files"])
 
 
 def test_each_process_has_a_unit(identified):

@@ -129,6 +129,7 @@ def release(tmp_path, monkeypatch):
         defaults |= {
             "files": {"start": "#!/bin/sh"},
             "secret_files": {"env": "A=b"},
+            "private_files": {},
             "programs": ["start"],
             "venv": "key",
             "group": "games",
@@ -217,6 +218,56 @@ def test_a_static_directory_that_the_build_does_not_create_is_reported(release, 
         module.LayoutError, match=r"^app_static: there is no directory 'static' after the build\. Correct the path, or make app_build"
     ):
         shop.lay_out()
+
+
+FILES = {"settings.py": "SECRET = 'hunter2 ü'\n", "config/deep/x.ini": "[a]\n"}
+
+
+@root_only
+@pytest.mark.parametrize("build", [False, True])
+def test_the_operator_s_files_are_readable_by_the_app_only(release, tmp_path, build):
+    """They have the mode of the code, and replace what a build put in their place. Only the build command sees them before. (A9)"""
+    shop = release(
+        ("shop", None),
+        ("shop/app.py", "x = 1"),
+        ("shop/static/a.css", CSS),
+        build=build,
+        private_files=FILES,
+        static={"/s/": "shop/static"},
+    )
+    shop.lay_out()
+    code, building = tmp_path / "srv/releases/r1/app", tmp_path / "srv/releases/.building/r1"
+    if build:
+        assert not (building / "settings.py").exists(), "the venv must not depend on them"
+        shop.params["phase"] = "configured"
+        assert shop.lay_out()["sealed"] is False
+        assert (building / "settings.py").read_text() == FILES["settings.py"]
+        assert (building / "settings.py").stat().st_uid == pwd.getpwnam("nobody").pw_uid
+        (building / "settings.py").unlink()
+        (building / "settings.py").symlink_to("shop/app.py")
+        (building / "config/deep/x.ini").write_text("changed")
+        shop.params["phase"] = "sealed"
+        shop.lay_out()
+    for path, content in FILES.items():
+        found = code / path
+        assert found.read_text() == content and not found.is_symlink()
+        assert (found.stat().st_uid, found.stat().st_gid, stat.S_IMODE(found.stat().st_mode)) == (0, 60, 0o640)
+    assert (code / "shop/app.py").read_text() == "x = 1"
+    assert not list(tmp_path.rglob("public/settings.py")) and "hunter2" not in (tmp_path / "srv/releases/r1/manifest.json").read_text()
+
+
+@root_only
+def test_a_build_can_not_redirect_the_operator_s_files(release, tmp_path):
+    """A directory on their path may be a link after the build. (A9)"""
+    (tmp_path / "outside").mkdir(mode=0o777)
+    os.chmod(tmp_path / "outside", 0o777)
+    shop = release(("shop.py", "x = 1"), build=True, private_files=FILES)
+    shop.lay_out()
+    (tmp_path / "srv/releases/.building/r1/config").symlink_to(tmp_path / "outside")
+    shop.params["phase"] = "sealed"
+    with pytest.raises(module.LayoutError, match="a link points outside the source"):
+        shop.lay_out()
+    assert not list((tmp_path / "outside").iterdir())
 
 
 HOSTILE = {

@@ -105,6 +105,28 @@ def test_valid_settings_are_accepted():
         ({"app_shared": ["var", "var/data"]}, ["app_shared is ['var', 'var/data']", "'var/data' and 'var' overlap"]),
         ({"app_shared": ["mysite/__init__.py"]}, ["app_shared is [", "is code of the source"]),
         ({"app_static": {"/lock/": "uv.lock"}}, ["app_static is '/lock/: uv.lock'", "has no directory 'uv.lock' that contains files"]),
+        ({"app_files": {"settings.py": "DEBUG = False", "config/x.ini": ""}}, []),
+        (
+            {"app_files": {"../settings.py": "hunter2"}},
+            ["app_files is invalid: '../settings.py' must be the path of a file within the source"],
+        ),
+        ({"app_files": {"/etc/x": "hunter2"}}, ["app_files is invalid: '/etc/x' must be the path of a file"]),
+        ({"app_files": {"a//b": "", "c": ""}}, ["'a//b' must be the path of a file"]),
+        ({"app_files": {"config/": ""}}, ["'config/' must be the path of a file"]),
+        ({"app_files": {"a": "", "a/b": ""}}, ["'a' can't be a file and the directory of 'a/b'"]),
+        ({"app_files": {"x.json": {"a": "hunter2"}}}, ["app_files is invalid: YAML reads 'x.json' as a dictionary"]),
+        (
+            {"app_files": {"mysite/__init__.py": "hunter2"}},
+            ["the source has the file 'mysite/__init__.py' itself. Remove it from the source"],
+        ),
+        ({"app_files": {"mysite": ""}, "app_static": {}}, ["'mysite' is a directory of the source"]),
+        ({"app_files": {"uv.lock/x": ""}}, ["'uv.lock/x' is below 'uv.lock', which is a file or a link"]),
+        ({"app_files": {"data/x": ""}, "app_shared": ["data"]}, ["app_files is invalid: 'data/x' overlaps with 'data' in app_shared"]),
+        (
+            {"app_files": {"mysite/static/x": ""}},
+            ["'mysite/static/x' overlaps with 'mysite/static' in app_static, so visitors could read it"],
+        ),
+        ({"app_files": {"x": ""}, "app_runtime": "container", "app_image": "a.example/b:1"}, ["an image has its own files"]),
         ({"app_static": {"/static/": "."}}, ["app_static is {", "'.' must be a directory within the source"]),
         ({"app_static": {"/../etc/": "mysite/static"}}, ["'/../etc/' is not the URL of a directory"]),
         ({"app_static": {"/a//b/": "mysite/static"}}, ["'/a//b/' is not the URL of a directory"]),
@@ -187,7 +209,10 @@ def test_valid_settings_are_accepted():
 )
 def test_a_bad_setting_is_reported_with_its_value_and_fix(changes, messages):
     found = problems(**changes)
-    assert len(found) == 1, found
+    assert len(found) == bool(messages), found
+    assert "hunter2" not in "".join(found)
+    if not messages:
+        return
     for message in messages:
         assert message in found[0]
     assert "Set it in " in found[0] or "It is set in " in found[0]
@@ -309,6 +334,12 @@ def test_a_link_of_the_source_is_resolved_before_any_host_is_touched(links, chan
     (found,) = problems(source={**SOURCE, "links": links}, **changes)
     for message in messages:
         assert message in found
+
+
+def test_a_file_below_a_link_of_the_source_is_rejected():
+    """The link may lead to a directory that nginx serves. (A9)"""
+    (found,) = problems(source={**SOURCE, "links": {"config": "mysite/static"}}, app_files={"config/settings.py": "hunter2"})
+    assert "'config/settings.py' is below 'config', which is a file or a link of the source" in found and "hunter2" not in found
 
 
 def test_a_link_to_a_directory_of_the_source_can_be_served():

@@ -31,9 +31,10 @@ options:
     description:
       - V(unpacked) unpacks the source into C(ROOT/releases/.building/ID). If nothing is left to build, because the venv is complete and
         O(build) is false, it also finishes the release.
+      - V(configured) writes O(private_files) for the build command. Without this phase, they are written when the release is finished.
       - V(sealed) finishes the release after the build.
     type: str
-    choices: [unpacked, sealed]
+    choices: [unpacked, configured, sealed]
     required: true
   build:
     description: Whether a build command runs in the source before the release is finished.
@@ -49,6 +50,10 @@ options:
     default: {}
   secret_files:
     description: Content of files that only root can read, by name.
+    type: dict
+    default: {}
+  private_files:
+    description: Content of files to add to the source, by path. The app and its build command can read them, and other users can't.
     type: dict
     default: {}
   programs:
@@ -131,7 +136,7 @@ from ansible_collections.flaskhost.flaskhost.plugins.module_utils.archives impor
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.builder import LayoutError, as_builder
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.layout import Layout, now
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils.source_tree import finish_source, unpack_seed, unpack_source
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.source_tree import finish_source, unpack_seed, unpack_source, write_files
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import remove, seal
 
@@ -145,11 +150,12 @@ def main():
             "app": {"type": "str", "required": True},
             "root": {"type": "path", "required": True},
             "id": {"type": "str", "required": True},
-            "phase": {"type": "str", "choices": ["unpacked", "sealed"], "required": True},
+            "phase": {"type": "str", "choices": ["unpacked", "configured", "sealed"], "required": True},
             "build": {"type": "bool", "default": False},
             "archive": {"type": "path", "required": True},
             "files": {"type": "dict", "default": {}},
             "secret_files": {"type": "dict", "default": {}, "no_log": True},
+            "private_files": {"type": "dict", "default": {}, "no_log": True},
             "programs": {"type": "list", "elements": "str", "default": []},
             "venv": {"type": "str", "required": True},
             "socket": {"type": "path", "required": True},
@@ -187,6 +193,8 @@ class Release:
         venv = self.layout.venv(self.params["venv"])
         if self.params["phase"] == "unpacked":
             self.unpack(venv)
+        if self.params["phase"] == "configured":
+            self.as_builder(lambda: write_files(self.params["private_files"]))
         venv_complete = os.path.exists(os.path.join(venv, "complete"))
         seal = self.params["phase"] == "sealed" or (venv_complete and not self.params["build"])
         if seal:
@@ -225,6 +233,7 @@ class Release:
         static = [os.path.normpath(directory) for directory in params["static"].values()]
         shared = [os.path.normpath(directory) for directory in params["shared"]]
         self.as_builder(lambda: finish_source(static, shared, params["state"], self.code, self.layout.path("live", "app")))
+        self.as_builder(lambda: write_files(params["private_files"]))
         # without compiled code, the app only starts slower
         with contextlib.suppress(LayoutError):
             self.as_builder(lambda: compileall.compile_dir(".", quiet=2, ddir=None), COMPILE_SECONDS)

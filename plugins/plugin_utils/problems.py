@@ -50,7 +50,7 @@ class RenamedSetting(UnknownName):
 
 
 def is_secret(name):
-    return "secret" in name or name.endswith("_password")
+    return "secret" in name or name.endswith(("_password", "_files"))
 
 
 class Sources:

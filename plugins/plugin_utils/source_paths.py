@@ -1,6 +1,6 @@
-"""Rules for the files and directories of the source that the app writes to (shared) and that nginx serves (static).
+"""Rules for the files and directories of the source that the app writes to (shared), that nginx serves (static), and that are added to it.
 
-The settings are `app_shared` and `app_static`. `release_shared` and `release_static` of the role release override them.
+The settings are `app_shared`, `app_static` and `app_files`. `release_shared` and so on, of the role release, override them.
 """
 
 import re
@@ -8,7 +8,7 @@ import re
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks
 
-TYPES = {"shared": list, "static": dict}
+TYPES = {"shared": list, "static": dict, "files": dict}
 SHARED = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
 
@@ -38,10 +38,47 @@ def static(value, settings):
     return next(archives.static_problems(value.values(), effective_setting(settings, "shared")[1], {}), None)
 
 
+def files(value, settings):
+    if settings.get("app_runtime") == "container" and value:
+        return "an image has its own files. Remove this setting, and pass the values in app_secrets."
+    if problem := checks.texts(value, settings):
+        return problem
+    paths = list(value)
+    for path in paths:
+        if not re.fullmatch(r"[\w.@+-]+(/[\w.@+-]+)*", path) or {".", ".."} & {*path.split("/")}:
+            return f"{path!r} must be the path of a file within the source, such as settings.py or config/production.ini."
+        if inner := next((other for other in paths if other != path and archives.is_within(other, path)), None):
+            return f"'{path}' can't be a file and the directory of '{inner}'. Rename one of the two."
+    return next(file_problems(paths, settings, [], {}), None)
+
+
+def file_problems(paths, settings, members, links):
+    """Yield the conflicts of files to add with the source, and with directories that the app writes to or that nginx serves."""
+    (shared_name, shared), (static_name, served) = effective_setting(settings, "shared"), effective_setting(settings, "static")
+    parents = {parent for member in [*members, *links] for parent in archives.parents(member)}
+    known = {*members, *links}
+    for path in paths:
+        if path in known:
+            yield f"the source has the file '{path}' itself. Remove it from the source (git rm --cached), or choose another path."
+        elif path in parents:
+            yield f"'{path}' is a directory of the source. Choose another path."
+        elif found := next((parent for parent in archives.parents(path) if parent in known), None):
+            yield f"'{path}' is below '{found}', which is a file or a link of the source. Choose another path."
+        for directory in shared:
+            if archives.overlap(path, archives.normal(directory)):
+                yield f"'{path}' overlaps with '{directory}' in {shared_name}, which outlives releases. Choose another path."
+        for directory in served.values():
+            if archives.overlap(path, archives.normal(directory)):
+                yield f"'{path}' overlaps with '{directory}' in {static_name}, so visitors could read it. Choose another path."
+
+
 def problems(settings, source):
     """Yield (setting, value, what is allowed) if the source conflicts with a setting or has no files to serve."""
     links = source["links"]
     (shared_name, shared), (static_name, served) = effective_setting(settings, "shared"), effective_setting(settings, "static")
+    name, added = effective_setting(settings, "files")
+    for problem in file_problems(map(str, added), settings, source["files"], links):
+        yield name, added, problem
     for problem in archives.shared_problems(shared, source["files"], links):
         yield shared_name, shared, problem
     # the build may create a directory, so release_layout checks it after the build

@@ -53,7 +53,7 @@ app_directory = checks.matches(
 )
 app_health_path = checks.matches(r"(?s)/.*", "it must be a path on the site that begins with /, such as /healthz.")
 app_root = checks.matches(r"(/[\w.-]+)+", "it must be an absolute path, such as /srv/mysite.")
-app_shared, app_static = source_paths.shared, source_paths.static
+app_shared, app_static, app_files = source_paths.shared, source_paths.static, source_paths.files
 
 
 def app_name(value, _settings):

@@ -8,4 +8,4 @@ RENAMED = {
     "release_uses": "release_services",
 }
 
-release_shared, release_static = source_paths.shared, source_paths.static
+release_shared, release_static, release_files = source_paths.shared, source_paths.static, source_paths.files
