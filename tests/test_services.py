@@ -8,7 +8,9 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.parse
 
+import jinja2
 import pytest
 import yaml
 from conftest import LOCAL, PROJECT, READ_APP, evaluate, run_playbook
@@ -55,6 +57,8 @@ HOSTS = {
         "backup_s3_secret_key": "b",
         "backup_password": "c",
     },
+    "tcp": {"app_services": ["redis"], "redis_port": 26379, "redis_password": "p/w #1:@"},
+    "celery": {"app_services": ["redis"], "redis_url": "redis+socket:///run/redis-shop/redis.sock"},
     "sqlite": {"app_services": ["backup"], "backup_directory": "", "backup_s3_url": "https://s3.example/bucket/shop"},
 }
 WRITTEN = {
@@ -88,7 +92,7 @@ def provisioned(tmp_path_factory):
         collect,
         {"ansible.builtin.include_role": {"name": "probe_{{ item }}"}, "loop": "{{ app_services | default([]) }}"},
     ]
-    shown = "{{ {'packages': preinstalled_packages, 'firewall': ufw_rules_of_other_roles, 'written': written | default({})} }}"
+    shown = "{{ {'packages': preinstalled_packages, 'firewall': ufw_rules_of_other_roles, 'written': written | default({}), 'redis': redis_service | default({})} }}"
     variables, environment = provision["vars"] | {"gunicorn_server": {}}, {"ANSIBLE_ROLES_PATH": f"{PROJECT}/roles:{directory}/roles"}
     return evaluate(directory, tasks, shown, HOSTS, settings=SETTINGS, variables=variables, environment=environment)
 
@@ -184,6 +188,85 @@ def test_redis_cannot_see_other_apps_data_and_has_a_memory_limit(provisioned):
     unit = provisioned["small"]["written"]["unit.conf"].splitlines()
     assert {"ReadWritePaths=", "TemporaryFileSystem=/var/lib/redis:ro /run:ro", "BindPaths=/var/lib/redis/shop /run/redis-shop"} <= {*unit}
     assert {"MemoryMax=156M", "TasksMax=64"} <= {*unit}
+
+
+def test_redis_can_have_one_url_for_redis_py_and_celery(provisioned):
+    """A port on the loopback with a password, or a URL of the operator's choice. By default, there is only the socket. (A11)"""
+    urls = {host: provisioned[host]["redis"]["environment"]["REDIS_URL"] for host in ("everything", "tcp", "celery")}
+    assert urls["everything"] == "unix:///run/redis-shop/redis.sock"
+    assert urls["celery"] == "redis+socket:///run/redis-shop/redis.sock"
+    parts = urllib.parse.urlsplit(urls["tcp"])
+    assert (parts.scheme, parts.hostname, parts.port, parts.path) == ("redis", "127.0.0.1", 26379, "/0")
+    assert urllib.parse.unquote(parts.password) == "p/w #1:@"
+    config = provisioned["tcp"]["written"]["redis.conf"]
+    assert "\nport 26379\nbind 127.0.0.1\n" in config and "p/w" not in config
+    assert "nopass" not in config and "nopass" in provisioned["celery"]["written"]["redis.conf"]
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="this machine has no Redis")
+def test_redis_s_port_requires_the_password(provisioned, tmp_path):
+    """Every user of the host can connect to it. (A11)"""
+    text = provisioned["tcp"]["written"]["redis.conf"].replace("/var/lib/redis/shop", str(tmp_path))
+    (tmp_path / "redis.conf").write_text(text.replace("/run/redis-shop", str(tmp_path)))
+    with subprocess.Popen(["redis-server", tmp_path / "redis.conf"], stdout=subprocess.DEVNULL) as process:
+        try:
+            end = time.monotonic() + 20
+            while not (tmp_path / "redis.sock").exists() and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.05)
+            with socket.create_connection(("127.0.0.1", 26379)) as client:
+                responses = client.makefile("rb")
+                for command, expected in (
+                    (b"PING", b"-NOAUTH"),
+                    (b"AUTH wrong", b"-WRONGPASS"),
+                    (b'AUTH "p/w #1:@"', b"+OK"),
+                    (b"SET a 1", b"+OK"),
+                    (b"CONFIG GET dir", b"-NOPERM"),
+                ):
+                    client.sendall(command + b"\r\n")
+                    assert responses.readline().startswith(expected), command
+        finally:
+            process.terminate()
+
+
+# Answers of a distribution's instance to the role's query: fresh, with a client, with data, and with a password.
+DISTRIBUTION = {
+    "redis": {
+        "total_connections_received:1\r\ntotal_commands_processed:0\r\n": True,
+        "total_connections_received:2\r\ntotal_commands_processed:9\r\n": False,
+        "total_connections_received:1\r\ndb0:keys=1,expires=0,avg_ttl=0\r\n": False,
+        "NOAUTH Authentication required.\r\n": False,
+    },
+    "memcached": {
+        "".join(f"STAT {name} 0\r\n" for name in ("cmd_get", "cmd_set", "cmd_touch", "cmd_meta", "total_items")): True,
+        "".join(f"STAT {name} {name == 'cmd_get':d}\r\n" for name in ("cmd_get", "cmd_set", "cmd_touch", "cmd_meta", "total_items")): False,
+        "ERROR\r\n": False,
+    },
+}
+
+
+@pytest.mark.parametrize("role", DISTRIBUTION)
+def test_the_distribution_s_own_instance_keeps_running_if_it_is_in_use(tmp_path, role):
+    """Another app on the host may use it. An instance that the package has just started is disabled. (A11)"""
+    tasks = yaml.safe_load((PROJECT / f"roles/{role}/tasks/main.yml").read_text())
+    task = next(task for task in tasks if task["name"].startswith("Disable the distribution's instance"))
+    environment = jinja2.Environment()
+    environment.filters["flaskhost.flaskhost.shell_lock"] = lambda _name: ":"
+    script = environment.from_string(task["ansible.builtin.shell"]["cmd"]).render()
+    for name, text in {
+        "systemctl": f'[ "$1" = is-active ] || echo "$@" >>{tmp_path}/called',
+        "redis-server": "echo Redis server v=7.0.15",
+        "redis-cli": f"cat {tmp_path}/answer",
+        # bash opens the connection
+        "bash": f"cat {tmp_path}/answer",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    for answer, disabled in DISTRIBUTION[role].items():
+        (tmp_path / "answer").write_text(answer, newline="")
+        (tmp_path / "called").unlink(missing_ok=True)
+        done = subprocess.run(["sh", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "called").exists() is done.stdout.endswith("off\n") is disabled, (answer, done.stdout)
 
 
 # commands that affect more than the app's own data; in scripts, Redis itself rejects CONFIG and SHUTDOWN

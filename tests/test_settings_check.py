@@ -132,7 +132,16 @@ def test_valid_settings_are_accepted():
         ({"app_static": {"/a//b/": "mysite/static"}}, ["'/a//b/' is not the URL of a directory"]),
         ({"app_services": ["mysql"]}, ["app_services", "'mysql' is not a service. Choose from backup, memcached, postgresql, redis."]),
         ({"app_services": ["postgresql"], "app_env": {"DATABASE_URL": "sqlite:///x.db"}}, ["postgresql sets DATABASE_URL for the app"]),
-        ({"app_services": ["redis"], "app_secrets": {"REDIS_URL": "redis://x"}}, ["redis sets REDIS_URL for the app"]),
+        (
+            {"app_services": ["redis"], "app_secrets": {"REDIS_URL": "redis://x"}},
+            ["redis sets REDIS_URL for the app", "Remove one of the two, or set redis_url, which redis passes to the app."],
+        ),
+        (
+            {"app_services": ["memcached"], "app_env": {"MEMCACHED_SOCKET": "x"}},
+            ["app_env or app_secrets sets it too. Remove one of the two."],
+        ),
+        ({"redis_port": 6380}, ["redis_port is 6380: it also requires redis_password"]),
+        ({"redis_port": 80, "redis_password": "x"}, ["it must be a port from 1024 to 65535, or 0"]),
         (
             {"app_services": ["backup"], "app_env": {"DATABASE_URL": "mysql://a:b@h/d"}},
             ["backup supports PostgreSQL and SQLite, not mysql."],

@@ -187,7 +187,12 @@ def app_services(value, settings):
     for name in "app_env", "app_secrets":
         given |= settings[name] if isinstance(settings.get(name), dict) else {}
     twice = [(service, name) for service in value for name in rules.service_environment(service) if name in given]
-    return "{} sets {} for the app, but app_env or app_secrets sets it too. Remove one of the two.".format(*twice[0]) if twice else None
+    if not twice:
+        return None
+    service, name = twice[0]
+    options = {option for role in rules.read_roles() for option in role.options}
+    instead = f", or set {service}_url, which {service} passes to the app" if f"{service}_url" in options else ""
+    return f"{service} sets {name} for the app, but app_env or app_secrets sets it too. Remove one of the two{instead}."
 
 
 def combined(settings):
