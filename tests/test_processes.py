@@ -188,6 +188,37 @@ def test_a_worker_has_the_sandbox_of_the_server(identified):
     assert "TimeoutStopSec=300" in lines("worker.1.service")
 
 
+def test_caches_are_neither_data_nor_in_a_backup(identified):
+    """npm and programs that follow the XDG standard use /var/cache/APP, which systemd creates, in a container too. (A13)"""
+    container = identified["container"]["files"]["unit"]
+    for name in "unit", "worker.1.service", "schedule-tidy.service":
+        lines = identified["full"]["files"][name].splitlines()
+        assert {"CacheDirectory=shop", "CacheDirectoryMode=0700"} <= {*lines}
+        assert "Environment=XDG_CACHE_HOME=/var/cache/shop npm_config_cache=/var/cache/shop/npm" in lines
+    for option in (
+        "--env=XDG_CACHE_HOME=/var/cache/shop",
+        "--env=npm_config_cache=/var/cache/shop/npm",
+        "--volume=/var/cache/shop:/var/cache/shop",
+    ):
+        assert f'PodmanArgs="{option}"' in container
+    assert "install -d -o shop -g shop-web -m 0700 /var/lib/shop /var/cache/shop\n" in container
+    assert "install -d -o shop -g shop-web -m 0700 /var/lib/shop /var/cache/shop\n" in identified["container"]["files"]["in-image"]
+
+
+def test_the_caches_of_a_build_command_are_discarded(build_sandbox):
+    """npm's cache lands in the build's own /tmp, and the app's data is out of reach. (A13)"""
+    assert "Environment=HOME=/tmp STATE_DIRECTORY=/tmp" in build_sandbox and "PrivateTmp=yes" in build_sandbox
+    assert not [line for line in build_sandbox if re.match(r"(State|Cache)Directory|Environment=.*(/var/lib|XDG)", line)]
+
+
+@pytest.fixture(scope="session")
+def build_sandbox(tmp_path_factory):
+    tasks = [READ_APP, {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.systemd", "tasks_from": "sandbox"}}]
+    return evaluate(tmp_path_factory.mktemp("sandbox"), tasks, "{{ systemd_build_sandbox }}", {"h": {}}, settings={**SETTINGS, **LOCAL})[
+        "h"
+    ]
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
 def test_systemd_accepts_the_units(identified, tmp_path):
     for name, text in identified["full"]["files"].items():
