@@ -1,5 +1,6 @@
 """The fix that a failed release recommends, tested with real messages and hostile logs."""
 
+import re
 import time
 
 import pytest
@@ -198,9 +199,27 @@ def test_the_message_names_the_setting_that_fixes_a_first_release(failed, number
     assert line in message and all(part in message for part in parts), message
 
 
+def headings():
+    page = (PROJECT / "docs/troubleshooting.md").read_text()
+    return page, [line.removeprefix("### ") for line in page.splitlines() if line.startswith("### ")]
+
+
 def test_the_troubleshooting_page_has_each_remedy_of_a_first_release():
     """Its headings are the beginnings of the messages."""
-    page = (PROJECT / "docs/troubleshooting.md").read_text()
-    headings = [line.strip("#` \n").rstrip("…, ") for line in page.splitlines() if line.startswith("### ")]
+    beginnings = [heading.strip("` ").rstrip("…, ") for heading in headings()[1]]
     for line, _parts in FIRST_RELEASES:
-        assert any(heading and remedy(EXITED, line).startswith(heading) for heading in headings), line
+        assert any(beginning and remedy(EXITED, line).startswith(beginning) for beginning in beginnings), line
+
+
+def test_the_ten_most_frequent_failures_are_headings_of_the_troubleshooting_page():
+    """The table at its top lists them, and Flaskhost prints these messages, except the one of ssh."""
+    page, known = headings()
+    table = re.findall(r"^\| (`.*?`) \| ", page.partition("\n- [")[0], re.MULTILINE)
+    assert len(table) == 10 and {*table} <= {*known}
+    files = [path for kind in ("plugins/**/*.py", "roles/**/*.py", "roles/**/*.yml") for path in PROJECT.glob(kind)]
+    # literals on several lines are one message
+    source = " ".join(re.sub(r"""["']\s*\n\s*f?["']""", "", path.read_text()) for path in files)
+    source = re.sub(r"\{.*?\}", "…", " ".join(source.split()))
+    for heading in table:
+        parts = [part.strip(" .'()") for part in heading.strip("`").replace("404", "…").split("…")]
+        assert "ssh: " in heading or all(part in source for part in parts), heading

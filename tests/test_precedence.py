@@ -63,6 +63,7 @@ def seen(directory, inventory, *options, **environment):
 
 @pytest.mark.parametrize("form", [hosts_yml, all_vars, ini, group_vars_all, host_vars, script])
 def test_the_inventory_overrides_the_clone(tmp_path, clone, form):
+    """The clone's group_vars/ are beside the playbooks, which Ansible prefers by default. (C4)"""
     (tmp_path / "inventory").mkdir()
     form(tmp_path / "inventory")
     assert seen(clone, tmp_path / "inventory") == {**SETTINGS, "app_server": "uwsgi"}
@@ -76,6 +77,7 @@ def test_the_command_line_overrides_the_inventory(tmp_path, clone):
 
 @pytest.mark.parametrize("form", [hosts_yml, all_vars, ini, group_vars_all, host_vars, script])
 def test_the_inventory_overrides_the_defaults_of_an_installed_collection(tmp_path, form):
+    """Also where the inventory is that of AWX or of a cloud. (C4)"""
     (tmp_path / "inventory").mkdir()
     form(tmp_path / "inventory")
     found = seen(tmp_path, tmp_path / "inventory", ANSIBLE_COLLECTIONS_PATH=str(COLLECTIONS), ANSIBLE_CONFIG=str(tmp_path / "none.cfg"))

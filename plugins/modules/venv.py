@@ -12,7 +12,7 @@ description:
   - The venv is built in a directory that only root can enter, and mounted at its final path for the scripts. When all processes of the
     scripts have ended, the module changes the owner to root, makes the venv readable for the app's group, and moves it to its final path.
     The venv is complete when it contains a file C(complete).
-  - The link C(var) in the venv points to the app's data directory, because Flask puts the instance folder of an installed package there.
+  - The link C(var) in the venv points to the app's data directory, because Flask puts the instance directory of an installed package there.
 author: The Flaskhost authors (@flaskhost)
 options:
   app:
@@ -206,7 +206,7 @@ class Venv:
             os.path.join(self.building, "complete"), "w", opener=lambda name, flags: os.open(name, flags | os.O_EXCL | os.O_NOFOLLOW)
         ):
             pass
-        # Flask puts the instance folder of an installed package into the venv's var/, but the app can write only to its data
+        # Flask puts the instance directory of an installed package into the venv's var/, but the app can write only to its data
         with contextlib.suppress(FileExistsError):
             os.symlink(f"/var/lib/{self.params['app']}", os.path.join(self.building, "var"))
         os.rename(self.building, self.path)
