@@ -36,7 +36,7 @@ LAB := molecule/lab/lab
 LAB_DIRECTORY := $(or $(FLASKHOST_LAB),$(HOME)/.cache/flaskhost-lab)
 
 .DEFAULT_GOAL := help
-.PHONY: linux new sanity changelog help demo develop deploy release rollback certificate run backup restore bucket status doctor secrets test check check-host lint unit molecule test-default test-faults test-containers test-collection test-servers test-hostile test-acme test-app test-recipes test-kills audit bench docs site clean
+.PHONY: linux new sanity changelog help demo detect develop deploy release rollback certificate run backup restore bucket status doctor secrets test check check-host lint unit molecule test-default test-faults test-containers test-collection test-servers test-hostile test-acme test-app test-recipes test-kills audit bench docs site clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,11 @@ develop run: export FLASKHOST_RUN = $(call TYPED,CMD)
 develop: .venv/ready ## run the app on this machine, in the stage development; CMD=... runs another of its processes
 	@$(WITH_VAULT)$(BIN)/ansible-playbook -i inventories/development playbooks/develop.yml
 	@UV=$(abspath $(UV)) ~/.cache/flaskhost/develop
+
+detect: export FLASKHOST_SOURCE = $(call TYPED,SOURCE)
+detect: .venv/ready ## show the settings that Flaskhost detects in an app's source: make detect SOURCE=../mysite
+	@[ -n "$$FLASKHOST_SOURCE" ] || { echo "Name the source, a directory or a git URL: make detect SOURCE=../mysite" >&2; exit 1; }
+	@ANSIBLE_VARS_ENABLED= $(BIN)/ansible-playbook -i localhost, playbooks/detect.yml $(ARGS)
 
 new: .venv/ready ## write a repository with inventories, settings and a CI workflow: make new DIR=../mysite-deploy
 	@[ -n "$(DIR)" ] || { echo "Name the directory to write: make new DIR=../mysite-deploy" >&2; exit 1; }

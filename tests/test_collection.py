@@ -163,7 +163,7 @@ def test_every_playbook_can_be_run_by_its_full_name_from_an_empty_directory(empt
     output = empty("ansible-playbook", *names, "-i", "hosts.yml", "--list-tasks", "--list-hosts")
     for name, text in zip(names, output.split("\nplaybook: ")[1:], strict=True):
         assert text.partition("\n")[0].endswith(f"/{name.rpartition(chr(46))[2]}.yml")
-        assert "      shop\n" in text or name.endswith((".develop", ".new"))
+        assert "      shop\n" in text or name.endswith((".detect", ".develop", ".new"))
 
 
 def names_of(kind):

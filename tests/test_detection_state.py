@@ -160,6 +160,6 @@ def test_the_archive_of_a_source_is_searched(tmp_path):
     sqlite3.connect(tmp_path / "shop/pkg/shop.db").execute("create table rows (name)")
     (tmp_path / "shop/app.py").write_text(f"{SQLALCHEMY}URI = 'sqlite:///site.db'\n")
     found = app_source.find({"source": str(tmp_path / "shop")}, str(tmp_path))
-    assert app_source.read_archive(found, {})["detected_shared"] == ["instance", "pkg/shop.db"]
+    assert app_source.read_archive(found, {"detect_for": {}})["detected"]["shared"] == ["instance", "pkg/shop.db"]
     with tarfile.open(found["archive"]) as tar:
         assert tar.getnames() == ["app.py", "pkg/shop.db"]

@@ -31,7 +31,7 @@ def problems(source=SOURCE, without=(), **changes):
     sources = check.Sources(
         {"inventory_dir": str(PROJECT / "inventories/production"), "inventory_hostname": "production", "group_names": ["app_servers"]}
     )
-    return [problem.text(sources) for problem in check.check(settings, ROLES, {"preflight_source": source})]
+    return [problem.text(sources) for problem in check.check(settings, ROLES, {"app_source_found": source})]
 
 
 def test_valid_settings_are_accepted():

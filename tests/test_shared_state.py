@@ -57,7 +57,7 @@ class Host:
 
     def deploy(self, name, **params):
         found = app_source.find({"source": str(self.source)}, str(self.directory))
-        found |= app_source.read_archive(found, {})
+        found |= app_source.read_archive(found, {"detect_for": {}})
         files = {file: self.placed(text) for file, text in self.files.items() if file in ("start", "share.py", "release-command")}
         programs = ["start", "release-command"]
         params = {"shared": self.shared, "archive": found["archive"], "id": name, "files": files, "programs": programs} | params
@@ -104,7 +104,7 @@ def test_a_database_beside_the_code_keeps_its_rows_through_three_releases_and_a_
     (host.source / "app.py").write_text("import sqlite3\nsqlite3.connect('app.db')\n")
     (host.source / "instance").mkdir()
     (host.source / "instance/note.txt").write_text("brought")
-    assert host.deploy("r1")["detected_shared"] == ["app.db"]
+    assert host.deploy("r1")["detected"]["shared"] == ["app.db"]
     assert host.start("r1", journal) == ["brought", "r1"]
     database(host.source / "app.db.new", "brought", "of-the-developer").rename(host.source / "app.db")
     (host.source / "instance/note.txt").write_text("changed")

@@ -9,12 +9,14 @@ archives.py rejects the source. Messages contain no credentials.
 
 The work is done by files in plugin_utils: git.py runs git and git_errors.py explains its errors, source_git.py (with git_remote.py,
 git_submodules.py and git_lfs.py) and source_directory.py pack the two kinds of sources, source_archive.py checks and reads the archive,
-dependencies.py identifies the venv, and procfile.py reads the Procfile.
+dependencies.py identifies the venv, procfile.py reads the Procfile, and detection.py finds the settings that the operator did not set.
 """
 
+import contextlib
 import os
 import tarfile
 
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives, credentials, lock
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text as texts
@@ -27,6 +29,9 @@ from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_archive
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_directory import from_directory
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_git import from_git
 
+# the settings on which detection depends
+DETECT_FOR = ("app_module", "app_server", "app_runtime", "app_shared")
+
 
 class ActionModule(ActionBase):
     _requires_connection = False
@@ -35,6 +40,7 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
         args = dict(checked(self, "app_source"), base=directories(task_vars))
+        args["detect_for"] = operator_settings(task_vars) if args["detect"] else None
         cache = args["cache"]
         os.makedirs(cache, mode=0o700, exist_ok=True)
         try:
@@ -51,6 +57,18 @@ class ActionModule(ActionBase):
             text = str(error) if isinstance(error, SourceError) else f"app_source: cannot read the source: {error}"
             return dict(result, failed=True, msg=texts.one_line(credentials.without_credentials(text), texts.LINE))
         return dict(result, changed=False, **found)
+
+
+def operator_settings(task_vars):
+    """Return the operator's settings on which detection depends. hostvars does not have the defaults of roles."""
+    settings = task_vars["hostvars"][task_vars["inventory_hostname"]]
+    found = {}
+    for name in DETECT_FOR:
+        # settings_check reports a setting that cannot be read
+        with contextlib.suppress(AnsibleError):
+            if name in settings:
+                found[name] = settings[name]
+    return found
 
 
 def find(args, cache):

@@ -45,6 +45,8 @@ class ActionModule(ActionBase):
                 found.setdefault(problem.text(sources), []).append(host)
         if problem := ignored_configuration():
             found[problem] = hosts
+        for host, problem in check_between(hosts, task_vars["hostvars"], roles):
+            found.setdefault(problem.text(Sources(task_vars["hostvars"][host])), []).append(host)
         if found:
             lines = [text if len(affected) == len(hosts) else f"{text} (host {', '.join(affected)})" for text, affected in found.items()]
             count = "One setting needs" if len(lines) == 1 else f"{len(lines)} settings need"
@@ -88,6 +90,15 @@ def check(settings, roles, facts):
         for name, value, allowed in role.combined(known):
             if name not in rejected:
                 yield Problem(name, value, allowed)
+
+
+def check_between(hosts, hostvars, roles):
+    """Yield (host, problem) for each problem that involves the settings of several hosts."""
+    names = [*ANSIBLE_VARIABLES, *(name for role in roles for name in role.options)]
+    settings = {host: read(hostvars[host], names)[0] for host in hosts}
+    for role in roles:
+        for host, *problem in role.between_hosts(settings):
+            yield host, Problem(*problem)
 
 
 def read(settings, names):

@@ -38,6 +38,12 @@ options:
     description: A directory on the controller for clones and archives.
     type: path
     required: true
+  detect:
+    description:
+      - Whether to also detect the settings that the source determines, such as C(app_module). The source is read, but not imported.
+      - The settings C(app_module), C(app_server), C(app_runtime) and C(app_shared) of the host influence what is detected.
+    type: bool
+    default: false
   procfile_settings:
     description:
       - The settings C(app_processes), C(app_server) and C(app_release_command). The module fails if they use process types that the
@@ -82,11 +88,6 @@ links:
   description: The target of each symbolic link in the archive.
   type: dict
   returned: success
-detected_shared:
-  description: The files and directories of the source to which the app writes, such as an SQLite database, for C(app_shared).
-  type: list
-  elements: str
-  returned: success
 dependency_file:
   description: The first of C(uv.lock), C(requirements.txt), C(pyproject.toml) and C(setup.py) that exists in the source. Empty if there is
     none.
@@ -100,6 +101,12 @@ procfile:
   description: The content of the C(Procfile), or null if there is none.
   type: str
   returned: success
+detected:
+  description:
+    - The detected settings, with C(module), C(server), C(static), C(shared), C(release_command) and C(health_path) if the source determines them.
+    - C(found_in) names the file of some of them, C(hints) has advice in words, and C(problem) explains why no app was found.
+  type: dict
+  returned: when O(detect) is true
 commands:
   description: The commands of the C(Procfile) by process type.
   type: dict

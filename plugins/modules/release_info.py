@@ -12,7 +12,8 @@ description:
 author: The Flaskhost authors (@flaskhost)
 options:
   check_health:
-    description: Whether to also request the site's health page through nginx and measure the memory of the live release.
+    description: Whether to also request the site's health page through nginx and measure the memory of the live release. If O(path) is
+      empty, the page is the one that the live release was checked with.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -105,8 +106,10 @@ def main():
 
 def health(module):
     layout, systemd = Layout(module.params["root"], module.params["app"]), Systemd(module.run_command)
+    manifest = layout.releases().get(layout.live(), {}).get("manifest", {})
     units = systemd.show(layout.units(layout.live()).values())
-    page = site_page(module.params, layout)
+    path = module.params["path"] or str(manifest.get("health_path") or "/")
+    page = site_page(dict(module.params, path=path), layout)
     return {
         "memory_mb": memory.used_mb(unit["ControlGroup"] for unit in units),
         "restarts": sum(unit["NRestarts"] for unit in units),

@@ -17,7 +17,7 @@ options:
   facts:
     description:
       - Names of variables that are not settings, but that the rules use, such as the registered result of an earlier task.
-      - The rule of V(app_source) uses C(preflight_source), the return value of M(flaskhost.flaskhost.app_source).
+      - The rule of V(app_source) uses C(app_source_found), the return value of M(flaskhost.flaskhost.app_source).
     type: list
     elements: str
     default: []
@@ -28,12 +28,12 @@ EXAMPLES = r"""
   flaskhost.flaskhost.app_source:
     source: "{{ app_source }}"
     cache: ~/.cache/flaskhost/source
-  register: preflight_source
+  register: app_source_found
   failed_when: false
 
 - name: Check the settings
   flaskhost.flaskhost.settings_check:
-    facts: [preflight_source]
+    facts: [app_source_found]
   run_once: true
 """
 

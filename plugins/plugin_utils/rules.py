@@ -14,10 +14,12 @@ VALUE already has the right type. SETTINGS contains the operator's settings by n
 preflight passes. `checks.py` provides rules that several roles use, such as `matches(pattern, allowed)`. Names of helper functions begin
 with _. Helpers in other files are imported as modules.
 
-Four names in `meta/rules.py` have a special meaning:
+Five names in `meta/rules.py` have a special meaning:
 
 `combined(settings)` yields (setting, value, what is allowed) for problems that involve several settings or the source. Such a problem is
 not reported if another rule already rejected the setting.
+
+`between_hosts(hosts)` yields (host, setting, value, what is allowed) for problems between hosts. HOSTS maps each host of the run to its settings.
 
 `CHOSEN_BY = "app_server"` means that the setting app_server can name this role. `CHOSEN_BY = "app_services"` marks the role of a service.
 Its `tasks/spec.yml` defines what the service provides to the app.
@@ -48,8 +50,9 @@ class Role:
         self.reserved_prefix = getattr(module, "RESERVED_PREFIX", "")
         self.renamed = getattr(module, "RENAMED", {})
         self.combined = getattr(module, "combined", lambda _settings: ())
+        self.between_hosts = getattr(module, "between_hosts", lambda _hosts: ())
         functions = inspect.getmembers(module, inspect.isfunction) if module else []
-        self.rules = {key: rule for key, rule in functions if not key.startswith("_") and key != "combined"}
+        self.rules = {key: rule for key, rule in functions if not key.startswith("_") and key not in ("combined", "between_hosts")}
         for key in self.rules:
             if key not in options:
                 raise AnsibleError(

@@ -7,7 +7,7 @@ import tarfile
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import procfile
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.dependencies import DEPENDENCY_FILES, Dependencies
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.detection_state import shared_paths
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.detection import detect
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError
 
 KEPT_ARCHIVES = 20
@@ -43,15 +43,10 @@ def read_archive(source, args):
         dependencies = Dependencies(tar, members, source["version"])
         found["dependencies"] = dependencies.digest(found["dependency_file"])
         found["procfile"] = dependencies.read("Procfile") if "Procfile" in files else None
-        found["detected_shared"] = detect_shared(tar, members, found["links"])
+        if args.get("detect_for") is not None:
+            found["detected"] = detect(tar, members, args["detect_for"])
     if args.get("procfile_settings") is not None:
         for name, problem in procfile.problems(found["procfile"], args["procfile_settings"]):
             raise SourceError(f"{name}: {problem}")
         found["commands"] = procfile.all_commands(found["procfile"], args["procfile_settings"])
     return found
-
-
-def detect_shared(tar, members, links):
-    plain = {member.name: member for member in members if member.isfile()}
-    sizes = {name: member.size for name, member in plain.items()}
-    return shared_paths(sizes, links, lambda name, size: tar.extractfile(plain[name]).read(size))

@@ -86,12 +86,10 @@ def repository(workspace):
     workspace.play("flaskhost.flaskhost.new", "-e", "new_directory=mysite")
     shutil.copytree(PROJECT / "sample_app", directory / "app", ignore=shutil.ignore_patterns("__pycache__", "instance"))
     values = {
-        "YOUR_APP_NAME": "mysite",
         "YOUR_SOURCE": "app",
-        "YOUR_MODULE": "sample_app:create_app()",
         "YOUR_DOMAIN": "mysite.test",
         "YOUR_SERVER_ADDRESS": "127.0.0.1",
-        "YOUR_SECRET_KEY": "marker-of-a-secret-5f3c9a",
+        "vault_app_secrets | default({})": "vault_app_secrets | default({'SECRET_KEY': 'marker-of-a-secret-5f3c9a'})",
     }
     for path in [*directory.glob("settings/*.yml"), *directory.glob("inventories/production/**/*.yml")]:
         text = path.read_text()
@@ -102,7 +100,8 @@ def repository(workspace):
     inventory = yaml.safe_load(hosts.read_text())
     inventory["app_servers"]["hosts"]["production"] = workspace.connection()
     hosts.write_text(yaml.safe_dump(inventory))
-    overrides = {"app_health_path": "/healthz", "app_release_command": "flask --app sample_app db upgrade", "release_previous_stage": ""}
+    # the other settings of the app are detected in its source
+    overrides = {"app_name": "mysite", "release_previous_stage": ""}
     (directory / "inventories/production/group_vars/app_servers").mkdir()
     (directory / "inventories/production/group_vars/app_servers.yml").rename(
         directory / "inventories/production/group_vars/app_servers/stage.yml"

@@ -6,7 +6,7 @@ import shutil
 import unicodedata
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text, urls
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks, procfile, rules, source_paths
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks, names, procfile, rules, source_paths
 
 RESERVED_PREFIX = "app_"
 RENAMED = {"app_folder": "app_directory"}
@@ -197,9 +197,7 @@ def app_services(value, settings):
 
 def combined(settings):
     """Problems between settings, and problems of the source if preflight has read it."""
-    if "app_module" not in settings and (problem := app_module("", settings)):
-        yield "app_module", None, problem
-    source = settings.get("preflight_source")
+    source = settings.get("app_source_found")
     if source is None:
         return
     # preflight sets failed_when: false to report all problems at once, so a missing key is the only sign of a failure
@@ -208,6 +206,10 @@ def combined(settings):
         name = message.partition(":")[0] if message.startswith("app_") else "app_source"
         yield name, settings.get(name), message.removeprefix(f"{name}: ")
         return
+    detected = source.get("detected") or {}
+    if "app_module" not in settings and detected.get("problem"):
+        yield "app_module", None, detected["problem"]
+    settings = {f"app_{name}": value for name, value in detected.items()} | settings
     if _is_container(settings):
         if problem := _image_problem(settings, source):
             yield "app_runtime", "container", problem
@@ -224,6 +226,16 @@ def combined(settings):
         for name, problem in procfile.problems(source.get("procfile"), settings):
             yield name, settings.get(name), problem
     yield from source_paths.problems(settings, source)
+
+
+def between_hosts(hosts):
+    """Apps with the same name are the same app: its release command runs on the first of its hosts only, and they share its directories."""
+    first = {}
+    for host, settings in hosts.items():
+        name, source = names.name_of_app(settings), (str(settings.get("app_source")), str(settings.get("app_directory", "")))
+        other, other_source = first.setdefault(name, (host, source))
+        if name and source != other_source and not ("app_name" in settings and "app_name" in hosts[other]):
+            yield host, "app_name", name, f"the app of host {other} has the same name, but another source. Set app_name for one of the two."
 
 
 def _is_container(settings):
