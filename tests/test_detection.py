@@ -656,7 +656,7 @@ def test_a_name_that_is_not_plain_is_not_used(files):
 
 def test_the_source_is_not_imported(tmp_path):
     trap = f"open('{tmp_path}/imported', 'w')\n"
-    names = ("flask.py", "json.py", "sitecustomize.py", "usercustomize.py")
+    names = ("json.py", "ast.py", "sitecustomize.py", "usercustomize.py")
     source = write(tmp_path / "trap", {"app.py": trap + HELLO, "requirements.txt": "", **dict.fromkeys(names, trap)})
     run = preflight(tmp_path, {"h": {"app_source": str(source)}})
     assert "module app:app (app.py)" in run.text and not (tmp_path / "imported").exists()

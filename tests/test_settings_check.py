@@ -278,8 +278,8 @@ def test_variables_of_other_software_are_ignored():
 
 
 def test_a_missing_setting_is_reported_with_its_description():
-    (found,) = problems(without=["app_name"])
-    assert "app_name is not set: Name of the app, used for its user" in found
+    (found,) = problems(without=["app_source"])
+    assert "app_source is not set: Git URL of the app's source" in found
 
 
 def test_app_module_is_optional_only_with_a_procfile_or_an_image():
@@ -377,7 +377,7 @@ def test_an_inventory_with_placeholders_is_rejected_before_any_host_is_touched(s
         "settings need your attention. No host was touched.",
         f"Set it in inventories/{stage}/hosts.yml",
         "YOUR_DOMAIN is a placeholder",
-        "YOUR_SECRET_KEY is a placeholder",
+        "app_source is not set: Git URL of the app's source",
     ):
         assert message in output
     assert "unreachable=0" in output and "Traceback" not in output

@@ -207,8 +207,8 @@ def combined(settings):
         yield name, settings.get(name), message.removeprefix(f"{name}: ")
         return
     detected = source.get("detected") or {}
-    if "app_module" not in settings and detected.get("problem"):
-        yield "app_module", None, detected["problem"]
+    if "app_module" not in settings and (problem := detected["problem"] if detected else app_module("", settings)):
+        yield "app_module", None, problem
     settings = {f"app_{name}": value for name, value in detected.items()} | settings
     if _is_container(settings):
         if problem := _image_problem(settings, source):
