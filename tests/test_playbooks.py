@@ -123,19 +123,18 @@ def test_http3_is_enabled_if_it_is_set_and_nginx_supports_it(rendered, host):
 def test_hsts_stapling_and_challenges_are_configured_for_letsencrypt_only(rendered):
     plain, real = rendered("Debian13", "site.conf"), rendered("Debian13-tls", "site.conf")
     for line in (
-        'add_header Strict-Transport-Security "max-age=63072000" always;',
+        'https "max-age=63072000";',
+        "add_header Strict-Transport-Security $shop_hsts always;",
         "ssl_stapling on;",
         "resolver 127.0.0.53 [2001:db8::53];",
         "root /run/flaskhost-acme/shop;",
     ):
         assert line in real and line not in plain
-    # in both servers, http and https
     challenge = r"location \^~ /.well-known/acme-challenge/ {[^}]*\b(root|return 404)\b[^}]*}"
-    assert re.findall(challenge, real) == ["root"] * 2 and re.findall(challenge, plain) == ["return 404"] * 2
-    http, https = real.split("\nserver {")[1:]
-    assert "acme-challenge" in http and "acme-challenge" in https
-    # at server level, `return` would take precedence over the challenge's location
-    assert re.search(r"location / \{\s+return 301 https://\$host\$request_uri;", http)
+    assert re.findall(challenge, real) == ["root"] and re.findall(challenge, plain) == ["return 404"]
+    # one server for http and https, which redirects all requests by http but those for challenges
+    assert real.count("\nserver {") == 1 and r'"~^http (?!/\.well-known/acme-challenge/)" 1;' in real
+    assert re.search(r"if \(\$shop_redirect\) \{\s+return 301 https://\$host\$request_uri;", real)
     assert real.count("/etc/ssl/flaskhost/shop/certificate.pem;") == 2
 
 
@@ -150,7 +149,7 @@ def test_the_certificate_s_units(rendered):
 
 def test_the_site_has_its_names_static_files_and_upstream(rendered):
     site = rendered("Debian13", "site.conf")
-    assert site.count("server_name shop.example www.shop.example;") == 2
+    assert site.count("server_name shop.example www.shop.example;") == 1
     assert "location ^~ /assets/ {" in site
     assert "server unix:/srv/shop/live/wsgi.sock max_fails=0;" in site
 

@@ -231,16 +231,16 @@ def test_the_file_and_line_of_a_setting_are_found_where_ansible_reads_them(site,
 
 
 def test_a_missing_setting_of_the_second_app_is_to_be_set_in_its_own_file(site):
-    """app_module has no value in any file. (A12)"""
+    """app_domains has no value in any file. (A12)"""
     another_source(site)
     (site / "inventory/hosts.yml").write_text("app_servers: { hosts: { blog: , shop: } }\n")
     (site / "inventory/host_vars/blog.yml").write_text(BLOG)
-    (site / "inventory/group_vars/app_servers.yml").write_text(APP.replace("app_module: shop:app\n", ""))
+    (site / "inventory/group_vars/app_servers.yml").write_text(APP.replace("app_domains: [shop.example.com]\n", ""))
     (site / "inventory/host_vars/blog.yml").write_text(BLOG.replace("app_name: blog\n", "app_nam: blog\n"))
     output = preflight(site)
     assert (
         "app_nam: no such setting exists. Did you mean app_name?\n  It is set in inventory/host_vars/blog.yml, line 1. (host blog)"
         in output
     )
-    assert "app_module is not set: it must be module:object" in output
+    assert "app_domains is not set" in output
     assert "Set it in inventory/group_vars/app_servers.yml. (host shop)" in output or "app_servers.yml or group_vars" in output

@@ -43,7 +43,7 @@ class ActionModule(ActionBase):
             facts = {name: settings[name] for name in fact_names}
             for problem in check(settings, roles, facts):
                 found.setdefault(problem.text(sources), []).append(host)
-        if problem := ignored_configuration():
+        if problem := ignored_configuration(task_vars["playbook_dir"]):
             found[problem] = hosts
         for host, problem in check_between(hosts, task_vars["hostvars"], roles):
             found.setdefault(problem.text(Sources(task_vars["hostvars"][host])), []).append(host)
@@ -54,12 +54,13 @@ class ActionModule(ActionBase):
         return result
 
 
-def ignored_configuration():
-    """Return the problem of a clone whose ansible.cfg Ansible has not read: its group_vars/ would override the inventory."""
+def ignored_configuration(playbooks):
+    """Return the problem of a clone whose ansible.cfg Ansible has not read: its group_vars/ would override the inventory. A playbook outside
+    the clone does not read this group_vars/."""
     order, file = constants.VARIABLE_PRECEDENCE, os.path.join(PROJECT, "ansible.cfg")
     if (
         not os.path.exists(file)
-        or not os.path.isdir(f"{PROJECT}/group_vars")
+        or os.path.realpath(playbooks) not in (PROJECT, f"{PROJECT}/playbooks")
         or order.index("all_plugins_play") < order.index("all_inventory")
     ):
         return ""
