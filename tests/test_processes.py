@@ -277,6 +277,17 @@ def test_what_the_app_shares_is_created_before_each_of_its_processes(identified)
     assert "share.py" not in identified["full"]["files"]
 
 
+def test_a_container_runs_with_the_apparmor_profile_of_its_app(identified):
+    """podman's own profile, stacked by crun, would keep the processes of a container from sending each other signals."""
+    files = identified["container"]["files"]
+    assert 'apparmor_profile = "flaskhost-shop"' in files["containers.conf"]
+    for name in [name for name in files if name == "unit" or name.endswith(".service")]:
+        directory = "/srv/shop/live" if name.startswith("schedule-") else "/srv/shop/releases/%i"
+        assert f"\nEnvironment=CONTAINERS_CONF_OVERRIDE={directory}/containers.conf\n" in files[name], name
+    assert 'export CONTAINERS_CONF_OVERRIDE="$release/containers.conf"' in files["in-image"]
+    assert "containers.conf" not in identified["plain"]["files"]
+
+
 def test_all_containers_of_a_release_have_the_same_sandbox(identified):
     files = identified["container"]["files"]
 
