@@ -85,11 +85,28 @@ def test_the_next_run_finishes_a_run_that_was_killed(restored_site, source, poin
 def test_a_failure_to_become_root_is_explained_at_once(restored_site, settings, fix):
     """sudo-rs, Ubuntu's sudo since 25.10, prompts for a password with a text that Ansible doesn't recognize."""
     if "ansible_become_exe" in settings:
-        restored_site.host.check_output(
-            "command -v sudo-rs || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq sudo-rs)"
-        )
+        install_sudo_rs(restored_site.host)
     run = restored_site.play("deploy.yml", ansible_user="sudoer", **settings)
     assert not run.ok and run.reports("sudoer can't become root", fix, "Nothing was changed."), run.output
+
+
+def install_sudo_rs(host):
+    host.check_output("command -v sudo-rs || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq sudo-rs)")
+
+
+@NEWER
+def test_visudo_rs_checks_only_the_file_of_the_role_hardening(restored_site):
+    """Ubuntu's visudo since 25.10 rejects all of /etc/sudoers for one setting that it doesn't know."""
+    host = restored_site.host
+    install_sudo_rs(host)
+    host.check_output("ln -s $(command -v visudo-rs) /usr/local/sbin/visudo && echo 'Defaults insults' >/etc/sudoers.d/operator")
+    try:
+        assert host.run("visudo --check").rc != 0
+        host.check_output("rm /etc/sudoers.d/flaskhost")
+        run = restored_site.play("deploy.yml", "--tags", "hardening")
+        assert run.ok and run.changed > 0 and host.file("/etc/sudoers.d/flaskhost").exists, run.output
+    finally:
+        host.check_output("rm -f /usr/local/sbin/visudo /etc/sudoers.d/operator")
 
 
 @NEWER
