@@ -36,7 +36,7 @@ LAB := molecule/lab/lab
 LAB_DIRECTORY := $(or $(FLASKHOST_LAB),$(HOME)/.cache/flaskhost-lab)
 
 .DEFAULT_GOAL := help
-.PHONY: linux new sanity changelog help demo detect develop deploy release rollback certificate run backup restore bucket status doctor secrets test check check-host lint unit molecule test-default test-faults test-containers test-collection test-servers test-hostile test-acme test-app test-recipes test-kills audit bench docs site clean
+.PHONY: linux new sanity changelog help demo detect develop deploy release rollback certificate run backup restore bucket status doctor secrets test check check-host lint unit molecule test-default test-faults test-containers test-collection test-servers test-hostile test-acme test-app test-recipes test-machine test-kills audit bench docs site clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,8 +44,8 @@ help: ## list these commands
 	@echo "  For deploy, release, rollback, certificate, run, backup, restore, bucket, status, doctor and secrets, STAGE=staging selects a directory of"
 	@echo "  inventories/. The default is $(STAGE). ARGS='...' is passed to ansible-playbook: make deploy ARGS='--check --diff'."
 
-demo: linux .venv/ready ## deploy the sample app over ssh to a demo host in a container
-	@$(LAB) up flaskhost-demo debian13 10.207.1.10 2222:22 8080:80 8443:443
+demo: linux .venv/ready ## deploy the sample app over ssh to a demo host in a container; with VM=1, to a virtual machine
+	@$(LAB) $(if $(call TYPED,VM),vm up flaskhost-demo ubuntu24.04,up flaskhost-demo debian13 10.207.1.10) 2222:22 8080:80 8443:443
 	@$(BIN)/ansible-playbook -i inventories/demo deploy.yml
 	@curl --silent --show-error --fail --insecure --output /dev/null https://localhost:8443/
 	@echo
@@ -174,6 +174,9 @@ test-hostile: linux .venv/ready ## test attacks by a compromised app, by builds,
 
 test-acme: linux .venv/ready ## test certificates from a CA in the lab (issued, renewed, rejected, replaced), and TLS with sslyze
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test acme
+
+test-machine: linux .venv/ready ## test virtual machines with their own kernel: AppArmor, memory limits, reboots (slow without KVM)
+	@FLASKHOST_PATIENCE=10 FLASKHOST_NEWER=$(if $(filter command,$(origin NEWER)),$(NEWER),ubuntu24.04) $(LAB) test machine
 
 test-kills: linux .venv/ready ## kill a run after each of its tasks in turn (about two hours)
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) run molecule converge -s faults

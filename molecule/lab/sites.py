@@ -41,6 +41,14 @@ for server in SERVERS:
 for app in ("hostile", "victim"):
     SITES[f"{app}-older"] = ("hostile", "hostile-older", "10.207.9.12", 44392)
     SITES[f"{app}-newer"] = ("hostile", "hostile-newer", "10.207.9.13", 44393)
+# the hosts that are virtual machines, and the published port of their sshd
+VIRTUAL_MACHINES = {"machine-1": 22121, "machine-2": 22122}
+for machine, port in ("machine-1", 44121), ("machine-2", 44122):
+    SITES[machine] = ("machine", machine, "10.0.2.15", port)
+    for app in "hostile", "victim":
+        SITES[f"{app}-{machine}"] = ("machine-attacked", machine, "10.0.2.15", port)
+# the factor of all time limits: without KVM, a virtual machine is about ten times slower than a container
+PATIENCE = int(os.environ.get("FLASKHOST_PATIENCE", "1"))
 # plain output, identical for all runs
 PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
 PLAIN["MOLECULE_PROJECT_DIRECTORY"] = str(PROJECT)
@@ -54,10 +62,27 @@ def copy_sample_app(copy):
 
 def wait_until(condition, seconds=60):
     """Poll the condition. The timeout is generous: on a busy machine even killing a process takes seconds."""
+    seconds *= PATIENCE
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"the condition was not met within {seconds} seconds"
         time.sleep(0.2)
+
+
+def connect(machine):
+    """A host of the lab, in which testinfra runs commands as root."""
+    if machine not in VIRTUAL_MACHINES:
+        return testinfra.get_host(f"podman://flaskhost-{machine}")
+    key, options = (
+        f"{os.environ['FLASKHOST_LAB']}/id_ed25519",
+        "-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o LogLevel=ERROR",
+    )
+    return testinfra.get_host(f"ssh://root@127.0.0.1:{VIRTUAL_MACHINES[machine]}", ssh_identity_file=key, ssh_extra_args=options)
+
+
+def vm(verb, machine, *arguments):
+    """Run a verb of `lab vm`."""
+    subprocess.run([PROJECT / "molecule/lab/lab", "vm", verb, f"flaskhost-{machine}", *arguments], check=True)
 
 
 class Site:
@@ -67,7 +92,7 @@ class Site:
         self.name, self.app, self.domain = name, app, domain
         scenario, self.machine, self.address, self.port = SITES[name]
         self.inventory = PROJECT / f"molecule/inventory/{scenario}.yml"
-        self.host = testinfra.get_host(f"podman://flaskhost-{self.machine}")
+        self.host = connect(self.machine)
         self.root = f"/srv/{app}"
         self.environment = {}  # of ansible-playbook
 
@@ -76,7 +101,15 @@ class Site:
     def get(self, path="/", *options):
         """Request a path through nginx over TLS, as a browser does. Return the status and the body."""
         url = f"https://{self.domain}:{self.port}{path}"
-        command = ["curl", "--silent", "--insecure", "--max-time", "15", "--resolve", f"{self.domain}:{self.port}:127.0.0.1"]
+        command = [
+            "curl",
+            "--silent",
+            "--insecure",
+            "--max-time",
+            str(15 * PATIENCE),
+            "--resolve",
+            f"{self.domain}:{self.port}:127.0.0.1",
+        ]
         done = subprocess.run([*command, *options, "--write-out", "\n%{http_code}", url], capture_output=True, text=True)
         body, _, status = done.stdout.rpartition("\n")
         return int(status), body
@@ -123,6 +156,25 @@ class Site:
     def release(self, source, **variables):
         return self.play("playbooks/release.yml", app_source=str(source), **variables)
 
+    def restart(self):
+        """The host shuts down in good order, and boots."""
+        boot = self.host.check_output("cat /proc/sys/kernel/random/boot_id")
+        self.host.run("systemctl reboot")
+        self.wait_until_rebooted(boot)
+        self.wait_until_healthy()
+
+    def wait_until_rebooted(self, boot):
+        """Until the host has another boot ID than this one."""
+
+        def has_rebooted():
+            now = self.host.run("cat /proc/sys/kernel/random/boot_id")
+            return now.rc == 0 and now.stdout.strip() != boot
+
+        wait_until(has_rebooted)
+
+    def wait_until_healthy(self):
+        wait_until(self.is_healthy, 30)
+
     def reboot(self):
         """Reset the host: it reboots without a shutdown."""
         subprocess.run(["podman", "restart", "--time", "0", f"flaskhost-{self.machine}"], check=True, capture_output=True)
@@ -137,7 +189,7 @@ class Run:
     def __init__(self, site, playbook, options, variables):
         started = time.monotonic()
         self.process = start(site, playbook, options, variables)
-        self.output = self.process.communicate(timeout=400)[0]
+        self.output = self.process.communicate(timeout=400 * PATIENCE)[0]
         self.seconds = time.monotonic() - started
         self.ok = self.process.returncode == 0
         counts = re.search(r"changed=(\d+)", self.output)

@@ -12,7 +12,7 @@ import subprocess
 import time
 
 import pytest
-from sites import PROJECT, Site, start, wait_until
+from sites import PATIENCE, PROJECT, Site, start, wait_until
 
 STATE = "/var/lib/hostile"
 # the time limit of a run under attack
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items):
             item.own_markers = [mark for mark in item.own_markers if mark.name != "sample"]
 
 
-@pytest.fixture(params=["older", "newer"])
+@pytest.fixture(params=os.environ.get("FLASKHOST_ATTACKED", "older newer").split())
 def age(request):
     return request.param
 
@@ -99,7 +99,7 @@ class Attempt:
         started = time.monotonic()
         process = start(site, playbook, options, variables)
         try:
-            self.output, self.hung = process.communicate(timeout=seconds)[0], False
+            self.output, self.hung = process.communicate(timeout=seconds * PATIENCE)[0], False
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             self.output, self.hung = process.communicate()[0] + f"\n(killed: it had not ended after {seconds} seconds)", True

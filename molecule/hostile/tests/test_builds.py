@@ -59,6 +59,7 @@ setup(name="evil", version="1", py_modules=[])
 """
 
 
+@pytest.mark.machine
 @pytest.mark.sample
 def test_read_and_change_the_next_release_during_its_build(attacker, source):
     """The live release watches the next one's venv, build command and migration: it can neither read their environment or memory nor write

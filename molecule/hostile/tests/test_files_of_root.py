@@ -10,6 +10,7 @@ from sites import wait_until
 # -- the data directory ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.machine
 @pytest.mark.sample
 def test_become_root_through_a_link_in_the_data_directory(attacker, bait):
     """The app replaces a directory of its data with a link to a root-owned directory, and exits: systemd starts it again, and no root-owned
@@ -175,7 +176,7 @@ database.close()
 """
 
 
-@pytest.mark.parametrize("readers", [pytest.param(2, marks=pytest.mark.sample), 1, 3])
+@pytest.mark.parametrize("readers", [pytest.param(2, marks=[pytest.mark.sample, pytest.mark.machine]), 1, 3])
 def test_plant_a_file_with_a_restore(attacker, readers):
     """During a backup, the app replaces the directory of a database that was just copied with a link to /etc/profile.d. The backup is then
     restored: nothing is written outside of the app's data."""

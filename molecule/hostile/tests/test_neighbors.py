@@ -109,6 +109,7 @@ time.sleep(seconds)
 """
 
 
+@pytest.mark.machine
 def test_take_all_connections_of_postgresql(attacker, victim):
     """The app opens connections to PostgreSQL until it gets no more: its neighbor and the backup can still connect."""
     attacker.python(CONNECT, background=True, seconds=60)
@@ -301,7 +302,7 @@ def test_flood_systemd(attacker):
 # -- sockets and ports -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", [pytest.param("link", marks=pytest.mark.sample), "directory"])
+@pytest.mark.parametrize("target", [pytest.param("link", marks=[pytest.mark.sample, pytest.mark.machine]), "directory"])
 def test_redirect_nginx_to_the_neighbor(attacker, victim, target):
     """The app replaces its socket, or the socket's directory, with a link to its neighbor's: nginx doesn't send visitors there."""
     mine = attacker.host.check_output("readlink /srv/hostile/live/wsgi.sock")
@@ -361,6 +362,7 @@ for family, address in ((socket.AF_INET, ('0.0.0.0', port)), (socket.AF_INET, ('
 """
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("port", [22, 80, 443])
 def test_take_a_port(attacker, port):
     """The app binds the ports on which nginx and sshd listen, on any address: it gets none of them."""
