@@ -232,6 +232,33 @@ def test_a_playbook_that_does_not_need_the_source_does_not_read_it(tmp_path, pla
     assert "app_source" not in run.output and "unreachable" in run.output.lower()
 
 
+@pytest.mark.parametrize(
+    ("path", "manifest", "expected"),
+    [("/set", {"health_path": "/healthz"}, "/set"), ("", {"health_path": "/healthz"}, "/healthz"), ("", {}, "/"), ("", None, "/")],
+)
+def test_a_rollback_checks_the_health_page_that_was_detected_for_the_release(tmp_path, path, manifest, expected):
+    """A rollback does not read the source. A setting still takes precedence."""
+    settings = {**({"app_health_path": path} if path else {}), "app_source": "/nowhere", "release_id": "a-b"}
+    settings["release_host"] = {"releases": {} if manifest is None else {"a-b": {"manifest": manifest, "bad": ""}}}
+    defaults = {"ansible.builtin.include_vars": {"file": str(PROJECT / "roles/release/vars/main.yml")}}
+    value = {"release_health_path": "{{ app_health_path }}"}
+    hosts = {"h": {"ansible_connection": "local", **settings}}
+    assert evaluate(tmp_path, [READ_APP, defaults], "{{ __release_health_path }}", hosts, variables=value)["h"] == expected
+
+
+def test_the_status_checks_the_health_page_of_the_live_release(tmp_path, monkeypatch):
+    release_info, asked = plugin("modules/release_info"), []
+    directory = write(tmp_path, {"releases/a-b/manifest.json": '{"health_path": "/healthz"}', "releases/a-b/.venv/complete": ""})
+    (directory / "live").symlink_to("releases/a-b")
+    page = type("Page", (), {"probe": lambda _self: ""})()
+    monkeypatch.setattr(release_info, "site_page", lambda params, _layout: asked.append(params["path"]) or page)
+    monkeypatch.setattr(release_info.Systemd, "show", lambda _self, _units: [])
+    for path in "", "/set":
+        module = type("Module", (), {"params": {"root": str(directory), "app": "shop", "path": path}, "run_command": None})()
+        release_info.health(module)
+    assert asked == ["/healthz", "/set"]
+
+
 # -- the name ------------------------------------------------------------------------------------------------------------
 
 
