@@ -166,6 +166,7 @@ def test_a_host_gets_no_credential(controller, repository, monkeypatch):
         "__release_files": {},
         "__release_secret_files": {},
         "__release_socket": "/run/x",
+        "__release_health_path": "/healthz",
         "__release_by": "ann",
     }
     tasks = [

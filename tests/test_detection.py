@@ -250,7 +250,7 @@ def test_the_status_checks_the_health_page_of_the_live_release(tmp_path, monkeyp
     release_info, asked = plugin("modules/release_info"), []
     directory = write(tmp_path, {"releases/a-b/manifest.json": '{"health_path": "/healthz"}', "releases/a-b/.venv/complete": ""})
     (directory / "live").symlink_to("releases/a-b")
-    page = type("Page", (), {"probe": lambda _self: ""})()
+    page = type("Page", (), {"probe": lambda _self: "", "warning": lambda _self: ""})()
     monkeypatch.setattr(release_info, "site_page", lambda params, _layout: asked.append(params["path"]) or page)
     monkeypatch.setattr(release_info.Systemd, "show", lambda _self, _units: [])
     for path in "", "/set":

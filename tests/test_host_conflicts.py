@@ -223,8 +223,8 @@ def test_preflight_reports_all_conflicts_of_a_host_before_it_is_changed(tmp_path
     assert set(run.failures) == {"one", "two"}, run.output
     first, second = run.failures["one"], run.failures["two"]
     assert "one can't serve the app yet. Nothing was changed." in first and "the group 'tty' (gid" in first
-    assert "the app shop (host two of the inventory) on the same machine has both.test, too." in first
-    assert "the app tty (host one of the inventory)" in second and "blog" not in second
+    assert "the app of the host two of the inventory, on the same machine, has both.test, too." in first
+    assert "the app of the host one of the inventory" in second and "blog" not in second
 
 
 def test_names_of_directories_that_flaskhost_needs_are_rejected():

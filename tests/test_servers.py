@@ -237,7 +237,7 @@ def test_the_source_s_gunicorn_configuration_is_read_under_the_role_s(release, m
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0})
     monkeypatch.setattr("os.sched_setaffinity", lambda _pid, _cores: None)
     before = runpy.run_path(str(release.of("gunicorn-plain").directory / "gunicorn.conf.py"))
-    assert (before["timeout"], before["workers"], before["threads"], before["worker_class"]) == (30, 2, 24, "gthread")
+    assert (before["timeout"], before["workers"], before["threads"], before["worker_class"]) == (70, 2, 24, "gthread")
     (release.directory / "app/gunicorn.conf.py").write_text(CONFIGURATION)
     found = runpy.run_path(str(release.directory / "gunicorn.conf.py"))
     assert (found["timeout"], found["workers"], found["max_requests"], found["max_requests_jitter"]) == (120, 3, 500, 50)
@@ -278,7 +278,7 @@ def test_custom_settings_are_passed_to_the_server_unchanged(release, server):
 @pytest.mark.parametrize(
     ("server", "file", "pattern"),
     [
-        ("gunicorn", "gunicorn.conf.py", r"^timeout = (\d+)"),
+        ("gunicorn", "gunicorn.conf.py", r"^timeout = .*?(\d+)"),
         ("uwsgi", "uwsgi.ini", r"^harakiri = (\d+)"),
         ("uvicorn", "start", r"--timeout-worker-healthcheck (\d+)"),
         ("mod_wsgi", "serve.sh", r"--request-timeout (\d+)"),

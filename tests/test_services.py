@@ -379,7 +379,8 @@ def preflight(directory, hosts, succeeds=False):
         {"ansible.builtin.set_fact": {"ansible_facts": facts}},
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight", "tasks_from": "host"}},
     ]
-    return run_playbook(directory, tasks, hosts, succeeds=succeeds)
+    apps = {name: {"app_source": "shop", "app_domains": [f"{name}.example"], **settings} for name, settings in hosts.items()}
+    return run_playbook(directory, tasks, apps, succeeds=succeeds)
 
 
 @pytest.fixture(scope="module")

@@ -207,8 +207,8 @@ def test_each_stage_sets_app_stage(stage):
 
 
 def test_deploy_does_not_touch_the_development_stage():
-    output = run_playbook(PROJECT, "deploy.yml", "inventories/development", "--list-hosts").stdout
-    assert "hosts (0)" in output and "hosts (1)" not in output
+    output = run_playbook(PROJECT, "deploy.yml", "inventories/development", "--list-hosts", succeeds=False).output
+    assert "the inventory has no host in the group app_servers" in output and "hosts (1)" not in output
 
 
 def test_develop_runs_the_app_with_its_stage_s_environment(tmp_path):

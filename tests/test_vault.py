@@ -68,8 +68,10 @@ def test_each_stage_has_its_own_secrets_and_password(make, tmp_path):
     assert secrets_of(tmp_path, "staging", "production") == {}
 
 
-def test_a_stage_without_secrets_has_the_placeholder():
-    assert secrets_of(PROJECT, "staging") == {"SECRET_KEY": "YOUR_SECRET_KEY"}
+def test_a_stage_needs_no_secrets():
+    command = ["ansible-inventory", "-i", "inventories/staging", "--host", "staging"]
+    found = json.loads(subprocess.run(command, cwd=PROJECT, text=True, capture_output=True, check=True).stdout)
+    assert "app_secrets" in found and secrets_of(PROJECT, "staging") == {}
 
 
 def test_a_stage_without_an_example_vault_is_reported(make, tmp_path):
