@@ -6,6 +6,7 @@ import re
 import subprocess
 
 import pytest
+import yaml
 from conftest import LOCAL, PROJECT, evaluate, role_settings, run_playbook
 
 DISTRIBUTIONS = [("Ubuntu", "22.04"), ("Ubuntu", "24.04"), ("Ubuntu", "26.04"), ("Debian", "12"), ("Debian", "13")]
@@ -232,3 +233,18 @@ def test_a_run_without_hosts_fails(tmp_path):
     (tmp_path / "hosts.yml").write_text("all:\n  hosts:\n    somewhere:\n")
     message = "the inventory has no host in the group app_servers. Pass the inventory, such as -i inventories/production."
     assert message in preflight_from(tmp_path, hosts=tmp_path / "hosts.yml")
+
+
+def test_no_debug_task_runs_once():
+    """`debug` returns empty facts. With `run_once`, Ansible 2.21 stores the same object for all hosts, and then each host has the facts of all."""
+    files = [*PROJECT.glob("roles/*/tasks/*.yml"), *PROJECT.glob("playbooks/**/*.yml")]
+    tasks = [task for file in files for task in find_tasks(yaml.safe_load(file.read_text()))]
+    assert len(tasks) > 200 and not [task["name"] for task in tasks if "ansible.builtin.debug" in task and "run_once" in task]
+
+
+def find_tasks(value):
+    if isinstance(value, dict):
+        yield from [value] if any("." in key for key in value if isinstance(key, str)) else []
+        yield from (task for inner in value.values() for task in find_tasks(inner))
+    elif isinstance(value, list):
+        yield from (task for inner in value for task in find_tasks(inner))
