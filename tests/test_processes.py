@@ -90,7 +90,7 @@ def identified(tmp_path_factory):
     return evaluate(directory, [READ_APP, {"ansible.builtin.include_role": {"name": "probe"}}], "{{ seen }}", HOSTS, settings=settings)
 
 
-FACTS = {"processor_vcpus": 2, "memtotal_mb": 2000, "python": {"version": {"major": 3, "minor": 11}}}
+FACTS = {"processor_vcpus": 2, "memtotal_mb": 2000, "apparmor": {"status": "enabled"}, "python": {"version": {"major": 3, "minor": 11}}}
 
 
 # -- the Procfile ------------------------------------------------------------------------------------------------------
