@@ -171,7 +171,7 @@ for proto in 'https', 'http':
     connection = http.client.HTTPConnection('127.0.0.1', 80)
     connection.request('GET', '/echo/page', headers={'Host': sys.argv[1], 'X-Forwarded-Proto': proto, 'X-Forwarded-For': '192.0.2.7'})
     answer = connection.getresponse()
-    print(answer.status, answer.getheader('Location'), answer.read().decode().replace(chr(10), ''))
+    print(answer.status, answer.getheader('Location'), *answer.read().decode().split())
 """
 
 
