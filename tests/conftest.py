@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import typing
 from pathlib import Path
 
@@ -186,3 +187,37 @@ sys.stdin.read()
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield [int(port) for port in process.stdout.readline().split()]
         process.kill()
+
+
+@contextlib.contextmanager
+def mariadb_server(config=""):
+    """Run a MariaDB server with this configuration. Yields a function that runs SQL as a user of the operating system, and the socket."""
+    if os.geteuid() or not all(map(shutil.which, ("mariadbd", "mariadb", "mariadb-install-db"))):
+        pytest.skip("this machine has no MariaDB, or the test does not run as root")
+    # not tmp_path, which only root can access
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.chown(directory, "nobody")
+        os.chmod(directory, 0o755)
+        (Path(directory) / "my.cnf").write_text(config or "[mariadbd]\nskip-networking\n")
+        data, run = ["--user=nobody", f"--datadir={directory}/data"], {"stdin": subprocess.DEVNULL, "cwd": "/"}
+        options = ["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=socket"]
+        subprocess.run(["mariadb-install-db", *options, *data], check=True, capture_output=True, **run)
+
+        def sql(statements, user="root", *arguments, **run_options):
+            client = ["mariadb", "--no-defaults", f"--socket={directory}/sock", f"--user={user}", "--batch", "--skip-column-names"]
+            become = ["runuser", f"--user={user}", "--"] if user != "root" else []
+            return subprocess.run([*become, *client, *arguments], input=statements, text=True, capture_output=True, cwd="/", **run_options)
+
+        options = [f"--defaults-file={directory}/my.cnf", f"--socket={directory}/sock", f"--pid-file={directory}/pid"]
+        with (
+            open(f"{directory}/log", "wb") as log,
+            subprocess.Popen(["mariadbd", *options, *data], stdout=log, stderr=log, **run) as server,
+        ):
+            try:
+                end = time.monotonic() + 60
+                while sql("SELECT 1").returncode and server.poll() is None and time.monotonic() < end:
+                    time.sleep(0.2)
+                assert sql("SELECT 1").returncode == 0, Path(directory, "log").read_text()
+                yield sql, f"{directory}/sock"
+            finally:
+                server.terminate()

@@ -13,7 +13,7 @@ import urllib.parse
 import jinja2
 import pytest
 import yaml
-from conftest import LOCAL, PROJECT, READ_APP, evaluate, run_playbook
+from conftest import LOCAL, PROJECT, READ_APP, evaluate, mariadb_server, plugin, run_playbook
 
 SETTINGS = {
     "app_name": "shop",
@@ -57,6 +57,7 @@ HOSTS = {
         "backup_s3_secret_key": "b",
         "backup_password": "c",
     },
+    "mariadb": {"app_services": ["mariadb"], "app_name": "my_shop", "mariadb_settings": {"max_allowed_packet": "64M"}, "memory": 3000},
     "tcp": {"app_services": ["redis"], "redis_port": 26379, "redis_password": "p/w #1:@"},
     "celery": {"app_services": ["redis"], "redis_url": "redis+socket:///run/redis-shop/redis.sock"},
     "sqlite": {"app_services": ["backup"], "backup_directory": "", "backup_s3_url": "https://s3.example/bucket/shop"},
@@ -65,6 +66,7 @@ WRITTEN = {
     "redis": ["redis.conf", "unit.conf"],
     "memcached": ["unit.service"],
     "postgresql": ["postgresql.conf", "pg_hba.conf"],
+    "mariadb": ["mariadb.cnf", "create.sql"],
     "backup": ["backup.service", "backup.timer"],
 }
 
@@ -92,7 +94,7 @@ def provisioned(tmp_path_factory):
         collect,
         {"ansible.builtin.include_role": {"name": "probe_{{ item }}"}, "loop": "{{ app_services | default([]) }}"},
     ]
-    shown = "{{ {'packages': preinstalled_packages, 'firewall': ufw_rules_of_other_roles, 'written': written | default({}), 'redis': redis_service | default({})} }}"
+    shown = "{{ {'packages': preinstalled_packages, 'firewall': ufw_rules_of_other_roles, 'written': written | default({}), 'redis': redis_service | default({}), 'mariadb': mariadb_service | default({})} }}"
     variables, environment = provision["vars"] | {"gunicorn_server": {}}, {"ANSIBLE_ROLES_PATH": f"{PROJECT}/roles:{directory}/roles"}
     return evaluate(directory, tasks, shown, HOSTS, settings=SETTINGS, variables=variables, environment=environment)
 
@@ -164,6 +166,57 @@ def test_postgresql_accepts_its_configuration(provisioned, host):
         command = ["runuser", "-u", "postgres", "--", f"/usr/lib/postgresql/{version}/bin/postgres", f"--config-file={config}"]
         done = subprocess.run([*command, "-C", "work_mem"], text=True, capture_output=True, cwd="/")
     assert done.returncode == 0, done.stderr
+
+
+def test_mariadb_has_a_socket_and_a_user_for_the_app(provisioned):
+    """The kernel authenticates the app, which can open only its own database, with a limited number of connections. (A14)"""
+    host = provisioned["mariadb"]
+    assert host["packages"] == ["ufw", "nginx", "python3", "mariadb-server"] and host["firewall"] == []
+    spec = host["mariadb"]
+    assert spec["environment"]["DATABASE_URL"] == "mysql+pymysql://my_shop@/my_shop?unix_socket=/run/mysqld/mysqld.sock&charset=utf8mb4"
+    assert (spec["unit"], spec["directory"]) == ("mariadb.service", "/run/mysqld")
+    assert plugin("module_utils/urls").database_problem(spec["environment"]["DATABASE_URL"]) == ""
+    assert plugin("module_utils/urls").database_address(spec["environment"]["DATABASE_URL"]) == {}
+    lines = host["written"]["mariadb.cnf"].splitlines()
+    assert {"skip-networking", "max_connections = 100", "innodb_buffer_pool_size = 750M", "max_allowed_packet = 64M"} <= {*lines}
+    statements = host["written"]["create.sql"]
+    assert "CREATE USER IF NOT EXISTS `my_shop`@localhost IDENTIFIED VIA unix_socket;" in statements
+    assert "WITH MAX_USER_CONNECTIONS 80;" in statements
+    # _ is a wildcard in the name of a database: the app must not get the database myxshop
+    assert "GRANT ALL PRIVILEGES ON `my\\_shop`.* TO `my_shop`@localhost;" in statements
+
+
+def test_mariadb_accepts_its_configuration_and_isolates_apps(provisioned):
+    """A real server: the app's user logs in by the socket without a password, sees only its own database, and another user is rejected. (A14)"""
+    written = provisioned["mariadb"]["written"]
+    task = yaml.safe_load((PROJECT / "roles/mariadb/tasks/main.yml").read_text())[-1]
+    state = yaml.safe_load((PROJECT / "roles/mariadb/vars/main.yml").read_text())["__mariadb_state"]
+    script = task["ansible.builtin.shell"]["cmd"].replace("{{ __mariadb_state }}", state)
+    with mariadb_server(written["mariadb.cnf"]) as (sql, path):
+        # an app needs a user of the operating system; here it is one that every Debian has
+        app = written["create.sql"].replace("my\\_shop", "games").replace("my_shop", "games").replace("CONNECTIONS 80", "CONNECTIONS 2")
+        script = script.replace("{{ mariadb_app }}", "games").replace("/run/mysqld/mysqld.sock", path)
+        for expected in "changed\n", "":
+            done = subprocess.run(["sh", "-c", script], input=app, text=True, capture_output=True, cwd="/")
+            assert (done.returncode, done.stdout) == (0, expected), done.stderr
+        more = subprocess.run(
+            ["sh", "-c", script], input=app.replace("CONNECTIONS 2", "CONNECTIONS 3"), text=True, capture_output=True, cwd="/"
+        )
+        assert (more.returncode, more.stdout) == (0, "changed\n")
+        assert sql("CREATE DATABASE other; CREATE TABLE other.t (a int)").returncode == 0
+        assert sql("SHOW DATABASES", "games").stdout.split() == ["games", "information_schema"]
+        assert sql("CREATE TABLE t (a text); INSERT INTO t VALUES ('ü'); SELECT a FROM t", "games", "games").stdout == "ü\n"
+        for statement in (
+            "SELECT * FROM other.t",
+            "CREATE DATABASE gamesx",
+            "SELECT LOAD_FILE('/etc/hostname') IS NOT NULL",
+            "SHOW GRANTS FOR root@localhost",
+        ):
+            done = sql(statement, "games")
+            assert done.returncode or done.stdout == "0\n", statement
+        assert "Access denied" in sql("SELECT 1", "lp").stderr
+        wrong = script.replace("--user=root", "--user=lp")
+        assert subprocess.run(["sh", "-c", wrong], input=app, text=True, capture_output=True, cwd="/").returncode
 
 
 def test_redis_has_no_port_and_persists_its_data(provisioned):

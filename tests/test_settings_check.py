@@ -130,7 +130,10 @@ def test_valid_settings_are_accepted():
         ({"app_static": {"/static/": "."}}, ["app_static is {", "'.' must be a directory within the source"]),
         ({"app_static": {"/../etc/": "mysite/static"}}, ["'/../etc/' is not the URL of a directory"]),
         ({"app_static": {"/a//b/": "mysite/static"}}, ["'/a//b/' is not the URL of a directory"]),
-        ({"app_services": ["mysql"]}, ["app_services", "'mysql' is not a service. Choose from backup, memcached, postgresql, redis."]),
+        (
+            {"app_services": ["mysql"]},
+            ["app_services", "'mysql' is not a service. Choose from backup, mariadb, memcached, postgresql, redis."],
+        ),
         ({"app_services": ["postgresql"], "app_env": {"DATABASE_URL": "sqlite:///x.db"}}, ["postgresql sets DATABASE_URL for the app"]),
         (
             {"app_services": ["redis"], "app_secrets": {"REDIS_URL": "redis://x"}},
@@ -140,6 +143,16 @@ def test_valid_settings_are_accepted():
             {"app_services": ["memcached"], "app_env": {"MEMCACHED_SOCKET": "x"}},
             ["app_env or app_secrets sets it too. Remove one of the two."],
         ),
+        (
+            {"app_services": ["postgresql", "redis", "mariadb"]},
+            ["postgresql and mariadb both set DATABASE_URL for the app. Choose one of the two."],
+        ),
+        (
+            {"app_services": ["mariadb"], "app_env": {"DATABASE_URL": "sqlite:///x"}},
+            ["or set mariadb_url, which mariadb passes to the app."],
+        ),
+        ({"mariadb_settings": {"general_log": False}}, ["YAML reads 'general_log' as true or false"]),
+        ({"app_name": "mysql"}, ["a user or service of the distribution has this name"]),
         ({"redis_port": 6380}, ["redis_port is 6380: it also requires redis_password"]),
         ({"redis_port": 80, "redis_password": "x"}, ["it must be a port from 1024 to 65535, or 0"]),
         (

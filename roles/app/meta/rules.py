@@ -28,6 +28,8 @@ TAKEN = {
         "nginx",
         "postgres",
         "postgresql",
+        "mysql",
+        "mariadb",
         "redis",
         "valkey",
         "memcache",
@@ -183,10 +185,14 @@ def app_services(value, settings):
     unknown = [name for name in value if name not in known]
     if unknown:
         return f"'{unknown[0]}' is not a service. Choose from {', '.join(known)}."
+    names = [(service, name) for service in value for name in rules.service_environment(service)]
+    for number, (service, name) in enumerate(names):
+        if other := next((other for other, same in names[:number] if same == name and other != service), None):
+            return f"{other} and {service} both set {name} for the app. Choose one of the two."
     given = {}
     for name in "app_env", "app_secrets":
         given |= settings[name] if isinstance(settings.get(name), dict) else {}
-    twice = [(service, name) for service in value for name in rules.service_environment(service) if name in given]
+    twice = [(service, name) for service, name in names if name in given]
     if not twice:
         return None
     service, name = twice[0]
