@@ -196,10 +196,11 @@ def mariadb_server(config=""):
         pytest.skip("this machine has no MariaDB, or the test does not run as root")
     # not tmp_path, which only root can access
     with tempfile.TemporaryDirectory() as directory:
-        shutil.chown(directory, "nobody")
+        # the installation makes this user an administrator, so it must not be the app's
+        shutil.chown(directory, "daemon")
         os.chmod(directory, 0o755)
         (Path(directory) / "my.cnf").write_text(config or "[mariadbd]\nskip-networking\n")
-        data, run = ["--user=nobody", f"--datadir={directory}/data"], {"stdin": subprocess.DEVNULL, "cwd": "/"}
+        data, run = ["--user=daemon", f"--datadir={directory}/data"], {"stdin": subprocess.DEVNULL, "cwd": "/"}
         options = ["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=socket"]
         subprocess.run(["mariadb-install-db", *options, *data], check=True, capture_output=True, **run)
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, load, run_playbook
+from conftest import PROJECT, load, mariadb_server, run_playbook
 
 PROGRAMS = PROJECT / "roles/backup/files"
 sys.path.insert(0, str(PROGRAMS))
@@ -587,9 +587,106 @@ def test_the_database_url_is_parsed(host, url, expected):
     assert backup.Backup("shop").database() == expected
 
 
+@pytest.mark.parametrize(
+    ("url", "lines"),
+    [
+        (
+            "mysql+pymysql://shop@/shop?unix_socket=/run/mysqld/mysqld.sock&charset=utf8mb4",
+            ['user="shop"', 'socket="/run/mysqld/mysqld.sock"', "[flaskhost]", "database=shop"],
+        ),
+        (
+            "mysql://ann:p%22a%5Cs%23%27@db.example:25060/shop?ssl-mode=REQUIRED",
+            [
+                *('host="db.example"', 'port="25060"', 'user="ann"', 'password="p\\"a\\\\s#\'"', "ssl"),
+                *("loose-skip-ssl-verify-server-cert", "[flaskhost]", "database=shop"),
+            ],
+        ),
+        (
+            "mariadb+mariadbconnector://ann@db.example/shop?ssl_ca=/etc/ca.pem",
+            ['host="db.example"', 'user="ann"', 'ssl-ca="/etc/ca.pem"', "[flaskhost]", "database=shop"],
+        ),
+    ],
+)
+def test_the_options_of_mariadb_s_clients(host, url, lines):
+    """They are in a file, because every user can read command lines. (A14)"""
+    host.set(database=url)
+    assert backup.Backup("shop").service().splitlines() == ["[client]", *lines]
+
+
+SCHEMA = """
+CREATE TABLE entry (id int PRIMARY KEY, note text CHARACTER SET utf8mb4, data blob);
+INSERT INTO entry VALUES (1, 'Grüße 🐬; DROP TABLE entry; \\! touch /tmp/x', x'00ff0a27');
+CREATE VIEW notes AS SELECT note FROM entry;
+CREATE TRIGGER up BEFORE INSERT ON entry FOR EACH ROW SET NEW.note = UPPER(NEW.note);
+CREATE PROCEDURE count_them() SELECT COUNT(*) FROM entry;
+"""
+ROWS = "SELECT id, HEX(note), HEX(data) FROM entry ORDER BY id; SELECT COUNT(*) FROM notes; CALL count_them(); SHOW TABLES"
+
+
+@pytest.fixture
+def mariadb(host):
+    """The app's database in a real server, which authenticates the app's user by the socket."""
+    with mariadb_server() as (sql, path):
+        done = sql(
+            f"CREATE DATABASE shop CHARACTER SET latin1; CREATE USER {host.user}@localhost IDENTIFIED VIA unix_socket;"
+            f"GRANT ALL PRIVILEGES ON shop.* TO {host.user}@localhost"
+        )
+        assert done.returncode == 0, done.stderr
+        for name in "mariadb", "mariadb-dump":
+            (host.directory / "bin" / name).symlink_to(shutil.which(name))
+        host.set(database=f"mysql+pymysql://{host.user}@/shop?unix_socket={path}")
+        done = sql(SCHEMA, host.user, "shop", "--default-character-set=utf8mb4")
+        assert done.returncode == 0, done.stderr
+        yield lambda statements: sql(statements, host.user, "shop", "--default-character-set=utf8mb4").stdout
+
+
+def test_a_mariadb_database_is_backed_up_and_restored(host, mariadb):
+    """Rows, binary data, views, triggers, procedures and the database's character set; a table that was added later is gone. (A14)"""
+    expected = mariadb(ROWS)
+    assert expected.startswith("1\t4772")
+    host.do("now")
+    mariadb("INSERT INTO entry VALUES (2, 'later', ''); CREATE TABLE later (id int); UPDATE entry SET note = 'changed' WHERE id = 1")
+    changed = mariadb(ROWS)
+    assert changed != expected
+    host.restore()
+    assert mariadb(ROWS) == expected and "latin1" in mariadb("SHOW CREATE DATABASE shop")
+    # the replaced content is kept
+    assert b"later" in (host.before / "database").read_bytes()
+    mariadb("INSERT INTO entry VALUES (3, 'abc', '')")
+    assert mariadb("SELECT note FROM entry WHERE id = 3") == "ABC\n"
+
+
+def test_a_mariadb_dump_that_can_not_be_loaded_changes_nothing(host, mariadb):
+    """MariaDB has no transaction for this, so the previous content is loaded again. (A14)"""
+    host.do("now")
+    name = host.fetch()
+    mariadb("INSERT INTO entry VALUES (2, 'later', '')")
+    expected = mariadb(ROWS)
+    dump = host.fetched / "database"
+    dump.write_bytes(dump.read_bytes().replace(b"-- Dump completed", b"CREATE TABLE more (id int);\nNONSENSE;\n-- Dump completed"))
+    with pytest.raises(backup.Trouble, match="the database could not be restored and is unchanged"):
+        host.do("restore", name)
+    assert mariadb(ROWS) == expected
+    # nor does the dump of another kind of database
+    dump.write_bytes(b"PGDMP")
+    with pytest.raises(backup.Trouble, match="the backup contains a PostgreSQL database, and DATABASE_URL is that of MariaDB"):
+        host.do("restore", name)
+    assert mariadb(ROWS) == expected
+
+
+def test_an_incomplete_mariadb_dump_is_not_fetched(host, mariadb, monkeypatch):
+    """The last line of a dump says that it is complete. (A14)"""
+    (host.directory / "bin/mariadb-dump").unlink()
+    (host.directory / "bin/mariadb-dump").write_text("#!/bin/sh\necho CREATE TABLE x\n")
+    (host.directory / "bin/mariadb-dump").chmod(0o755)
+    host.do("now")
+    with pytest.raises(backup.Trouble, match=r"The database in the backup can't be read\. Nothing was changed.*its dump is incomplete"):
+        host.do("fetch", "latest")
+
+
 def test_an_unsupported_database_is_reported(host):
-    host.set(database="mysql://u:p@h/d")
-    with pytest.raises(backup.Trouble, match=r"not mysql\. Set backup_database_url"):
+    host.set(database="mssql://u:p@h/d")
+    with pytest.raises(backup.Trouble, match=r"not mssql\. Set backup_database_url"):
         host.do("now")
 
 

@@ -60,6 +60,7 @@ HOSTS = {
     "mariadb": {"app_services": ["mariadb"], "app_name": "my_shop", "mariadb_settings": {"max_allowed_packet": "64M"}, "memory": 3000},
     "tcp": {"app_services": ["redis"], "redis_port": 26379, "redis_password": "p/w #1:@"},
     "celery": {"app_services": ["redis"], "redis_url": "redis+socket:///run/redis-shop/redis.sock"},
+    "mysql-elsewhere": {"app_services": ["backup"], "app_secrets": {"DATABASE_URL": "mysql+pymysql://u:p@db.example/shop"}},
     "sqlite": {"app_services": ["backup"], "backup_directory": "", "backup_s3_url": "https://s3.example/bucket/shop"},
 }
 WRITTEN = {
@@ -113,6 +114,7 @@ def test_the_packages_of_all_services_are_installed_together(provisioned):
     }
     # the client is needed to dump an external database
     assert provisioned["elsewhere"]["packages"] == [*plain, "restic", "postgresql-client"]
+    assert provisioned["mysql-elsewhere"]["packages"] == [*plain, "restic", "mariadb-client"]
     assert provisioned["sqlite"]["packages"] == [*plain, "restic"]
 
 

@@ -156,8 +156,8 @@ def test_valid_settings_are_accepted():
         ({"redis_port": 6380}, ["redis_port is 6380: it also requires redis_password"]),
         ({"redis_port": 80, "redis_password": "x"}, ["it must be a port from 1024 to 65535, or 0"]),
         (
-            {"app_services": ["backup"], "app_env": {"DATABASE_URL": "mysql://a:b@h/d"}},
-            ["backup supports PostgreSQL and SQLite, not mysql."],
+            {"app_services": ["backup"], "app_env": {"DATABASE_URL": "mssql://a:b@h/d"}},
+            ["backup supports PostgreSQL, MariaDB, MySQL and SQLite, not mssql."],
         ),
         ({"app_env": {"DATABASE_URL": "localhost/shop"}}, ["app_env", "DATABASE_URL is invalid: it is not a URL. Write postgresql://USER"]),
         ({"app_env": {"DATABASE_URL": "postgress://h/d"}}, ["it begins with postgress://. Did you mean postgresql://?"]),

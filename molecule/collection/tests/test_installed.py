@@ -10,7 +10,21 @@ from sites import task_name
 
 PROJECT = Path(__file__).resolve().parents[3]
 # in the order in which a deploy applies them
-ROLES = ["base", "hardening", "ufw", "ssh", "systemd", "tls", "nginx", "python_venv", "postgresql", "redis", "memcached", "backup"]
+ROLES = [
+    "base",
+    "hardening",
+    "ufw",
+    "ssh",
+    "systemd",
+    "tls",
+    "nginx",
+    "python_venv",
+    "postgresql",
+    "mariadb",
+    "redis",
+    "memcached",
+    "backup",
+]
 ROLE_VARIABLES = {"ufw": {"ufw_ssh_ports": [22], "ufw_blocked": ["198.51.100.0/24"]}}
 
 

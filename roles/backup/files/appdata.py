@@ -187,46 +187,100 @@ def find(directory, *arguments):
 
 
 def check(_options, _warnings):
-    run(["pg_restore", "--list"], stdin=INPUT, stdout=subprocess.DEVNULL)
+    if is_postgresql(INPUT):
+        run(["pg_restore", "--list"], stdin=INPUT, stdout=subprocess.DEVNULL)
+    elif b"-- Dump completed" not in os.pread(INPUT, 200, max(0, os.fstat(INPUT).st_size - 200)):
+        raise Failure("its dump is incomplete")
 
 
 def load(options, _warnings):
-    """Load the dump from a file: from a broken pipe, psql would load an incomplete dump."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch, service(options["service"]) as environment:
-        path = f"{scratch}/sql"
-        with open(path, "w") as sql:
-            sql.write(EMPTY)
-            sql.flush()
-            run(["pg_restore", "--no-owner", "--no-comments", "--file=-"], stdin=INPUT, stdout=sql)
-        # pg_restore 17 and newer writes a setting that older servers reject
-        run(["sed", "--in-place", "1,40{/^SET transaction_timeout = 0;$/d}", path])
-        psql_options = ["--no-psqlrc", "--quiet", "--output=/dev/null", "--single-transaction", "--set=ON_ERROR_STOP=1"]
-        run(["psql", *psql_options, f"--file={path}", "--dbname=service=app"], env=environment)
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch, connection(options["service"]) as database:
+        (load_mariadb if database.is_mariadb else load_postgresql)(database, scratch)
 
 
 VERBS = {verb.__name__: verb for verb in (save, dump, database, extract, merge, copy, empty, check, load)}
 
 
-# -- PostgreSQL -----------------------------------------------------------------------------------------------------
+# -- databases ------------------------------------------------------------------------------------------------------
+
+
+class Connection:
+    """How to connect to the database: a service file of libpq, or an option file of MariaDB's clients."""
+
+    def __init__(self, text, path):
+        self.is_mariadb, self.name = text.startswith("[client]"), text.rpartition("\ndatabase=")[2].strip()
+        self.path, self.environment = path, {**os.environ, "PGSERVICEFILE": path, "PGCONNECT_TIMEOUT": "60"}
+
+    def dump_command(self):
+        if self.is_mariadb:
+            # a snapshot of transactional tables, without locks; binary data as hexadecimal numbers
+            options = ["--single-transaction", "--quick", "--routines", "--events", "--hex-blob", "--no-tablespaces"]
+            return ["mariadb-dump", f"--defaults-file={self.path}", *options, "--", self.name]
+        # uncompressed, so that restic recognizes unchanged data and stores it once
+        return ["pg_dump", "--format=custom", "--compress=0", "--lock-wait-timeout=300s", "--dbname=service=app"]
 
 
 @contextlib.contextmanager
-def service(text):
+def connection(text):
     """Pass the database password in a file that only the app can read: every user can read command lines."""
     with tempfile.NamedTemporaryFile("w", dir="/var/tmp") as file:
         file.write(text)
         file.flush()
-        yield {**os.environ, "PGSERVICEFILE": file.name, "PGCONNECT_TIMEOUT": "60"}
+        yield Connection(text, file.name)
 
 
 def pieces_of_dump(text):
-    # uncompressed, so that restic recognizes unchanged data and stores it once
-    command = ["pg_dump", "--format=custom", "--compress=0", "--lock-wait-timeout=300s", "--dbname=service=app"]
-    with service(text) as environment, subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as program:
+    with (
+        connection(text) as database,
+        subprocess.Popen(database.dump_command(), env=database.environment, stdout=subprocess.PIPE) as program,
+    ):
         while piece := program.stdout.read(PIECE):
             yield piece
     if program.returncode:
         raise Failure("the database could not be dumped")
+
+
+def is_postgresql(descriptor):
+    return os.pread(descriptor, 5, 0) == b"PGDMP"
+
+
+def load_postgresql(database, scratch):
+    """Load the dump from a file: from a broken pipe, psql would load an incomplete dump."""
+    path = f"{scratch}/sql"
+    with open(path, "w") as sql:
+        sql.write(EMPTY)
+        sql.flush()
+        run(["pg_restore", "--no-owner", "--no-comments", "--file=-"], stdin=INPUT, stdout=sql)
+    # pg_restore 17 and newer writes a setting that older servers reject
+    run(["sed", "--in-place", "1,40{/^SET transaction_timeout = 0;$/d}", path])
+    psql_options = ["--no-psqlrc", "--quiet", "--output=/dev/null", "--single-transaction", "--set=ON_ERROR_STOP=1"]
+    run(["psql", *psql_options, f"--file={path}", "--dbname=service=app"], env=database.environment)
+
+
+def load_mariadb(database, scratch):
+    """MariaDB commits each statement that creates a table, so the current content is dumped first, and loaded again after a failure."""
+    if is_postgresql(INPUT):
+        raise Failure("the backup contains a PostgreSQL database, and DATABASE_URL is that of MariaDB or MySQL")
+    with open(f"{scratch}/before", "w+b") as before:
+        run(database.dump_command(), stdout=before)
+        try:
+            replace_mariadb(database, INPUT)
+        except Failure:
+            before.seek(0)
+            replace_mariadb(database, before)
+            raise
+
+
+def replace_mariadb(database, dump):
+    client, name = ["mariadb", f"--defaults-file={database.path}", "--batch", "--skip-column-names"], database.name.replace("`", "``")
+    query = f"SHOW CREATE DATABASE `{name}`"
+    shown_statement = subprocess.run([*client, f"--execute={query}"], stdout=subprocess.PIPE, text=True, check=False).stdout
+    # with its character set
+    create = shown_statement.rstrip("\n").partition("\t")[2]
+    if not create.startswith("CREATE DATABASE "):
+        raise Failure("the database could not be read")
+    run([*client, f"--execute=DROP DATABASE `{name}`; {create}"])
+    run([*client, "--", database.name], stdin=dump, stdout=subprocess.DEVNULL)
 
 
 def run(command, **options):

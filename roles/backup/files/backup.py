@@ -35,6 +35,11 @@ from backup_repository import SETTINGS, Repository
 from backup_sandbox import HOURS_6, Sandbox, Trouble
 
 WORK = Path("/var/lib/flaskhost")
+# schemes of URLs, and the parameters of Python's drivers that MariaDB's clients know too
+MARIADB = ("mariadb", "mysql")
+MARIADB_OPTIONS = {"unix_socket": "socket", "ssl_ca": "ssl-ca", "ssl_cert": "ssl-cert", "ssl_key": "ssl-key"}
+# in a quoted value of an option file
+SPECIAL, BACKSLASH = r'[\\"]', r"\\\g<0>"
 # seconds to wait for the lock. `list` needs no lock, and `restore` does not wait while the app is stopped.
 WAIT = {"now": 300, "fetch": 60, "restore": 0, "unfetch": 0}
 
@@ -230,28 +235,43 @@ class Backup:
         )
 
     def service(self):
-        """Return the libpq service file for the database; empty for SQLite or no database."""
+        """Return how to connect to the database: a service file of libpq, or an option file of MariaDB's clients. Empty for SQLite or none."""
         parameters = self.database()
+        if self.kind() in MARIADB and parameters:
+            name = parameters.pop("database", "")
+            lines = [f'{key}="{re.sub(SPECIAL, BACKSLASH, value)}"' if value else key for key, value in parameters.items()]
+            return "\n".join(["[client]", *lines, "[flaskhost]", f"database={name}"])
         return "[app]\n" + "".join(f"{key}={value}\n" for key, value in parameters.items()) if parameters else ""
 
+    def kind(self):
+        return urlsplit(self.settings["database"]).scheme.partition("+")[0]
+
     def database(self):
-        """Convert the database URL into libpq parameters."""
-        parts = urlsplit(self.settings["database"])
-        kind = parts.scheme.partition("+")[0]
+        """Convert the database URL into parameters of libpq, or options of MariaDB's clients."""
+        parts, kind = urlsplit(self.settings["database"]), self.kind()
         if kind in ("", "sqlite"):
             return {}
-        if kind not in ("postgres", "postgresql"):
+        if kind not in ("postgres", "postgresql", *MARIADB):
             raise Trouble(
-                f"Backups support PostgreSQL and SQLite, not {kind}. Set backup_database_url to '' and back up the database by other means."
+                f"Backups support PostgreSQL, MariaDB, MySQL and SQLite, not {kind}. "
+                "Set backup_database_url to '' and back up the database by other means."
             )
         parameters = {
             "host": parts.hostname,
             "port": parts.port,
             "user": parts.username,
             "password": parts.password,
-            "dbname": parts.path[1:],
+            "database" if kind in MARIADB else "dbname": parts.path[1:],
         }
-        return {key: unquote(str(value)) for key, value in parameters.items() if value} | dict(parse_qsl(parts.query))
+        parameters, query = {key: unquote(str(value)) for key, value in parameters.items() if value}, dict(parse_qsl(parts.query))
+        if kind not in MARIADB:
+            return parameters | query
+        # the other parameters are those of Python's drivers
+        parameters |= {option: query[name] for name, option in MARIADB_OPTIONS.items() if name in query}
+        if {"ssl", "ssl-mode", "ssl_mode"} & {*query}:
+            parameters["ssl"] = ""
+        # as with these drivers, a certificate is checked only if its CA is given; clients before 11.4 don't know the option
+        return parameters if "ssl-ca" in parameters or "socket" in parameters else parameters | {"loose-skip-ssl-verify-server-cert": ""}
 
     def note(self, name, made):
         """Record the last backup for host_report. The file is replaced atomically."""

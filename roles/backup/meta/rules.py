@@ -30,6 +30,6 @@ def combined(settings):
     given = [settings[name] for name in ("app_env", "app_secrets") if isinstance(settings.get(name), dict)]
     url = next((str(values["DATABASE_URL"]) for values in reversed(given) if "DATABASE_URL" in values), "")
     kind = url.partition(":")[0].partition("+")[0]
-    if kind not in ("", "postgres", "postgresql", "sqlite"):
-        text = f"backup supports PostgreSQL and SQLite, not {kind}. Set backup_database_url to '' and back up that database by other means."
+    if kind not in ("", "postgres", "postgresql", "mariadb", "mysql", "sqlite"):
+        text = f"backup supports PostgreSQL, MariaDB, MySQL and SQLite, not {kind}. Set backup_database_url to '' and back up that database by other means."
         yield "app_services", settings["app_services"], text
