@@ -95,7 +95,10 @@ def provisioned(tmp_path_factory):
         collect,
         {"ansible.builtin.include_role": {"name": "probe_{{ item }}"}, "loop": "{{ app_services | default([]) }}"},
     ]
-    shown = "{{ {'packages': preinstalled_packages, 'firewall': ufw_rules_of_other_roles, 'written': written | default({}), 'redis': redis_service | default({}), 'mariadb': mariadb_service | default({})} }}"
+    specs = "'redis': redis_service | default({}), 'mariadb': mariadb_service | default({})"
+    shown = (
+        "{{ {'packages': preinstalled_packages, 'firewall': ufw_rules_of_other_roles, 'written': written | default({}), " + specs + "} }}"
+    )
     variables, environment = provision["vars"] | {"gunicorn_server": {}}, {"ANSIBLE_ROLES_PATH": f"{PROJECT}/roles:{directory}/roles"}
     return evaluate(directory, tasks, shown, HOSTS, settings=SETTINGS, variables=variables, environment=environment)
 
@@ -189,7 +192,7 @@ def test_mariadb_has_a_socket_and_a_user_for_the_app(provisioned):
 
 
 def test_mariadb_accepts_its_configuration_and_isolates_apps(provisioned):
-    """A real server: the app's user logs in by the socket without a password, sees only its own database, and another user is rejected. (A14)"""
+    """A real server: the app's user logs in by the socket and sees only its own database, and another user is rejected. (A14)"""
     written = provisioned["mariadb"]["written"]
     task = yaml.safe_load((PROJECT / "roles/mariadb/tasks/main.yml").read_text())[-1]
     state = yaml.safe_load((PROJECT / "roles/mariadb/vars/main.yml").read_text())["__mariadb_state"]

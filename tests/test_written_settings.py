@@ -82,7 +82,7 @@ def test_values_that_yaml_changes_are_rejected_everywhere(site):
         "- app_build_command is False: YAML reads it as true or false",
         "YAML reads '/static/' as a date",
         "YAML reads 'at' as a number",
-        "YAML reads 'X-Mode' as true or false, and may have changed it, as it changes 3.10, 0755, 12:30 and no. Put the value in quotes: X-Mode: ",
+        "YAML reads 'X-Mode' as true or false, and may have changed it, as it changes 3.10, 0755, 12:30 and no.",
         "YAML reads 'PYTHON' as a number",
         "YAML reads 'appendfsync' as true or false",
         "YAML reads 'UsePAM' as true or false",
@@ -149,7 +149,7 @@ app_processes: { worker: 1 }
 
 
 def test_each_app_is_checked_against_its_own_source(site):
-    """The second app has a static directory and a Procfile. A host that uses them with the first app is the only one with a problem. (A2)"""
+    """The second app has a static directory and a Procfile. Only a host that uses them with the first app has a problem. (A2)"""
     another_source(site)
     (site / "inventory/hosts.yml").write_text(
         "app_servers: { hosts: { shop: { ansible_host: 192.0.2.1 }, blog: { ansible_host: 192.0.2.1 } } }\n"
@@ -172,7 +172,7 @@ INVENTORIES = {
     "a group of its own": ("group_vars/blogs.yml", "# the blog\napp_server : gunicron\n", 2),
     "hosts.yml": (
         "hosts.yml",
-        "app_servers:\n  hosts:\n    shop:\n      app_server: uwsgi\n    blog: { ansible_connection: local,\n      app_server: gunicron }\n",
+        "app_servers:\n  hosts:\n    shop:\n      app_server: uwsgi\n    blog: { app_name: blog,\n      app_server: gunicron }\n",
         6,
     ),
     "vars in hosts.yml": (

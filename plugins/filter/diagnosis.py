@@ -185,10 +185,10 @@ REMEDIES = [
     ),
     (
         (
-            "This file, directory or program is missing on the host. git stores no empty directories: if the app writes to a directory of its "
-            "source, add it to app_shared (for example app_shared: [logs]), which creates it. Store other files in {data} "
-            "($STATE_DIRECTORY). A program comes from a package of the distribution: add it to python_venv_extra_packages, and run deploy.yml. "
-            "Otherwise, add the file to the source. Then run this again."
+            "This file, directory or program is missing on the host. git stores no empty directories: if the app writes to a directory of "
+            "its source, add it to app_shared (for example app_shared: [logs]), which creates it. Store other files in {data} "
+            "($STATE_DIRECTORY). A program comes from a package of the distribution: add it to python_venv_extra_packages, and run "
+            "deploy.yml. Otherwise, add the file to the source. Then run this again."
         ),
         ["FileNotFoundError: "],
         ["ENOENT: no such file or directory"],

@@ -7,7 +7,7 @@ name: dotenv
 author: The Flaskhost authors (@flaskhost)
 short_description: Read the names and values of a .env file
 description:
-  - Reads a C(.env) file on the controller in the same way as C(flask run), except that variables of the controller's environment are not used.
+  - Reads a C(.env) file on the controller in the same way as C(flask run), but does not use the variables of the controller's environment.
   - C(${NAME}) becomes the value of C(NAME) if an earlier line of the file sets it. Otherwise it stays as it is.
   - The file can be encrypted with ansible-vault. Names without a value are ignored.
 requirements:

@@ -17,7 +17,7 @@ class ProcfileError(ValueError):
 
 
 def counts(processes):
-    """Return the number of processes of each type. An entry of app_processes is a number, or a dictionary with a command, a count or both."""
+    """Return the number of processes of each type. An entry is a number, or a dictionary with a command, a count or both."""
     return {kind: entry.get("count", 1) if isinstance(entry, dict) else entry for kind, entry in processes.items()}
 
 
@@ -85,7 +85,8 @@ def problems(text, settings):
 
 def remedy(name, kind):
     if name == "app_processes":
-        return f"Write the command into app_processes, such as {kind}: {{ command: COMMAND, count: 1 }}, or into a Procfile, as {kind}: COMMAND."
+        example = f"{kind}: {{ command: COMMAND, count: 1 }}"
+        return f"Write the command into app_processes, such as {example}, or into a Procfile, as {kind}: COMMAND."
     instead = "Choose another app_server" if name == "app_server" else "Set app_release_command to the command itself"
     return f"{instead}, or add the line {kind}: COMMAND to a Procfile."
 

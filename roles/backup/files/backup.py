@@ -235,7 +235,7 @@ class Backup:
         )
 
     def service(self):
-        """Return how to connect to the database: a service file of libpq, or an option file of MariaDB's clients. Empty for SQLite or none."""
+        """Return a service file of libpq, or an option file of MariaDB's clients, with the connection; empty without such a database."""
         parameters = self.database()
         if self.kind() in MARIADB and parameters:
             name = parameters.pop("database", "")

@@ -31,5 +31,8 @@ def combined(settings):
     url = next((str(values["DATABASE_URL"]) for values in reversed(given) if "DATABASE_URL" in values), "")
     kind = url.partition(":")[0].partition("+")[0]
     if kind not in ("", "postgres", "postgresql", "mariadb", "mysql", "sqlite"):
-        text = f"backup supports PostgreSQL, MariaDB, MySQL and SQLite, not {kind}. Set backup_database_url to '' and back up that database by other means."
+        text = (
+            f"backup supports PostgreSQL, MariaDB, MySQL and SQLite, not {kind}. "
+            "Set backup_database_url to '' and back up that database by other means."
+        )
         yield "app_services", settings["app_services"], text
