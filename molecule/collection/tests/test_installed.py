@@ -60,6 +60,16 @@ def test_a_role_alone(workspace, role, gather_facts):
     assert changed(workspace.play("-i", "alone-hosts.yml", "alone.yml")) == 0
 
 
+def test_mariadb_authenticates_the_user_of_the_operating_system(workspace):
+    """The role was applied by the previous test, for the app `shop`. There is no password and no port. (A14)"""
+    workspace.host.check_output("id shop >/dev/null 2>&1 || useradd --system shop")
+    query = "mariadb --no-defaults --socket=/run/mysqld/mysqld.sock --batch --skip-column-names --execute='SELECT CURRENT_USER()'"
+    assert workspace.host.check_output(f"runuser -u shop -- {query} shop") == "shop@localhost"
+    for user, arguments in ("nobody", ""), ("nobody", "--user=shop"), ("shop", "--user=root"), ("shop", "mysql"):
+        assert workspace.host.run(f"runuser -u {user} -- {query} {arguments}").rc != 0, (user, arguments)
+    assert ":3306" not in workspace.host.check_output("ss -Hltn")
+
+
 def test_ufw_alone_does_not_lock_the_operator_out(workspace):
     """The operator connects from a blocked address and uses sudo."""
     address = workspace.host.check_output("ip route show default | cut -d' ' -f3")
