@@ -59,7 +59,25 @@ OTHERS = [
     ("connection to server at 10.0.0.5 (10.0.0.5), port 5432 failed: timeout expired", "The database is unreachable"),
     ("OperationalError: could not translate host name", "The database is unreachable"),
     ("redis.exceptions.ConnectionError: Error 111", "Redis is unreachable"),
-    ("your requirements are unsatisfiable", "this host's Python 3.13"),
+    ("your requirements are unsatisfiable", "no such version for Python 3.13"),
+    (
+        "Because you require pyuwsgi==2.0.20 and pyuwsgi>=2.0.30, we can conclude that your requirements are unsatisfiable.",
+        "requires another version of pyuwsgi than Flaskhost (pyuwsgi>=2.0.30). Remove the app's version, or set uwsgi_requirement",
+    ),
+    (
+        "Because the current Python version (3.13.5) does not satisfy Python>=3.14 and x==1 depends on Python>=3.14, we can conclude",
+        "Set app_python to a version that it accepts",
+    ),
+    (
+        "Because there is no version of x==9 and you require x==9, we can conclude that your requirements are unsatisfiable.",
+        "app_overrides",
+    ),
+    ("  cause: Git executable not found. Ensure that Git is installed and available.", "python_venv_extra_packages: [git]"),
+    ("fatal: could not read Username for 'https://github.com': terminal prompts disabled", "app_build_secrets, such as {'github.com'"),
+    ("git@github.com: Permission denied (publickey).", "uses https for ssh URLs"),
+    ("error: Failed to fetch: `https://index.example/simple/x/`  HTTP status client error (401 Unauthorized)", "app_build_secrets"),
+    ("error: Hash mismatch for `six==1.17.0`", "create the lock file again"),
+    ("error: Multiple top-level packages discovered in a flat-layout: ['shop', 'migrations'].", "Flaskhost installs only the dependencies"),
     ("error: Failed to build `x`", "Run deploy.yml, which installs the packages that uwsgi needs (gcc, libc-dev). If the package"),
     ("Connection refused", "python_venv_index_url"),
     ("sqlite3.OperationalError: no such table: entry", "Check that app_release_command migrates the database"),
@@ -80,11 +98,12 @@ FROM_THE_RUN = [
 
 
 def remedy(failure, log=""):
-    return diagnosis.remedy(failure, log, "/var/lib/shop", "3.13", "uwsgi", ["gcc", "libc-dev"])
+    return diagnosis.remedy(failure, log, "/var/lib/shop", "3.13", "uwsgi", ["gcc", "libc-dev"], "pyuwsgi>=2.0.30")
 
 
 @pytest.mark.parametrize(("log", "advice"), IN_THE_SANDBOX + OTHERS)
 def test_the_fix_for_an_app_s_log_message(log, advice):
+    """Remedies for packages name the setting: git, the server's version, credentials, Python and overrides. (B19)"""
     assert advice in remedy(EXITED, f"starting\n{log}\n[ERROR] Worker (pid:11) exited with code 3.")
 
 

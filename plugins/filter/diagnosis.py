@@ -3,6 +3,8 @@
 The app controls the text, so the filter only searches lines for fixed strings. Its run time is proportional to the length of the text.
 """
 
+import re
+
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text
 
 DATA_DIRECTORY = (
@@ -145,9 +147,62 @@ REMEDIES = [
         ["Redis URL must specify"],
     ),
     (
-        "These packages conflict with each other or with this host's Python {python}. Fix the app's dependencies, and run this again.",
-        ["requirements are unsatisfiable"],
+        (
+            "The app requires another version of {package} than Flaskhost ({requirement}). Remove the app's version, or set {server}_requirement "
+            "to it, and run this again."
+        ),
+        ["requirements are unsatisfiable", "you require {package}"],
+    ),
+    (
+        (
+            "The app does not accept Python {python}. Set app_python to a version that it accepts, or change the app's dependencies, and run "
+            "this again."
+        ),
         ["does not satisfy Python"],
+        ["is incompatible with the project's Python requirement"],
+    ),
+    (
+        (
+            "These packages conflict with each other or have no such version for Python {python}. Fix the app's dependencies, or replace a "
+            "requirement with app_overrides, and run this again."
+        ),
+        ["requirements are unsatisfiable"],
+    ),
+    (
+        (
+            "A package comes from a git server, but git is not installed on the host. Set python_venv_extra_packages: [git], and run deploy.yml, "
+            "which installs it."
+        ),
+        ["Git executable not found"],
+        ["failed to execute", "git"],
+    ),
+    (
+        (
+            "The git server or package index asks for credentials. Set app_build_secrets, such as {{'github.com': 'USER:TOKEN'}}. Its key is the "
+            "host in this message, and Flaskhost then also uses https for ssh URLs of this host. Then run this again."
+        ),
+        ["could not read Username"],
+        ["Authentication failed for"],
+        ["Permission denied (publickey"],
+        ["Host key verification failed"],
+        ["401 Unauthorized"],
+        ["403 Forbidden"],
+        ["lack of valid authentication credentials"],
+    ),
+    (
+        (
+            "A package is not the one that the lock file describes. If its publisher replaced it, create the lock file again. Otherwise, check "
+            "python_venv_index_url. Then run this again."
+        ),
+        ["Hash mismatch for"],
+    ),
+    (
+        (
+            "setuptools does not know which directories are the app's package. Name them in [tool.setuptools] of pyproject.toml, or remove "
+            "[build-system], and Flaskhost installs only the dependencies. Then run this again."
+        ),
+        ["Multiple top-level packages discovered"],
+        ["Multiple top-level modules discovered"],
     ),
     (
         (
@@ -225,14 +280,17 @@ class FilterModule:
         return {"remedy": remedy}
 
 
-def remedy(failure, log="", data="/var/lib/APP", python="", server="", packages=()):
+def remedy(failure, log="", data="/var/lib/APP", python="", server="", packages=(), requirement=""):
     """Return a remedy. `failure` is the message of the run, `log` the output and log of the app. The others are inserted into the text."""
     run = [f"run: {line}" for line in text.printable(text.shortened(failure)).split("\n")]
     lines = "\n".join([*run, text.printable(text.shortened(log))])
     install = f"Run deploy.yml, which installs the packages that {server} needs ({', '.join(packages)}). " if packages else ""
-    values = {"data": data, "python": python, "install": install}
+    package = re.split(r"[^\w.-]", requirement)[0]
+    values = {"data": data, "python": python, "install": install, "server": server, "package": package, "requirement": requirement}
     for template, *alternatives in REMEDIES:
-        if any(in_one_line(lines, [part.replace("{data}", data) for part in parts]) for parts in alternatives):
+        if any(
+            in_one_line(lines, [part.replace("{data}", data).replace("{package}", package) for part in parts]) for parts in alternatives
+        ):
             return template.format(**values)
     return DEFAULT_REMEDY
 
