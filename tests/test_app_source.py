@@ -10,7 +10,6 @@ import pytest
 from conftest import plugin
 
 app_source, source_git = plugin("action/app_source"), plugin("plugin_utils/source_git")
-dependencies = plugin("plugin_utils/dependencies")
 
 
 @pytest.fixture
@@ -236,30 +235,3 @@ def test_a_missing_version_is_reported(directory, cache):
 def test_an_unreachable_url_is_reported(tmp_path, cache):
     with pytest.raises(app_source.SourceError, match=r"app_source: git cannot read the source .*nowhere.* Check the path in the URL"):
         find(f"file://{tmp_path}/nowhere", cache, version="")
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "follows_code"),
-    [
-        ("requirements.txt", "Flask\n", False),
-        ("requirements.txt", "Flask\n-e .\n", True),
-        ("requirements.txt", "-r base.txt\n", True),
-        ("uv.lock", "", False),
-        ("pyproject.toml", "[build-system]\n", True),
-        ("setup.py", "", True),
-    ],
-)
-def test_the_venv_depends_on_the_code_only_if_the_app_installs_itself(directory, cache, name, text, follows_code):
-    (directory / name).write_text(text)
-    (directory / "base.txt").write_text("-e .\n")
-
-    def digest():
-        found = find(directory, cache)
-        with tarfile.open(found["archive"]) as tar:
-            return dependencies.Dependencies(tar, tar.getmembers(), found["version"]).digest(name)
-
-    first = digest()
-    (directory / "pkg/__init__.py").write_text("app = 2\n")
-    assert (digest() != first) == follows_code
-    (directory / name).write_text(f"{text}# another\n")
-    assert digest() != first

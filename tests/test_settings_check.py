@@ -23,7 +23,7 @@ GOOD = {
     "app_static": {"/static/": "mysite/static"},
     "app_root": "/srv/mysite",
 }
-SOURCE = {"files": ["mysite/__init__.py", "mysite/static/style.css", "uv.lock"], "links": {}, "dependency_file": "uv.lock"}
+SOURCE = {"files": ["mysite/__init__.py", "mysite/static/style.css", "uv.lock"], "links": {}, "dependencies": {"problems": []}}
 
 
 def problems(source=SOURCE, without=(), **changes):
@@ -376,11 +376,6 @@ def test_a_static_directory_can_come_from_the_build(setting):
     assert "the source has no directory 'mysite/built' that contains files. If a build creates it, set app_build_command." in found
     assert not problems(**changes, **{setting: "npm run build"})
     assert problems(**changes, **{setting: ""})
-
-
-def test_a_source_without_dependencies_is_reported():
-    (found,) = problems(source={**SOURCE, "dependency_file": ""})
-    assert "Add a uv.lock, requirements.txt, pyproject.toml or setup.py" in found
 
 
 @pytest.mark.parametrize("stage", ["staging", "production"])

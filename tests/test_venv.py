@@ -11,20 +11,32 @@ import sys
 import jinja2
 import pytest
 from conftest import PROJECT, plugin, with_modules
+from test_app_source import find
 from test_credentials import assert_no_credential, controller, play  # noqa: F401
 
 module = plugin("modules/venv")
+LISTS = ("requirements", "constraints", "local", "overrides", "extras", "groups")
 INDEX = "https://ann:tok3n@index.example/simple"
-WANTED = {"requirement": "gunicorn", "extra": ["six @ https://tok3n@index.example/six.whl"], "source": "/srv/games/releases/r1/app"}
+WANTED = {
+    "requirement": "gunicorn",
+    "extra": ["six @ https://tok3n@index.example/six.whl"],
+    "source": "/srv/games/releases/r1/app",
+    "python": "",
+    "secrets": {},
+}
 
 
-def script(name, dependency_file, source, tmp):
+def script(name, dependencies, source, tmp):
     """Render the role's script, with another directory in place of /tmp."""
-    environment = jinja2.Environment(trim_blocks=True)
+    environment = jinja2.Environment(trim_blocks=True, loader=jinja2.FileSystemLoader(PROJECT / "roles/python_venv/templates"))
     environment.filters["quote"] = shlex.quote
-    text = (PROJECT / f"roles/python_venv/templates/{name}.sh.j2").read_text().replace("/tmp/", f"{tmp}/")
-    wanted = {**WANTED, "source": str(source), "dependency_file": dependency_file}
-    return environment.from_string(text).render(python_venv_wanted=wanted)
+    wanted = {**WANTED, "source": str(source), "dependencies": dependencies}
+    return with_tmp(environment.get_template(f"{name}.sh.j2").render(python_venv_wanted=wanted), tmp)
+
+
+def with_tmp(text, tmp):
+    """Replace the private /tmp of a script's unit by another directory."""
+    return re.sub(r"(?<![\w-])/tmp(?=/(?:source|uv|rest|[a-z]+\.txt|\.netrc|\.gitconfig)\b)", str(tmp), text)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes owners, as on a host")
@@ -35,7 +47,8 @@ def script(name, dependency_file, source, tmp):
         ("requirements.txt", "Flask\n-e .\n", True),
         ("uv.lock", '[[package]]\nname = "shop"\nsource = { virtual = "." }\n', False),
         ("uv.lock", '[[package]]\nname = "shop"\nsource = { editable = "." }\n', True),
-        ("pyproject.toml", "[project]\n", True),
+        ("pyproject.toml", "[project]\n[build-system]\n", True),
+        ("pyproject.toml", "[project]\n", False),
     ],
 )
 @pytest.mark.parametrize("wheels", [True, False])
@@ -43,13 +56,12 @@ def test_only_a_build_step_gets_the_index_s_credentials(tmp_path, monkeypatch, n
     nobody = pwd.getpwnam("nobody")
     monkeypatch.setattr(module.pwd, "getpwnam", lambda _name: nobody)
     source, uv = tmp_path / "source", tmp_path / "bin/uv"
-    for directory in source, uv.parent, tmp_path / "venvs", tmp_path / "tmp":
+    for directory in source, uv.parent, tmp_path / "venvs", tmp_path / "tmp", tmp_path / "cache":
         directory.mkdir()
+    (source / "pyproject.toml").write_text('[project]\nname = "shop"\n')
     (source / name).write_text(content)
     # packages without a wheel can't be fetched without running their code
-    uv.write_text(
-        f'#!/bin/sh\ncase "$1 $2" in "export --quiet") touch flaskhost-fetch.txt ;; "pip install") exit {0 if wheels else 1} ;; esac\n'
-    )
+    uv.write_text(f'#!/bin/sh\ncase "$1 $2" in "pip install") exit {0 if wheels else 1} ;; esac\n')
     uv.chmod(0o755)
     steps = []
 
@@ -65,7 +77,8 @@ def test_only_a_build_step_gets_the_index_s_credentials(tmp_path, monkeypatch, n
 
     monkeypatch.setattr(module, "run", run)
     params = {"app": "games", "root": str(tmp_path), "key": "key", "release": "r1", "sandbox": [], "seconds": 9}
-    scripts = {verb: script(verb, name, source, tmp_path / "tmp") for verb in ("fetch", "build")}
+    found = find(source, str(tmp_path / "cache"))["dependencies"]
+    scripts = {verb: script(verb, found, source, tmp_path / "tmp") for verb in ("fetch", "build")}
     venv = module.Venv({**params, "environment": {"LANG": "C"}, "index": {"UV_DEFAULT_INDEX": INDEX}, **scripts, "finish": "compile it"})
     venv.make()
     (_fetch, fetched, _), (_build, built, lines) = steps
@@ -99,7 +112,7 @@ def test_a_possible_credential_is_not_shown(controller, monkeypatch, index, extr
         "key": "k",
         "release": "r",
         "sandbox": [],
-        "dependency_file": "",
+        "dependencies": {"kind": "", "directory": ".", "install": "", "build": False, **{name: [] for name in LISTS}},
     }
     role = {"ansible.builtin.include_role": {"name": str(PROJECT / "roles/python_venv"), "tasks_from": "venv"}}
     book = {

@@ -47,9 +47,15 @@ options:
   procfile_settings:
     description:
       - The settings C(app_processes), C(app_server) and C(app_release_command). The module fails if they use process types that the
-        source's C(Procfile) does not define.
+        source's C(Procfile) does not define, and if the dependencies have a problem.
       - If not set, the C(Procfile) is not checked.
     type: dict
+  dependencies:
+    description:
+      - "The operator's settings for the venv: the dependency C(file), or an empty string to detect it; C(extras), C(groups), C(overrides)
+        and C(extra) requirements."
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -89,13 +95,15 @@ links:
   type: dict
   returned: success
 dependency_file:
-  description: The first of C(uv.lock), C(requirements.txt), C(pyproject.toml) and C(setup.py) that exists in the source. Empty if there is
-    none.
+  description: The file of the source that lists the app's dependencies. Empty if there is none.
   type: str
   returned: success
 dependencies:
-  description: A digest of the dependencies. Sources with the same digest use the same venv.
-  type: str
+  description:
+    - What the role C(python_venv) needs to build the venv. Sources with the same C(digest) use the same venv.
+    - C(problems) lists what is wrong, C(ignored) other files that list dependencies, C(git) whether a package comes from a git server, and
+      C(python) what the source says about its Python version.
+  type: dict
   returned: success
 procfile:
   description: The content of the C(Procfile), or null if there is none.

@@ -44,6 +44,14 @@ options:
     description: Additional environment variables for O(fetch) and O(build). They can contain credentials.
     type: dict
     required: true
+  secrets:
+    description: Credentials for O(fetch) and O(build), as C(USER:PASSWORD) by host name, or environment variables. A name with a dot is a host.
+    type: dict
+    default: {}
+  files:
+    description: Content of files to write into the venv before O(fetch), by name.
+    type: dict
+    default: {}
   fetch:
     description:
       - The first script, which must not run code from packages. If it fails, O(build) must do all of the work.
@@ -110,6 +118,8 @@ def main():
             "sandbox": {"type": "list", "elements": "str", "required": True},
             "environment": {"type": "dict", "required": True},
             "index": {"type": "dict", "required": True},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "files": {"type": "dict", "default": {}},
             "fetch": {"type": "str", "required": True},
             "build": {"type": "str", "required": True},
             "finish": {"type": "str", "required": True},
@@ -121,6 +131,8 @@ def main():
         module.exit_json(changed=True)
     os.umask(0o022)
     venv = Venv(module.params)
+    # Ansible removes these from the output, and the values of `secrets` itself
+    module.no_log_values |= {value.partition(":")[2] for value in venv.credentials.values() if ":" in value} - {""}
     try:
         # a run that lost its connection may have left a build running; wait for it and use its result
         acquire(module.params["app"], "building the venv")
@@ -152,6 +164,9 @@ class Venv:
         # only root can enter the parent directory
         self.building = self.layout.building_venv(params["key"])
         self.environment = f"{self.building}.env"
+        secrets = {name: str(value) for name, value in (params.get("secrets") or {}).items()}
+        self.credentials = {name: value for name, value in secrets.items() if "." in name}
+        self.variables = {name: value for name, value in secrets.items() if "." not in name}
 
     def is_complete(self):
         return os.path.exists(os.path.join(self.path, "complete"))
@@ -166,10 +181,13 @@ class Venv:
         os.makedirs(os.path.dirname(self.building), mode=0o700, exist_ok=True)
         os.mkdir(self.building, 0o700)
         user = pwd.getpwnam(f"{self.params['app']}-build")
+        for name, content in (self.params.get("files") or {}).items():
+            with open(os.path.join(self.building, name), "w") as file:
+                file.write(content)
         os.chown(self.building, user.pw_uid, user.pw_gid)
         cache = f"{self.params['app']}-build"
         shared = f"/var/cache/{cache}/uv"
-        index, finish = self.params["index"], self.params["finish"]
+        index, finish = {**self.params["index"], **self.variables, "FLASKHOST_NETRC": self.netrc()}, self.params["finish"]
         lines = [f"CacheDirectory={cache}", "CacheDirectoryMode=0700", f"Environment=UV_CACHE_DIR={shared}"]
         fetched = self.step("fetch", self.params["fetch"], index, lines)
         if fetched == 0:
@@ -199,6 +217,11 @@ class Venv:
         if code and name == "build":
             raise BuildFailed(failure(code, self.params["seconds"], time.monotonic() - started), out + err)
         return code
+
+    def netrc(self):
+        """Return the content of the file from which uv and git read credentials."""
+        parts = [(host, *value.partition(":")) for host, value in sorted(self.credentials.items())]
+        return "".join(f"machine {host} login {user} password {password}\n" for host, user, _colon, password in parts)
 
     def seal(self):
         seal(self.building, grp.getgrnam(self.params["app"]).gr_gid)

@@ -38,6 +38,9 @@ def lines_of(settings, source):
         words.append(f"health page {found['health_path']}")
     if found or "app_name" not in settings:
         yield f"Found: {', '.join(words)}. Set app_… to change."
+    ignored = (source.get("dependencies") or {}).get("ignored", [])
+    if ignored and "app_requirements" not in settings and settings.get("app_runtime") != "container":
+        yield f"Ignored: {', '.join(ignored)}. Set app_requirements to install the dependencies from another file than {source['dependency_file']}."
     for name, hint in detected.get("hints", []):
         if not is_decided(name, settings):
             yield f"Not set up: {hint}"

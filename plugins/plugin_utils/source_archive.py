@@ -6,7 +6,7 @@ import tarfile
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import procfile
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.dependencies import DEPENDENCY_FILES, Dependencies
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.dependencies import Dependencies
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.detection import detect
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError
 
@@ -39,13 +39,16 @@ def read_archive(source, args):
         archives.check_members(members)
         files = sorted(member.name for member in members if not member.isdir())
         found = {"files": files, "links": archives.links_of(members)}
-        found["dependency_file"] = next((name for name in DEPENDENCY_FILES if name in files), "")
-        dependencies = Dependencies(tar, members, source["version"])
-        found["dependencies"] = dependencies.digest(found["dependency_file"])
+        dependencies = Dependencies(tar, members, source["version"], args.get("dependencies"))
+        found["dependencies"] = dependencies.read_all()
+        found["dependency_file"] = dependencies.name
         found["procfile"] = dependencies.read("Procfile") if "Procfile" in files else None
         if args.get("detect_for") is not None:
             found["detected"] = detect(tar, members, args["detect_for"])
     if args.get("procfile_settings") is not None:
+        # an image has its own dependencies, and its release passes no settings for them
+        for name, _value, problem in found["dependencies"]["problems"] if args.get("dependencies") else []:
+            raise SourceError(f"{name}: {problem}")
         for name, problem in procfile.problems(found["procfile"], args["procfile_settings"]):
             raise SourceError(f"{name}: {problem}")
         found["commands"] = procfile.all_commands(found["procfile"], args["procfile_settings"])

@@ -6,7 +6,8 @@ import shutil
 import unicodedata
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text, urls
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks, names, procfile, rules, source_paths
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import checks, names, procfile, python_versions, rules, source_paths
+from packaging import requirements
 
 RESERVED_PREFIX = "app_"
 RENAMED = {"app_folder": "app_directory"}
@@ -118,6 +119,42 @@ def app_env(value, settings):
 app_secrets = app_env
 
 
+def app_build_secrets(value, _settings):
+    for name, secret in value.items():
+        is_host = re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", str(name))
+        if not is_host and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", str(name)):
+            return f"'{name}' is neither a host name, such as github.com, nor the name of an environment variable."
+        # the file .netrc, from which uv and git read it, separates words by spaces
+        if is_host and not re.fullmatch(r"[^\s:\"'#\\]+:[^\s\"'#\\]+", str(secret)):
+            return f"the value for {name} must be USER:PASSWORD, without spaces, quotes, # and \\. For a token, use the user name that its server expects."
+        if not is_host and (not isinstance(secret, str) or not secret.isprintable()):
+            return f"the value of {name} must be a string on one line. Put it in quotes."
+        if name in ("PATH", "HOME", "SCRIPT", "VIRTUAL_ENV", "LANG") or re.match(r"(LD|PYTHON)_?", str(name)):
+            return f"'{name}' would change how the build itself runs. Remove it."
+    return None
+
+
+app_python = checks.matches(
+    python_versions.VERSION.pattern,
+    f"it must be a version of Python, such as '3.14', in quotes. Use {python_versions.OFFERED}.",
+    or_empty=True,
+)
+
+
+def app_overrides(value, _settings):
+    for text in value:
+        try:
+            requirements.Requirement(str(text))
+        except requirements.InvalidRequirement:
+            return f"'{text}' is not a requirement. Write it as in a requirements file, such as sqlalchemy>=2."
+    return None
+
+
+def app_requirements(value, _settings):
+    right = re.fullmatch(r"(?!/)[^\x00-\x1f\\]*", str(value)) and ".." not in str(value).split("/")
+    return None if right else "it must be the path of a file in the source, such as requirements/prod.txt."
+
+
 def app_build_command(value, settings):
     return (
         "with app_runtime: container, write the command into the Dockerfile as a RUN line." if value and _is_container(settings) else None
@@ -221,12 +258,8 @@ def combined(settings):
             yield "app_runtime", "container", problem
         # the image's own command starts the server
         settings = settings | {"app_module": "", "app_server": "container"}
-    elif not source.get("dependency_file"):
-        yield (
-            "app_source",
-            settings.get("app_source"),
-            "the source does not list its dependencies. Add a uv.lock, requirements.txt, pyproject.toml or setup.py to its top directory.",
-        )
+    else:
+        yield from _dependency_problems(settings, source.get("dependencies") or {})
     yield from _module_problems(settings, source)
     if isinstance(settings.get("app_processes", {}), dict):
         for name, problem in procfile.problems(source.get("procfile"), settings):
@@ -259,6 +292,12 @@ def _image_problem(settings, source):
         if shutil.which("podman")
         else "podman, which builds the image, is not installed on this controller. Install it, or set app_image to an image to pull."
     )
+
+
+def _dependency_problems(settings, dependencies):
+    for name, value, problem in dependencies.get("problems", []):
+        yield name, settings.get(name) if value is None else value, problem
+    yield from python_versions.problems(str(settings.get("app_python") or ""), dependencies.get("python") or {})
 
 
 def _module_problems(settings, source):
