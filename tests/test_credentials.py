@@ -155,6 +155,7 @@ def test_a_host_gets_no_credential(controller, repository, monkeypatch):
         "release_lock_expires_seconds": 1,
         "release_source_directory": "",
         "release_venv": "v",
+        "__release_dependencies": {},
         "release_id": "r",
         "release_command": "",
         "release_build_command": "",

@@ -1,6 +1,7 @@
 """The venv's name follows from everything that goes into it, for each kind of file that lists an app's dependencies."""
 
 import json
+import time
 
 import pytest
 from conftest import LOCAL, READ_APP, evaluate, plugin, run_playbook
@@ -318,3 +319,31 @@ def test_the_python_version_is_the_one_that_the_source_accepts(pythons, name):
     """The distribution's if possible, because it gets security fixes without a deploy. (A17)"""
     _files, host, wanted = PYTHONS[name]
     assert plugin("plugin_utils/python_versions").choose("", pythons[name]["dependencies"]["python"], host) == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["\\\n" * 1_000_000, "a" + " " * 1_000_000 + "b", "./x" + "[" * 1_000_000, "a --x" * 200_000, "a @ " * 200_000]
+)
+def test_a_hostile_requirements_file_is_read_quickly(text):
+    """The controller parses it, so its run time must be proportional to its length. (A5)"""
+    requirements, started = plugin("plugin_utils/requirements"), time.process_time()
+    for _first, line in requirements.lines(text):
+        requirements.included(line)
+        requirements.linked_directory(line)
+        requirements.local_path(line)
+    assert time.process_time() - started < 3
+
+
+def test_a_dependency_from_a_git_server_is_recognized(tmp_path):
+    """provision.yml then installs git. (B19)"""
+    git = '[[package]]\nname = "six"\nversion = "1"\nsource = { git = "https://git.example/six?rev=1#1" }\n'
+    sources = {
+        "requirements": {"requirements.txt": "-r base.txt\n", "base.txt": "-e git+https://git.example/six.git#egg=six\n"},
+        "uv": {"uv.lock": UV_LOCK + git, "pyproject.toml": PROJECT_FILE},
+        "Pipfile": {"Pipfile": '[packages]\nsix = {git = "git@git.example:you/six.git", ref = "v1"}\n'},
+        "none": {"requirements.txt": "six\n"},
+    }
+    found = {name: found["dependencies"] for name, found in read_sources(tmp_path, sources).items()}
+    assert {name: one["git"] for name, one in found.items()} == {"requirements": True, "uv": True, "Pipfile": True, "none": False}
+    assert found["Pipfile"]["requirements"] == ["six @ git+ssh://git@git.example/you/six.git@v1"]
+    assert not any(one["build"] for one in found.values()), "no part of the source is installed"

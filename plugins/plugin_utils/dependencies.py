@@ -12,7 +12,8 @@ import os
 import re
 
 import tomllib
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives, credentials
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text as texts
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import locks, python_versions, requirements
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError
 from packaging.utils import canonicalize_name
@@ -32,6 +33,7 @@ KINDS = {"uv.lock": "uv", "poetry.lock": "poetry", "Pipfile.lock": "pipenv", "Pi
 ARCHIVES = (".whl", ".tar.gz", ".zip")
 # the lock file of a large project has a few MB
 MAX_TEXT_MB = 32
+MAX_LINES = 100_000
 
 
 def kind_of(name):
@@ -44,7 +46,7 @@ class Dependencies:
 
     def __init__(self, tar, members, version, settings=None):
         self.tar, self.version, self.settings = tar, version, settings or {}
-        self.room, self.texts = MAX_TEXT_MB * 2**20, {}
+        self.room, self.room_for_lines, self.texts = MAX_TEXT_MB * 2**20, MAX_LINES, {}
         self.members, self.links = {member.name: member for member in members}, archives.links_of(members)
         self.inputs, self.files, self.local_lines, self.problems = {}, [], [], []
         self.installs_source = self.uses_git = False
@@ -139,6 +141,10 @@ class Dependencies:
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError) as error:
             text = f"{self.reading} of the source cannot be read ({type(error).__name__}: {error}). Correct it, or create it again."
             self.problems.append(("app_source", None, text))
+        # the source can contain any text
+        self.problems = [
+            (name, value, texts.one_line(credentials.without_credentials(text), texts.LINE)) for name, value, text in self.problems
+        ]
         found = self.converted
         described = {
             "kind": self.kind,
@@ -239,6 +245,9 @@ class Dependencies:
             self.note(name)
             self.files.append(name)
             for first, line in requirements.lines(self.read(name)):
+                self.room_for_lines -= 1
+                if self.room_for_lines < 0:
+                    raise locks.LockError(f"the requirements have more than {MAX_LINES} lines. Use a lock file.")
                 self.uses_git = self.uses_git or requirements.uses_git(line)
                 if include := requirements.included(line):
                     names.append(os.path.normpath(os.path.join(os.path.dirname(name), include)))

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 # the index that uv uses itself
 PYPI = re.compile(r"https://pypi\.(org|python\.org)/simple/?")
-CONDITION = re.compile(r"""(['"])([\w.-]+)\1\s+(not\s+)?in\s+(extras|dependency_groups)""")
+CONDITION = re.compile(r"""(['"])([\w.-]+)\1 (not )?in (extras|dependency_groups)""")
 
 
 class LockError(ValueError):
@@ -214,7 +214,7 @@ def from_pylock(lock, extras, groups):
             lambda match: (
                 f"python_version {'<' if (match[2] in (extras if match[4] == 'extras' else groups)) is bool(match[3]) else '>'} '0'"
             ),
-            package.get("marker", ""),
+            " ".join(package.get("marker", "").split()),
         )
         found.add(pylock_line(package, marker))
         if package.get("index"):

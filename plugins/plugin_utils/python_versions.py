@@ -1,6 +1,5 @@
 """Choose the Python version of an app: the distribution's if the app accepts it, otherwise a build that uv manages."""
 
-import configparser
 import json
 import re
 
@@ -10,6 +9,7 @@ from packaging.version import InvalidVersion, Version
 # The minor versions of Python 3 that uv offers and that the servers support. Only a newer version of uv offers newer ones.
 OLDEST, NEWEST = 9, 15
 VERSION = re.compile(r"3\.\d+(\.\d+)?")
+MAX_LENGTH = 200
 # a patch version that every released one is older than
 LATEST_PATCH = 99
 NOTHING = {"version": "", "version_file": "", "requires": "", "requires_file": ""}
@@ -18,8 +18,8 @@ OFFERED = f"3.{OLDEST} to 3.{NEWEST}"
 
 def specifier(text):
     """Parse a version specifier, also with Poetry's operators ^ and ~, and return an empty set if it is not valid."""
-    clauses = []
-    for clause in re.split(r"\s*,\s*|\s+(?=[<>=!~^])", str(text).strip()):
+    clauses, text = [], re.sub(r" ?, ?", ",", " ".join(str(text)[:MAX_LENGTH].split()))
+    for clause in re.split(r",| (?=[<>=!~^])", text):
         found = re.fullmatch(r"(\^|~(?!=)|)\s*(\d+(?:\.\d+)*)", clause)
         if not found:
             clauses.append("" if clause == "*" else clause)
@@ -104,15 +104,9 @@ def named_version(text):
 
 def of_setup(setup_cfg, setup_py):
     """Return python_requires of setup.cfg or setup.py, without running it."""
-    parser = configparser.ConfigParser(interpolation=None, strict=False)
-    try:
-        parser.read_string(setup_cfg)
-        if found := parser.get("options", "python_requires", fallback=""):
-            return found
-    except configparser.Error:
-        pass
-    found = re.search(r"""\bpython_requires\s*=\s*(['"])([^'"\n]+)\1""", setup_py)
-    return found[2] if found else ""
+    found = re.search(r"^python_requires ?= ?(.+)$", setup_cfg, re.MULTILINE)
+    found = found or re.search(r"""\bpython_requires ?= ?['"]([^'"\n]+)""", setup_py)
+    return found[1].strip() if found else ""
 
 
 def of_source(source, project):

@@ -9,24 +9,23 @@ LINKS = re.compile(r"(?:-f|--find-links)(?:\s*=?\s*)(\S+)")
 EDITABLE = re.compile(r"(?:-e|--editable)(?:\s*=?\s*)(.+)")
 REMOTE = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # what follows a requirement on its line: --hash=… and other options, and a comment
-REST = re.compile(r"\s+(--[a-z-]+([ =].*)?|#.*)$")
+REST = re.compile(r" (--[a-z-]+([ =].*)?|#.*)$")
 
 
 def lines(text):
     """Yield each requirement or option as (first line in the file, whole text without comment and line breaks)."""
-    first, whole = None, ""
+    first, parts = None, []
     for line in text.splitlines():
         first = line if first is None else first
-        whole += line
-        if whole.endswith("\\"):
-            whole = whole[:-1] + " "
+        parts.append(line.removesuffix("\\"))
+        if line.endswith("\\"):
             continue
-        stripped = re.sub(r"(^|\s)#.*", "", whole).strip()
-        if stripped:
-            yield first, stripped
-        first, whole = None, ""
-    if whole.strip():
-        yield first, whole.strip()
+        # single spaces, because the source is not trusted, and long runs of them make the expressions above slow
+        if whole := re.sub(r"(^| )#.*", "", " ".join(" ".join(parts).split())).strip():
+            yield first, whole
+        first, parts = None, []
+    if whole := " ".join(" ".join(parts).split()):
+        yield first, whole
 
 
 def included(line):
@@ -63,7 +62,9 @@ def local_path(line):
 def path_of(text):
     """Return the path in `NAME @ file:PATH[EXTRA] ; MARKER`."""
     text = re.sub(r"^[\w.-]+(\[[^]]*\])?\s*@\s*", "", text.partition(";")[0].strip())
-    return re.sub(r"\[[^]]*\]$", "", re.sub(r"^file:(//)?", "", text)).strip("'\" ") or "."
+    text = re.sub(r"^file:(//)?", "", text)
+    # without extras
+    return (text.rpartition("[")[0] if text.endswith("]") else text).strip("'\" ") or "."
 
 
 def uses_git(line):

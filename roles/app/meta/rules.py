@@ -142,11 +142,11 @@ app_python = checks.matches(
 
 
 def app_overrides(value, _settings):
-    for text in value:
+    for requirement in value:
         try:
-            requirements.Requirement(str(text))
+            requirements.Requirement(str(requirement))
         except requirements.InvalidRequirement:
-            return f"'{text}' is not a requirement. Write it as in a requirements file, such as sqlalchemy>=2."
+            return f"'{requirement}' is not a requirement. Write it as in a requirements file, such as sqlalchemy>=2."
     return None
 
 
