@@ -139,7 +139,7 @@ def run_playbook(
 def evaluate(directory, tasks, expression, hosts, *arguments, environment=None, **options):
     """Run the tasks and return the value of the expression on each host."""
     show = {"name": "Show the value", "ansible.builtin.debug": {"msg": expression}}
-    environment = {**(environment or {}), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+    environment = {**(environment or {}), "ANSIBLE_STDOUT_CALLBACK": "default", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
     run = run_playbook(directory, [*tasks, show], hosts, *arguments, environment=environment, **options)
     shown = run.stdout.partition("TASK [Show the value]")[2]
     starts, decoder = re.finditer(r"^ok: \[(\S+)\] => ", shown, re.MULTILINE), json.JSONDecoder()

@@ -438,7 +438,8 @@ def preflight(directory, hosts, succeeds=False):
         {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.preflight", "tasks_from": "host"}},
     ]
     apps = {name: {"app_source": "shop", "app_domains": [f"{name}.example"], **settings} for name, settings in hosts.items()}
-    return run_playbook(directory, tasks, apps, succeeds=succeeds)
+    # this output shows which hosts run the included tasks
+    return run_playbook(directory, tasks, apps, succeeds=succeeds, environment={"ANSIBLE_STDOUT_CALLBACK": "default"})
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def play(stage, amazon, owner):
         environment = {**owner, "AWS_ENDPOINT_URL": amazon, "ANSIBLE_VAULT_PASSWORD_FILE": str(stage / "password")}
         arguments = ["--extra-vars", json.dumps(variables), *options]
         run = run_playbook(PROJECT, "playbooks/s3_bucket.yml", stage, *arguments, succeeds=succeeds, environment=environment)
-        return " ".join(run.stdout.replace("''", "'").split())
+        return " ".join(run.stdout.split())
 
     return play
 

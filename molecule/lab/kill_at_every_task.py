@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sites import Load, Site, copy_sample_app, start
+from sites import EACH_TASK, Load, Site, copy_sample_app, start
 
 # Ignored in the comparison of two hosts: times, keys, addresses, and records of how the state was reached.
 FINGERPRINT = r"""
@@ -123,7 +123,7 @@ class FirstDeploy(Trial):
 
 def play(trial, kill_at=None):
     """Run deploy.yml to its end, or kill it once `kill_at` tasks are announced. Return the tasks, whether it succeeded, and the output."""
-    process = start(trial.site, "deploy.yml", variables=trial.variables())
+    process = start(trial.site, "deploy.yml", variables=trial.variables(), environment=EACH_TASK)
     tasks, lines = [], []
     for line in process.stdout:
         lines.append(line)

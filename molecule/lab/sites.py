@@ -52,6 +52,8 @@ PATIENCE = int(os.environ.get("FLASKHOST_PATIENCE", "1"))
 # plain output, identical for all runs
 PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "PY_COLORS": "0", "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
 PLAIN["MOLECULE_PROJECT_DIRECTORY"] = str(PROJECT)
+# output that announces each task, for tests that act during a task
+EACH_TASK = {"ANSIBLE_STDOUT_CALLBACK": "default"}
 
 
 def copy_sample_app(copy):
@@ -202,14 +204,14 @@ class Run:
         return all(" ".join(text.split()) in output for text in texts)
 
 
-def start(site, playbook, options=(), variables=None):
+def start(site, playbook, options=(), variables=None, environment=None):
     """Start ansible-playbook for a site, or for another object with an inventory, a name and an environment."""
     command = ["ansible-playbook", "-i", str(site.inventory), "--limit", site.name, *options, str(PROJECT / playbook)]
     command += ["--extra-vars", json.dumps(variables)] if variables else []
     return subprocess.Popen(
         command,
         cwd=PROJECT,
-        env={**os.environ, **PLAIN, **site.environment},
+        env={**os.environ, **PLAIN, **site.environment, **(environment or {})},
         text=True,
         errors="replace",
         stdin=subprocess.DEVNULL,
@@ -230,7 +232,7 @@ def task_name(step):
 def during(site, step, act, playbook="playbooks/release.yml", **variables):
     """Start a run and call `act` once the task at this step (see `task_name`) begins. Return whether the run succeeded, and its output."""
     name = task_name(step)
-    process = start(site, playbook, variables=variables)
+    process = start(site, playbook, variables=variables, environment=EACH_TASK)
     output, done = "", False
     for line in process.stdout:
         output += line

@@ -227,7 +227,7 @@ def test_a_rollback_restores_the_schedule(production, source):
 
 def test_a_one_off_command_runs_as_the_app(site):
     run = site.play("playbooks/run.yml", release_run="flask --app sample_app db current && id -un && echo $APP_STAGE")
-    assert run.ok and run.reports("2c1e5d7a9b40 (head)", "- sample", f"- {site.name}"), run.output
+    assert run.ok and run.reports(f"2c1e5d7a9b40 (head) sample {site.name}"), run.output
     run = site.play("playbooks/run.yml", release_run="touch /srv/sample/x; echo no such table >&2; exit 3")
     assert not run.ok and run.reports("Read-only file system", "no such table", f"The command failed with exit code 3 on {site.name}"), (
         run.output

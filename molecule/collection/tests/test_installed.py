@@ -101,7 +101,7 @@ def test_deploy_release_roll_back_and_status(repository):
 def test_tags_limit_a_run(repository):
     """The site was deployed and rolled back by the previous test."""
     production = ["-i", "inventories/production"]
-    output = repository.play("flaskhost.flaskhost.deploy", *production, "--tags", "nginx")
+    output = repository.play("flaskhost.flaskhost.deploy", *production, "--tags", "nginx", "-v")
     assert (
         changed(output) == 0
         and task_name("nginx/main/service_current") in output
@@ -110,5 +110,5 @@ def test_tags_limit_a_run(repository):
     before = repository.host.check_output("basename $(readlink /srv/mysite/live)")
     repository.play("flaskhost.flaskhost.deploy", *production, "--tags", "release")
     assert repository.host.check_output("basename $(readlink /srv/mysite/live)") != before
-    output = repository.play("flaskhost.flaskhost.deploy", *production, "--skip-tags", "ufw")
+    output = repository.play("flaskhost.flaskhost.deploy", *production, "--skip-tags", "ufw", "-v")
     assert changed(output) == 0 and task_name("ufw/main/ufw_rules") not in output

@@ -127,7 +127,7 @@ def test_an_attacker_in_the_container(fault):
         "for place in /app /etc /srv/sample/live/app /run /var/lib/sample /tmp; do touch $place/x 2>/dev/null && echo $place; done; true"
     )
     run = fault.site.play("playbooks/run.yml", release_run=f"echo can write to $({script})")
-    assert run.ok and run.reports("- can write to /var/lib/sample /tmp"), run.output
+    assert run.ok and run.reports("can write to /var/lib/sample /tmp"), run.output
     assert not host.file("/tmp/x").exists
 
 
