@@ -189,6 +189,15 @@ def test_a_failed_rescue_does_not_hide_the_first_failure(tmp_path):
     assert (first, second) == (("Start the release", "worker.1 exited"), ("Stop the release", "the disk is full"))
 
 
+def test_every_failed_item_is_shown_but_no_secret(tmp_path):
+    items = task("Check the files", "fail", {"msg": "{{ item }}"}, loop=["no file", "no file or directory"])
+    secret = task("Write the settings", "fail", {"msg": "hunter2"}, no_log=True)
+    run = play(tmp_path, [{"name": "Release the app", "tasks": [{"block": [items], "always": [secret]}]}], hosts=["web1"], succeeds=False)
+    shown = run.stdout.partition("PLAY RECAP")[2]
+    assert "(item=no file) => \n    no file\n" in shown and "(item=no file or directory) => \n    no file or directory\n" in shown
+    assert "TASK [Write the settings]" in shown and "censored" in shown and "hunter2" not in run.output
+
+
 def test_a_template_that_fails_is_shown_with_its_place(tmp_path):
     """Ansible itself reports the problem, with the file and the line."""
     run = play(

@@ -49,7 +49,8 @@ class CallbackModule(Default):
     def __init__(self):
         super().__init__()
         self._heading, self._has_several_hosts = "", False
-        self._running, self._timer = set(), None
+        # the hosts that the current task runs on, and what prints the task's name if it takes long
+        self._running, self._timer, self._started = set(), None, 0
         # failures to print at the end: (name of the task, method of the default callback, result)
         self._failures, self._failed_items = [], []
         # a run that the operator interrupts has no recap
@@ -92,19 +93,20 @@ class CallbackModule(Default):
         if self._timer:
             self._timer.cancel()
         if self._is_brief and task.action not in PROMPTS:
-            self._watch(task.get_name().strip(), time.monotonic(), SLOW_SECONDS)
+            self._started = time.monotonic()
+            self._watch(task_name(task), self._started, SLOW_SECONDS)
 
     def _watch(self, name, started, seconds):
         """Print the task's name if it is still running after these seconds."""
 
         def report():
-            # a thread: the main thread starts processes while it holds this lock, so that none of them inherits half a line
-            with self._display._lock:
-                if running := sorted(self._running):
-                    self._print_heading()
-                    where = f" ({', '.join(running)})" if self._has_several_hosts else ""
-                    self._display.display(f"  still running after {round(time.monotonic() - started)} s: {name}{where}")
-                    self._watch(name, started, 2 * seconds)
+            running = sorted(self._running.copy())
+            # another task may have started since this thread was due
+            if running and started == self._started:
+                self._print_heading()
+                where = f" ({', '.join(running)})" if self._has_several_hosts else ""
+                self._display.display(f"  still running after {round(time.monotonic() - started)} s: {name}{where}")
+                self._watch(name, started, 2 * seconds)
 
         self._timer = threading.Timer(started + seconds - time.monotonic(), report)
         self._timer.daemon = True
@@ -161,13 +163,12 @@ class CallbackModule(Default):
         self._running.discard(result.host.get_name())
         if not self._is_brief:
             return super().v2_runner_on_failed(result, ignore_errors)
-        items, self._failed_items = self._failed_items, []
-        mine = [item for item in items if (item[2].host, item[2].task._uuid) == (result.host, result.task._uuid)]
-        self._failed_items = [item for item in items if item not in mine]
+        items = [item for item in self._failed_items if item[2].host == result.host]
+        self._failed_items = [item for item in self._failed_items if item not in items]
         if ignore_errors:
             self._handle_warnings(result.result)
         else:
-            self._hold(result, *(mine or [(self._last_task_name, super().v2_runner_on_failed, result)]))
+            self._hold(result, *(items or [(self._last_task_name, super().v2_runner_on_failed, result)]))
 
     def v2_runner_item_on_failed(self, result):
         if self._is_brief:
@@ -187,16 +188,20 @@ class CallbackModule(Default):
     def _hold(self, result, *failures):
         """Print that the task failed, and keep its message for the end."""
         self._print_heading()
-        self._display.display(f"  failed: {result.task.get_name().strip()} ({self.host_label(result)})", color=C.COLOR_ERROR)
+        self._display.display(f"  failed: {task_name(result.task)} ({self.host_label(result)})", color=C.COLOR_ERROR)
         self._failures += failures
 
     def _print_failures(self, hosts=None):
         """Print the messages of the hosts that failed in the end. A rescue's message often contains that of the failure; print it once."""
         failures, self._failures = self._failures, []
         for number, (name, show, result) in enumerate(failures):
-            later = [message(other) for _name, _show, other in failures[number + 1 :] if other.host == result.host]
-            is_quoted = any(message(result) in text and message(result) != text for text in later)
-            if (hosts is None or result.host.get_name() in hosts) and not (is_quoted and message(result)):
+            rest = [
+                other
+                for _name, _show, other in failures[number + 1 :]
+                if other.host == result.host and other.task._uuid != result.task._uuid
+            ]
+            is_quoted = message(result) and any(message(result) in message(other) for other in rest if message(result) != message(other))
+            if (hosts is None or result.host.get_name() in hosts) and not is_quoted:
                 self._last_task_name, self._current_task_result = name, result
                 show(result)
 
@@ -227,6 +232,10 @@ class CallbackModule(Default):
         hidden = {*HIDDEN, found.get("ansible_loop_var")}
         others = {name: value for name, value in found.items() if name not in hidden and value not in ("", [], {}, None, False)}
         return (default(others, indent) if others else "") + "\n" + textwrap.indent(printable("\n".join(lines)).rstrip(), "    ")
+
+
+def task_name(task):
+    return task.get_name().strip().removeprefix("flaskhost.flaskhost.")
 
 
 def message(result):
