@@ -110,7 +110,7 @@ def rejected(tmp_path, *cases):
     assert "No host was touched." in text and "Traceback" not in text, run.output
     assert "unreachable=0" in text and "Check the host" not in text, "a host was touched"
     reports = {}
-    for report in text.split("PLAY RECAP")[0].split(" - "):
+    for report in text.partition("fatal: ")[2].split(" - "):
         for name in re.sub(r".*\(host (.*?)\).*", r"\1", report).split(", "):
             reports[name] = reports.get(name, "") + report
     for number, (_settings, message) in enumerate(cases):
