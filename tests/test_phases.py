@@ -1,13 +1,17 @@
 """The output of a run: a line for each phase, what the tasks report, and the message of a failure as the last thing on the screen."""
 
+import contextlib
 import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
+import time
 
+import pytest
 import yaml
 from conftest import LOCAL, PROJECT, run_playbook
 
@@ -258,22 +262,25 @@ class Terminal:
         )
         os.close(terminal)
 
-    def wait_for(self, text):
+    def wait_for(self, text, keys=b""):
+        """Wait for the text. Press the keys every second until then, because a prompt discards keys that were pressed before."""
+        end = time.monotonic() + 200
         while text not in self.text:
-            self.text += self.read()
+            if time.monotonic() > end:
+                self.process.kill()
+                pytest.fail(self.text)
+            if select.select([self.master], [], [], 1)[0]:
+                self.text += os.read(self.master, 4096).decode(errors="replace")
+            else:
+                os.write(self.master, keys)
 
-    def read(self):
-        data = os.read(self.master, 4096)
-        assert data, self.text
-        return data.decode(errors="replace")
-
-    def end(self):
-        try:
-            while True:
-                self.text += self.read()
-        except OSError:
-            # Linux reports the end of a terminal as an error
-            os.close(self.master)
+    def interrupt(self):
+        self.process.send_signal(signal.SIGINT)
+        # Linux reports the end of a terminal as an error
+        with contextlib.suppress(OSError):
+            while data := os.read(self.master, 4096):
+                self.text += data.decode(errors="replace")
+        os.close(self.master)
         return self.process.wait()
 
 
@@ -288,12 +295,9 @@ def test_prompts_slow_tasks_and_an_interrupt(tmp_path):
         tmp_path, [{"name": "Release the app", "tasks": tasks, "vars_prompt": [{"name": "who", "prompt": "Who", "private": False}]}]
     )
     run.wait_for("Who")
-    os.write(run.master, b"ann\n")
-    run.wait_for("Continue?")
-    os.write(run.master, b"\n")
-    run.wait_for("still running after 10 s: Build the venv (web2)")
+    run.wait_for("Continue?", b"ann\n")
+    run.wait_for("still running after 10 s: Build the venv (web2)", b"\n")
     assert "failed: Check the settings (web1)" in run.text and "Set app_domains." not in run.text
-    run.process.send_signal(signal.SIGINT)
-    assert run.end() != 0
+    assert run.interrupt() != 0
     plain = re.sub(r"\x1b\[[0-9;]*m", "", run.text).replace("\r\n", "\n")
     assert "TASK [Check the settings]" in plain and plain.rstrip().endswith("fatal: [web1]: FAILED! => \n    Set app_domains."), plain
