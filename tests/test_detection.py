@@ -80,7 +80,7 @@ FOUND = {
     "quart": "module app:app (app.py), uvicorn, dependencies from requirements.txt, health page /",
     "pipfile": "module main:app (main.py), gunicorn, dependencies from Pipfile.lock, health page /",
 }
-JSON = {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+JSON = {"ANSIBLE_STDOUT_CALLBACK": "default", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
 
 
 def write(directory, files):
@@ -103,7 +103,8 @@ def preflight(directory, hosts, *arguments, playbook="preflight", succeeds=False
 def shown(run):
     """Return the lines that preflight printed, by host."""
     text = run.stdout.partition("TASK [flaskhost.flaskhost.preflight : Show the detected settings]")[2].partition("\n")[2]
-    messages = json.JSONDecoder().raw_decode(text, text.index("{"))[0]["msg"] if text.startswith("ok:") else []
+    text = text.partition("\nTASK ")[0]
+    messages = json.JSONDecoder().raw_decode(text, text.index("{"))[0]["msg"] if "\nok: " in f"\n{text}" else []
     found = {}
     for message in messages:
         line, _paren, hosts = message.rpartition(" (host ")
@@ -311,7 +312,7 @@ def test_make_detect_prints_yaml_to_paste(tmp_path):
     command = ["make", "--assume-old=.venv/ready", "--assume-old=.uv/bin/uv", "detect", f"SOURCE={source}"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    text = done.stdout.partition("msg: |-\n")[2].partition("\n\n")[0]
+    text = done.stdout.partition("\n")[2].partition("\n\n")[0]
     assert yaml.safe_load(text) == {
         "app_name": "it_s_a_shop",
         "app_module": "backend.main:make()",

@@ -13,16 +13,17 @@ UPDATED = RELEASED | {"release_host": {"live": "0123456789-01234567"}}
 UNCHANGED = UPDATED | {"release_plan": {"activate": False}}
 # what the role app found in the source; the operator set another health page
 DETECTED = {
-    "app_detected": {
-        "module": "wsgi:app",
-        "static": {"/static/": "shop/static"},
-        "health_path": "/",
-        "found_in": {"module": "wsgi.py"},
-        "hints": [],
-        "problem": "",
+    "app_source_found": {
+        "detected": {
+            "module": "wsgi:app",
+            "static": {"/static/": "shop/static"},
+            "shared": ["shop.db"],
+            "health_path": "/",
+            "found_in": {"module": "wsgi.py"},
+            "hints": [],
+            "problem": "",
+        }
     },
-    "app_module": "wsgi:app",
-    "app_static": {"/static/": "shop/static"},
     "app_health_path": "/healthz",
 }
 SAFE = {"tls_source": "letsencrypt"}
@@ -79,10 +80,11 @@ def test_the_summary_shows_the_site_its_release_and_the_next_command(summaries):
 
 
 def test_the_summary_shows_the_detected_settings_that_are_in_effect(summaries):
-    assert summaries["detected"][1:4] == [
+    assert summaries["detected"][1:5] == [
         "release       3f2a91c0de-7b1d22aa, which replaces 0123456789-01234567",
         "detected      app_module: wsgi:app (wsgi.py)",
         '              app_static: {"/static/": "shop/static"}',
+        '              app_shared: ["shop.db"]',
     ]
     assert "health" not in str(summaries["detected"])
 
@@ -91,6 +93,7 @@ def test_the_summary_shows_the_detected_settings_that_are_in_effect(summaries):
     "host, expected",
     {
         "staging_ca": ["The certificate is from the staging CA of Let's Encrypt, so browsers warn. Set tls_acme_staging: false."],
+        "detected": [SELF_SIGNED, "There is no backup of the SQLite database. Add backup to app_services."],
         "data": [
             "There is no backup of the PostgreSQL database, the SQLite database, the files of app_shared. Add backup to app_services."
         ],
@@ -100,8 +103,8 @@ def test_the_summary_shows_the_detected_settings_that_are_in_effect(summaries):
     }.items(),
 )
 def test_the_summary_shows_what_is_not_yet_safe(summaries, host, expected):
-    shown = [line[14:] for line in summaries[host][2:-1]]
-    assert shown == expected and summaries[host][2].startswith("not yet safe  ")
+    lines = "\n".join(summaries[host][:-1]).partition("not yet safe  ")[2].splitlines()
+    assert [line.removeprefix(" " * 14) for line in lines] == expected
     assert "s3cret" not in str(summaries)
 
 

@@ -36,6 +36,9 @@ def lines_of(settings, source):
         words.append(f"migrations by {what}" + ("" if command == "procfile" else f" ({where.get('release_command', 'source')})"))
     if "health_path" in found:
         words.append(f"health page {found['health_path']}")
+    python = (source.get("dependencies") or {}).get("python") or {}
+    if python.get("version") and "app_python" not in settings:
+        words.append(f"Python {python['version']} from {python['version_file']}")
     if found or "app_name" not in settings:
         yield f"Found: {', '.join(words)}. Set app_… to change."
     ignored = (source.get("dependencies") or {}).get("ignored", [])
