@@ -235,11 +235,15 @@ def test_a_run_without_hosts_fails(tmp_path):
     assert message in preflight_from(tmp_path, hosts=tmp_path / "hosts.yml")
 
 
-def test_no_debug_task_runs_once():
-    """`debug` returns empty facts. With `run_once`, Ansible 2.21 stores the same object for all hosts, and then each host has the facts of all."""
+def test_no_debug_task_runs_once_before_the_facts_are_gathered():
+    """`debug` returns empty facts. With `run_once`, Ansible 2.21 stores the same object for all hosts, and then each host has the facts of all.
+
+    The summary is shown only after a release, for which the facts were gathered.
+    """
     files = [*PROJECT.glob("roles/*/tasks/*.yml"), *PROJECT.glob("playbooks/**/*.yml")]
     tasks = [task for file in files for task in find_tasks(yaml.safe_load(file.read_text()))]
-    assert len(tasks) > 200 and not [task["name"] for task in tasks if "ansible.builtin.debug" in task and "run_once" in task]
+    once = [task["name"] for task in tasks if "ansible.builtin.debug" in task and "run_once" in task]
+    assert len(tasks) > 200 and once == ["Show the summary"]
 
 
 def find_tasks(value):

@@ -66,6 +66,6 @@ def test_variables_of_a_one_off_command_are_the_app_s(unit, tmp_path):
     (tmp_path / "run").chmod(0o755)
     settings = {"ansible_connection": "local", "app_name": "shop", "app_domains": ["shop.test"], "app_root": str(tmp_path)}
     tasks = [READ_APP, {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.release", "tasks_from": "run"}}]
-    environment = {"FLASKHOST_RUN": COMMAND, "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml"}
+    environment = {"FLASKHOST_RUN": COMMAND}
     run = run_playbook(tmp_path, tasks, {"h": {}}, settings=settings, variables={"release_host": {}}, environment=environment)
-    assert f"msg:\n    - {PRINTED}\n" in run.stdout, run.output
+    assert f"\n  {PRINTED}\n" in run.stdout, run.output

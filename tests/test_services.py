@@ -307,6 +307,7 @@ def test_the_distribution_s_own_instance_keeps_running_if_it_is_in_use(tmp_path,
     """Another app on the host may use it. An instance that the package has just started is disabled. (A11)"""
     tasks = yaml.safe_load((PROJECT / f"roles/{role}/tasks/main.yml").read_text())
     task = next(task for task in tasks if task["name"].startswith("Disable the distribution's instance"))
+    shell = task["ansible.builtin.shell"].get("executable", "/bin/sh")
     environment = jinja2.Environment()
     environment.filters["flaskhost.flaskhost.shell_lock"] = lambda _name: ":"
     script = environment.from_string(task["ansible.builtin.shell"]["cmd"]).render()
@@ -322,7 +323,7 @@ def test_the_distribution_s_own_instance_keeps_running_if_it_is_in_use(tmp_path,
     for answer, disabled in DISTRIBUTION[role].items():
         (tmp_path / "answer").write_text(answer, newline="")
         (tmp_path / "called").unlink(missing_ok=True)
-        done = subprocess.run(["sh", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, text=True, capture_output=True)
+        done = subprocess.run([shell, "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, text=True, capture_output=True)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "called").exists() is done.stdout.endswith("off\n") is disabled, (answer, done.stdout)
 
