@@ -6,7 +6,7 @@
 - the tables of attacks in docs/security.md: from the tests in molecule/hostile
 - the audit in docs/security.md: from docs/audit.json, which `make audit` writes, and from the reasons in molecule/audit
 - the table of measures in the README of the role hardening: from the role's variables
-- the table of packages in docs/compatibility.md: from docs/packages.json
+- docs/compatibility.md: the tables of apps from docs/situations.yml and the tests' docstrings, the table of packages from docs/packages.json
 
 A variable's type and description are in its role's meta/argument_specs.yml, its default in defaults/main.yml, with the description as the
 comment. This program reports where the two differ. `--check` writes nothing and fails if a page is out of date.
@@ -25,6 +25,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 ROLES = sorted((PROJECT / "roles").iterdir())
 BEGIN, END = "<!-- variables: written by `make docs` -->", "<!-- end of variables -->"
 TABLE = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
+# the end of a docstring: the IDs in docs/situations.yml that the test proves
+IDS = re.compile(r"\s*\(([A-Z]\d+(?:, [A-Z]\d+)*)\)\.?$")
 
 
 def main():
@@ -51,7 +53,11 @@ def main():
     for name, body in {"attacks": attacks(), "audit": audit(), "controls": controls(), "lynis": lynis()}.items():
         pages[security] = with_section(pages[security], name, body)
     compatibility = PROJECT / "docs/compatibility.md"
-    pages[compatibility] = with_section(compatibility.read_text(), "packages", packages())
+    pages[compatibility] = compatibility.read_text()
+    tables, unproven = apps()
+    problems += unproven
+    for name, body in {"apps": tables, "packages": packages()}.items():
+        pages[compatibility] = with_section(pages[compatibility], name, body)
     stale = [page for page, text in pages.items() if not page.exists() or page.read_text() != text]
     if "--check" in sys.argv:
         problems += [f"{relative(page)}: out of date; run `make docs`" for page in stale]
@@ -72,15 +78,53 @@ def reliability_page():
 
 def section_of_tests(file, what):
     """Return a table of the tests in a file. A docstring describes the fault or attack before its first colon and the result after it."""
-    module = ast.parse(file.read_text())
-    tests = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
-    docstrings = [(test.name, " ".join(ast.get_docstring(test).split()).partition(": ")) for test in tests]
-    lines = [
-        [before.rstrip("."), after.rstrip(".") or "as above", f"`{name.removeprefix('test_')}`"] for name, (before, _, after) in docstrings
-    ]
-    title = file.stem.removeprefix("test_").replace("_", " ").capitalize()
-    intro = f"{ast.get_docstring(module)}\n([tests](../{file.relative_to(PROJECT)}))"
-    return f"{title}\n{intro}\n\n{rows([what, 'result', 'test'], lines)}"
+    lines = []
+    for name, text, _ids in tests_of(file):
+        before, _, after = text.partition(": ")
+        lines.append([before.rstrip("."), after.rstrip(".") or "as above", f"`{name.removeprefix('test_')}`"])
+    intro = f"{ast.get_docstring(ast.parse(file.read_text()))}\n([tests](../{relative(file)}))"
+    return f"{topic(file).capitalize()}\n{intro}\n\n{rows([what, 'result', 'test'], lines)}"
+
+
+def tests_of(file):
+    """Yield the name of each test in a file, its docstring, and the IDs at the docstring's end."""
+    for test in ast.parse(file.read_text()).body:
+        if isinstance(test, ast.FunctionDef) and test.name.startswith("test_"):
+            text = " ".join((ast.get_docstring(test) or "").split())
+            ids = IDS.search(text)
+            yield test.name, IDS.sub("", text), ids[1].split(", ") if ids else []
+
+
+def topic(file):
+    return file.stem.removeprefix("test_").replace("_", " ")
+
+
+def link(file):
+    """Link a file of tests, with the scenario of those that need hosts."""
+    scenario = f"{file.parts[-3]}: " if "molecule" in file.parts else ""
+    return f"[{scenario}{topic(file)}](../{relative(file)})"
+
+
+def apps():
+    """Return the tables of docs/situations.yml with links to the tests, and the problems: IDs without a test, and unknown IDs in tests."""
+    proven, text, problems = {}, "", []
+    for file in sorted([*PROJECT.glob("tests/test_*.py"), *PROJECT.glob("molecule/*/tests/test_*.py")]):
+        for name, _text, ids in tests_of(file):
+            for key in ids:
+                proven.setdefault(key, {})[file] = name
+    for title, situations in read(PROJECT / "docs/situations.yml").items():
+        lines = []
+        for keys, it in situations.items():
+            files = {}
+            for key in keys.split(", "):
+                if key not in proven:
+                    problems.append(f"docs/situations.yml: no test's docstring ends with ({key})")
+                files |= proven.pop(key, {})
+            lines.append([it["app"], it["result"], it.get("setting", "none"), ", ".join(map(link, files))])
+        text += f"\n### {title}\n{rows(['your app …', 'result', 'setting', 'tests'], lines)}"
+    for key, tests in proven.items():
+        problems += [f"{relative(file)}: {test} names {key}, which docs/situations.yml does not have" for file, test in tests.items()]
+    return text, problems
 
 
 def attacks():

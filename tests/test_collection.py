@@ -127,6 +127,7 @@ def test_all_files_that_roles_and_plugins_need_are_published(tarball):
         "packages.py",
         "site/build.py",
         "site/conf.py",
+        "situations.yml",
     }
     assert needed - published == {f"docs/{name}" for name in only_in_the_clone}
 

@@ -101,7 +101,7 @@ def assert_no_credential(controller, output):
 
 
 def test_preflight_does_not_show_a_credential(controller, repository):
-    """(S25)"""
+    """In no output, also with a wrong version (B16, S25)"""
     server, wrong = Server(repository, [f"ann:{TOKEN}", f"{TOKEN}:"]), Server(repository)
     elsewhere = Server(repository, redirect=f"http://{wrong.place}")
     hosts = {
@@ -144,7 +144,7 @@ def test_a_credential_does_not_follow_a_redirect(controller, repository):
 
 
 def test_a_host_gets_no_credential(controller, repository, monkeypatch):
-    """Checks the arguments of the modules that write the lock and the release's manifest on the host (S25)"""
+    """Checks the arguments of the modules that write the lock and the release's manifest on the host (B16, S25)"""
     server = Server(repository, [f"ann:{TOKEN}"])
     roles = PROJECT / "roles/release/tasks"
     variables = {

@@ -190,7 +190,7 @@ def test_users_and_directories_of_an_earlier_run_are_accepted(accounts, tmp_path
 
 
 def test_a_small_or_noexec_tmp_is_reported(monkeypatch):
-    """(B18)"""
+    """A build unpacks packages and runs programs there."""
     small = SimpleNamespace(f_bavail=10, f_frsize=2**20, f_flag=os.ST_NOEXEC)
     monkeypatch.setattr(os, "statvfs", lambda path: small)
     (problem,), (warning,) = conflicts.temporary("/tmp"), conflicts.noexec("/tmp")

@@ -434,7 +434,7 @@ def test_the_release_proves_its_identity_to_this_host_only(nginx):
 
 @with_nginx
 def test_only_websockets_are_upgraded_and_hidden_files_stay_hidden(nginx):
-    """(S17, S21, S22)"""
+    """(B15, S17, S21, S22)"""
     assert nginx(Upgrade="h2c").seen["HTTP_UPGRADE"] is None
     assert [nginx(f"/static/{name}").status for name in ("a.css", ".env", "x/.git/config")] == [200, 404, 404]
     assert nginx("/tag/.net").seen["PATH_INFO"] == "/tag/.net"

@@ -128,7 +128,7 @@ def test_a_name_in_the_request_line_outranks_the_host_header(age):
 
 @pytest.mark.parametrize("age", AGES)
 def test_hidden_files_among_the_static_files_are_not_served(age):
-    """`flask run` serves them (S21)."""
+    """`flask run` serves them (B15, S21)."""
     for path in ("/static/.hidden", "/static/%2ehidden", "/static/x/.git/config", "/.env"):
         assert {send(target, Request("GET", path)).status for target in targets(age).values()} == {404}, path
 
