@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -175,6 +176,16 @@ def test_users_and_directories_that_flaskhost_did_not_create_are_reported(accoun
     assert accounts(root=tmp_path / "project") == []
     (tmp_path / "project/manage.py").touch()
     assert f"app_root: {tmp_path}/project exists, and Flaskhost did not create it." in accounts(root=tmp_path / "project")[0]
+
+
+def test_a_cache_of_the_distribution_is_not_taken_over(tmp_path):
+    """systemd would change the owner of /var/cache/debconf, which has passwords, to the app's user (B18)."""
+    caches = [path for path in Path("/var/cache").iterdir() if path.is_dir() and any(path.iterdir())]
+    name = next((path.name for path in caches if re.fullmatch("[a-z]+", path.name) and not Path("/var/lib", path.name).exists()), None)
+    if not name:
+        pytest.skip("this machine has no such directory")
+    found = run_module("host_conflicts", app=name, root=str(tmp_path / "none"), names=["a.test"], ports=[])["problems"]
+    assert any(f"app_name: /var/cache/{name} exists, and Flaskhost did not create it." in text for text in found), found
 
 
 def test_users_and_directories_of_an_earlier_run_are_accepted(accounts, tmp_path):

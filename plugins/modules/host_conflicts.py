@@ -151,7 +151,7 @@ def users(app, root):
                 f"app_name: the group '{name}' (gid {groups[name]}) exists, and Flaskhost did not create it. The app would get its permissions. "
                 f"{rename}."
             )
-    for path in (root, f"/var/lib/{app}", f"/var/cache/{app}-build"):
+    for path in (root, f"/var/lib/{app}", f"/var/cache/{app}", f"/var/cache/{app}-build"):
         if not ours and os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
             setting = "app_root" if path == root else "app_name"
             yield f"{setting}: {path} exists, and Flaskhost did not create it. {rename}, or move {path} away."
