@@ -61,6 +61,18 @@ NAMES = {
     "Pipfile": ({"Pipfile": '[packages]\nsix = "*"\n'}, [{"Pipfile": '[packages]\nsix = "<2"\n'}]),
     "pylock": ({"pylock.toml": PYLOCK}, [{"pylock.toml": PYLOCK.replace("1.17", "1.16")}]),
     "project": ({"pyproject.toml": PROJECT_FILE}, [{"pyproject.toml": PROJECT_FILE.replace("six", "six<2")}]),
+    "wheel in pyproject.toml": (
+        {"pyproject.toml": PROJECT_FILE + '[tool.uv.sources]\nx = {path = "libs/x.whl"}\n', "libs/x.whl": "1"},
+        [{"libs/x.whl": "2"}],
+    ),
+    "find-links in pyproject.toml": (
+        {"requirements.txt": "x\n", "pyproject.toml": '[tool.uv]\nfind-links = ["libs"]\n', "libs/x.whl": "1"},
+        [{"libs/x.whl": "2"}],
+    ),
+    "flat index in uv.toml": (
+        {"pyproject.toml": PROJECT_FILE, "uv.toml": '[[index]]\nurl = "./libs"\nformat = "flat"\n', "libs/x.whl": "1"},
+        [{"libs/x.whl": "2"}],
+    ),
     "no dependencies": ({}, []),
     # the source itself is installed
     "path in uv.lock": ({"uv.lock": local("directory", "libs/mylib"), "pyproject.toml": PROJECT_FILE}, None),
@@ -80,6 +92,18 @@ NAMES = {
     "package in poetry.lock": ({"poetry.lock": POETRY_LOCK, "pyproject.toml": POETRY.replace("package-mode = false\n", "")}, None),
     "path in Pipfile.lock": ({"Pipfile.lock": pipfile_lock(mylib={"path": "./libs/mylib", "editable": True})}, None),
     "path in pylock.toml": ({"pylock.toml": PYLOCK + '[[packages]]\nname = "mylib"\n[packages.directory]\npath = "libs/mylib"\n'}, None),
+    "path in pyproject.toml": (
+        {"pyproject.toml": PROJECT_FILE + '[tool.uv.sources]\nmylib = [{path = "libs/mylib", editable = true}]\n'},
+        None,
+    ),
+    "URL of a path in pyproject.toml": (
+        {"pyproject.toml": PROJECT_FILE + '[project.optional-dependencies]\nx = ["mylib @ file:libs/mylib"]\n'},
+        None,
+    ),
+    "workspace without a lock": (
+        {"pyproject.toml": PROJECT_FILE + '[tool.uv.sources]\nmylib = {workspace = true}\n[tool.uv.workspace]\nmembers = ["libs/*"]\n'},
+        None,
+    ),
     "package": ({"pyproject.toml": PROJECT_FILE + PACKAGE}, None),
     "src layout": ({"pyproject.toml": PROJECT_FILE, "src/shop/__init__.py": ""}, None),
     "setup.py": ({"setup.py": "from setuptools import setup\nsetup()\n"}, None),
@@ -219,6 +243,21 @@ PROBLEMS = {
         {"requirements.txt": "-e ../libs/mylib\n"},
         {},
         "'../libs/mylib', which is outside of the app's source. Leave app_directory empty",
+    ),
+    "member of a workspace": (
+        {"pyproject.toml": PROJECT_FILE + "[tool.uv.sources]\ncore = {workspace = true}\n"},
+        {},
+        "pyproject.toml is a member of a uv workspace whose pyproject.toml and uv.lock are outside of the app's source. Leave app_directory empty",
+    ),
+    "path outside in pyproject.toml": (
+        {"pyproject.toml": PROJECT_FILE + '[tool.uv.sources]\ncore = {path = "../../libs/core"}\n'},
+        {},
+        "pyproject.toml of the source refers to '../../libs/core', which is outside of the app's source. Leave app_directory empty",
+    ),
+    "path outside in a setting": (
+        {"requirements.txt": ""},
+        {"app_extra_requirements": ["core @ file:../core"]},
+        "'../core', which is outside of the app's source",
     ),
     "unknown extra": (
         {"pyproject.toml": PROJECT_FILE},

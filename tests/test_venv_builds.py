@@ -179,6 +179,18 @@ def uv_lock(url, local=""):
     return text
 
 
+def uv_workspace_lock(url):
+    """Two apps and a library. The top directory has no project."""
+    text = uv_lock(url, "mylib").replace('virtual = "."', 'virtual = "apps/web"').replace("directory =", "editable =")
+    text = text.replace("[[package]]", '[manifest]\nmembers = ["mylib", "other", "shop"]\n[[package]]', 1)
+    text += '[[package]]\nname = "other"\nversion = "1"\nsource = { virtual = "apps/lint" }\ndependencies = [{ name = "lint" }]\n'
+    file = "lint-1.0-py3-none-any.whl"
+    return text + (
+        f'[[package]]\nname = "lint"\nversion = "1.0"\nsource = {{ registry = "{url}/simple" }}\n'
+        f'wheels = [{{ url = "{url}/simple/files/{file}", hash = "{digest("lint-1.0")}", size = {len(WHEELS[file])} }}]\n'
+    )
+
+
 def uv_project(local=""):
     lib = ', "mylib"' if local else ""
     sources = '[tool.uv.sources]\nmylib = { path = "libs/mylib" }\n' if local else ""
@@ -230,6 +242,17 @@ CASES = {
         {"uv.lock": uv_lock, "pyproject.toml": uv_project()},
         {"app_overrides": ["markup>=2"]},
         {"web": "1.0", "markup": "2.0"},
+    ),
+    "uv with a member of a workspace": (
+        {
+            "uv.lock": uv_workspace_lock,
+            "pyproject.toml": '[tool.uv.workspace]\nmembers = ["apps/*", "libs/*"]\n',
+            "apps/web/pyproject.toml": uv_project("mylib").replace('path = "libs/mylib"', "workspace = true"),
+            "apps/lint/pyproject.toml": '[project]\nname = "other"\nversion = "1"\nrequires-python = ">=3.9"\ndependencies = ["lint"]\n',
+            **LIB,
+        },
+        {"app_requirements": "apps/web/pyproject.toml"},
+        {**LOCKED, "mylib": "1"},
     ),
     "uv with a wrong hash": (
         {"uv.lock": lambda url: uv_lock(url).replace(digest("markup-1.0"), digest("web-1.0")), "pyproject.toml": uv_project()},

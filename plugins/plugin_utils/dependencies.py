@@ -14,7 +14,7 @@ import re
 import tomllib
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives, credentials
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text as texts
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import locks, python_versions, requirements
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import locks, python_versions, requirements, uv_projects
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError
 from packaging.utils import canonicalize_name
 
@@ -51,7 +51,7 @@ class Dependencies:
         self.inputs, self.files, self.local_lines, self.problems = {}, [], [], []
         self.installs_source = self.uses_git = False
         self.converted = locks.Converted()
-        self.name = self.kind = self.directory = self.reading = ""
+        self.name = self.kind = self.directory = self.package = self.reading = ""
 
     # -- which file --
 
@@ -132,7 +132,7 @@ class Dependencies:
         install, python = "", dict(python_versions.NOTHING)
         try:
             self.choose()
-            project = self.toml(self.beside("pyproject.toml")) if self.kind else {}
+            project = self.toml(self.project_file) if self.kind else {}
             install = self.examine(project)
             self.check_names(project)
             python |= python_versions.of_source(self, project)
@@ -150,6 +150,7 @@ class Dependencies:
             "kind": self.kind,
             "file": self.name,
             "directory": self.directory or ".",
+            "package": self.package,
             "install": install,
             "build": self.installs_source,
             "local": self.local_lines,
@@ -175,12 +176,23 @@ class Dependencies:
         self.kind = kind_of(self.name)
         # paths in requirements start at the top of the source, as for pip
         self.directory = "" if self.kind == "requirements" else os.path.dirname(self.name)
+        self.project_file = self.beside("pyproject.toml")
+        if self.kind == "project" and self.directory and self.member("uv.lock"):
+            self.package = uv_projects.member_of_workspace(self.toml("uv.lock"), self.directory)
+        if self.package:
+            self.name, self.kind, self.directory = "uv.lock", "uv", ""
 
     def examine(self, project):
         """Note all inputs. Return the requirement that installs the project itself, or an empty string."""
         # uv reads its own settings beside any kind of dependency file, such as the index to use
         self.inputs["tool.uv"] = project.get("tool", {}).get("uv", {})
         self.note(self.beside("uv.toml"))
+        for settings in project.get("tool", {}).get("uv", {}), self.toml(self.beside("uv.toml")):
+            for directory in uv_projects.linked_directories(settings):
+                self.note_directory(directory)
+        for line in [*(self.settings.get("extra") or []), *(self.settings.get("overrides") or [])]:
+            if (path := requirements.local_path(line)) is not None:
+                self.note_local(path)
         if self.kind == "requirements":
             self.examine_requirements()
         elif self.kind:
@@ -189,6 +201,8 @@ class Dependencies:
             self.note(self.beside("pyproject.toml"))
         if self.kind == "uv":
             self.examine_uv()
+        if self.kind == "project":
+            self.examine_pyproject(project)
         extras, groups = self.settings.get("extras") or [], self.settings.get("groups") or []
         if self.kind == "poetry":
             overridden = {canonicalize_name(re.split(r"[^\w.-]", text.strip())[0]) for text in self.settings.get("overrides") or []}
@@ -266,6 +280,13 @@ class Dependencies:
                     self.note(os.path.normpath(os.path.join(path, "pyproject.toml")))
                     if kind != "virtual":
                         self.note_local(source[kind])
+
+    def examine_pyproject(self, project):
+        if uv_projects.is_outside_of_workspace(project):
+            self.problems.append(("app_source", None, uv_projects.OUTSIDE.format(self.name)))
+            return
+        for path in uv_projects.local_paths(project):
+            self.note_local(path)
 
     def note(self, name):
         """Add a file to the inputs, with its content."""
