@@ -4,18 +4,16 @@ The digest covers every input in the source. If a part of the source is installe
 file. An archive (wheel) in the source is only read, so its own content is the input.
 """
 
-import contextlib
 import fnmatch
 import hashlib
 import json
 import os
 import re
 
-import tomllib
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives, credentials
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils import credentials
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import text as texts
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import locks, python_versions, requirements, uv_projects
-from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source import SourceError
+from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.text_files import TextFiles
 from packaging.utils import canonicalize_name
 
 # The first of these files that the source contains is used. A lock file comes before the file that it was made from.
@@ -31,8 +29,6 @@ KINDS = {"uv.lock": "uv", "poetry.lock": "poetry", "Pipfile.lock": "pipenv", "Pi
     ("pyproject.toml", "setup.py", "setup.cfg"), "project"
 )
 ARCHIVES = (".whl", ".tar.gz", ".zip")
-# the lock file of a large project has a few MB
-MAX_TEXT_MB = 32
 MAX_LINES = 100_000
 
 
@@ -41,17 +37,16 @@ def kind_of(name):
     return "" if not name else KINDS.get(base) or ("pylock" if fnmatch.fnmatch(base, "pylock*.toml") else "requirements")
 
 
-class Dependencies:
+class Dependencies(TextFiles):
     """The inputs of a venv. SETTINGS are the operator's: file, extras, groups, overrides and extra requirements."""
 
     def __init__(self, tar, members, version, settings=None):
-        self.tar, self.version, self.settings = tar, version, settings or {}
-        self.room, self.room_for_lines, self.texts = MAX_TEXT_MB * 2**20, MAX_LINES, {}
-        self.members, self.links = {member.name: member for member in members}, archives.links_of(members)
+        super().__init__(tar, members)
+        self.version, self.settings, self.room_for_lines = version, settings or {}, MAX_LINES
         self.inputs, self.files, self.local_lines, self.problems = {}, [], [], []
         self.installs_source = self.uses_git = False
         self.converted = locks.Converted()
-        self.name = self.kind = self.directory = self.package = self.reading = ""
+        self.name = self.kind = self.directory = self.package = ""
 
     # -- which file --
 
@@ -90,36 +85,6 @@ class Dependencies:
         """Return the other lock files and requirements beside the one that is used."""
         names = [name for name in DEPENDENCY_FILES[:5] if self.member(name)]
         return [name for name in names if name != self.name] if self.kind else []
-
-    # -- reading --
-
-    def read(self, name):
-        """Return the text of a file in the archive, or an empty string if it is missing. Follow links inside the archive."""
-        if name in self.texts:
-            return self.texts[name]
-        member = self.member(name)
-        if not member:
-            return ""
-        self.room -= member.size
-        if self.room < 0:
-            raise SourceError(
-                f"app_source: with {name!r}, the source's Procfile and dependency files are larger than {MAX_TEXT_MB} MB. Make it smaller."
-            )
-        self.texts[name] = text = self.tar.extractfile(member).read().decode(errors="replace")
-        return text
-
-    def member(self, name):
-        with contextlib.suppress(archives.Outside, archives.LinkLoop):
-            found = self.members.get(archives.resolve(name, self.links)[-1])
-            return found if found and found.isfile() and not name.startswith("/") else None
-
-    def toml(self, name):
-        return self.parsed(name, tomllib.loads)
-
-    def parsed(self, name, parse):
-        self.reading = name
-        content = parse(self.read(name) or "{}" if parse is json.loads else self.read(name))
-        return content if isinstance(content, dict) else {}
 
     def beside(self, name):
         """Return the path of another file of the project."""
