@@ -135,7 +135,7 @@ changelog: .cache/sanity/ready ## move changelogs/fragments into CHANGELOG.md, f
 # ANSIBLE='ansible==12.*' installs that version for the tests; run `make clean` to return to the pinned version
 unit: .venv/ready ## run the tests that need no host: plugins, templates, the sample app
 	@$(if $(ANSIBLE),$(UV) pip install --quiet --python $(BIN)/python '$(ANSIBLE)')
-	@$(BIN)/pytest -q --numprocesses auto tests
+	@$(BIN)/pytest -q --numprocesses auto --dist loadfile tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
 molecule: linux .venv/ready ## test the roles on bare hosts in containers: samples of the scenarios default, faults, servers, hostile, app, acme and collection

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import testinfra
-from sites import Load, Site
+from sites import SAMPLE, Load, Site
 
 DIRECTORY = "/etc/ssl/flaskhost/sample"
 # the CA whose certificates are valid for one minute; it requires external account binding
@@ -21,7 +21,7 @@ SHORT = {
 }
 
 
-@pytest.fixture(params=["older", "newer"], scope="module")
+@pytest.fixture(params=["newer"] if SAMPLE else ["older", "newer"], scope="module")
 def site(request):
     return AcmeSite(f"acme-{request.param}")
 

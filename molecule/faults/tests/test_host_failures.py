@@ -27,9 +27,8 @@ def limited_space(site, path, blocks="", inodes=""):
 DISK_IS_FULL = "The disk is full or has no free inodes"
 
 
-@pytest.mark.sample
 @under_load
-@pytest.mark.parametrize("directory", [pytest.param("venvs", marks=pytest.mark.venv), "releases"])
+@pytest.mark.parametrize("directory", [pytest.param("venvs", marks=pytest.mark.venv), pytest.param("releases", marks=pytest.mark.sample)])
 def test_a_full_disk(fault, directory):
     """The disk fills up during the build: the partial build is removed, so that the live release has space, and the run reports the
     remedy."""
@@ -258,7 +257,7 @@ def test_deleted_previous_releases(fault):
 
 
 @pytest.mark.parametrize(
-    "deleted", [pytest.param("/srv/sample/releases/*", marks=pytest.mark.sample), "/srv/sample/live", "/srv/sample/venvs/*"]
+    "deleted", ["/srv/sample/releases/*", pytest.param("/srv/sample/live", marks=pytest.mark.sample), "/srv/sample/venvs/*"]
 )
 def test_a_deleted_live_release(fault, deleted):
     """The live release's directory, its venv, or the link to it is deleted: the next deploy rebuilds what is missing."""

@@ -72,7 +72,6 @@ def test_two_runs_at_once(fault):
     assert f"now serves release {fault.site.live()}." in " ".join(output.split())
 
 
-@pytest.mark.sample
 def test_a_lock_of_a_dead_run(fault):
     """The run that holds the lock has died: the next run takes over the lock, warns, and finishes the work."""
     release = fault.change("requirements.txt")
