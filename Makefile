@@ -154,7 +154,7 @@ test-default: linux .venv/ready ## test a deploy to bare hosts, reruns, releases
 test-app: linux .venv/ready ## test an app with a database, a queue, workers, a schedule, backups and two stages (about half an hour)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test app
 
-test-recipes: linux .venv/ready ## test the public apps of docs/recipes.md, from GitHub (about 15 minutes)
+test-recipes: linux .venv/ready ## test the public apps of docs/recipes.md, from GitHub (about 45 minutes)
 	@FLASKHOST_OLDER=$(OLDER) FLASKHOST_NEWER=$(NEWER) $(LAB) test recipes
 
 test-faults: linux .venv/ready ## test the handling of faults, under load (about half an hour)

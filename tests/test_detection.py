@@ -71,7 +71,7 @@ FOUND = {
     "tutorial": "module flaskr:create_app() (flaskr/__init__.py), gunicorn, dependencies from pyproject.toml, "
     "static /static/ from flaskr/static, health page /hello",
     "microblog": "module microblog:app (.flaskenv), gunicorn, dependencies from requirements.txt, static /static/ from app/static, "
-    "migrations by `flask --app microblog db upgrade` (migrations/), health page /",
+    "migrations by `FLASK_APP=microblog flask db upgrade` (migrations/), health page /",
     "poetry": "module wsgi:app (wsgi.py), gunicorn, dependencies from poetry.lock, health page /",
     "src": "module shop:app (src/shop/__init__.py), gunicorn, dependencies from uv.lock, static /files/ from src/shop/assets, health page /",
     "package": "module shop:create_app() (shop/__init__.py), gunicorn, dependencies from requirements.txt, health page /healthz",
@@ -185,7 +185,7 @@ def test_the_roles_get_the_detected_values(tmp_path):
         "app_module": "microblog:app",
         "app_server": "gunicorn",
         "app_static": {"/static/": "app/static"},
-        "app_release_command": "flask --app microblog db upgrade",
+        "app_release_command": "FLASK_APP=microblog flask db upgrade",
         "app_health_path": "/",
     }
 
@@ -454,6 +454,21 @@ def test_the_server_fits_the_app(files, server):
     assert ("module" in found) is (server != "procfile")
 
 
+def test_settings_of_the_operator_help_to_find_the_app(tmp_path):
+    """A server that replaces the Procfile's own, and a PYTHONPATH with the directory of the modules."""
+    files = {
+        "src/app.py": f"import tools\n{HELLO}@app.route('/healthz')\ndef health():\n    return ''\n",
+        "src/tools.py": "",
+        "src/static/x.css": "",
+        "Procfile": "web: gunicorn -k gevent app:app\n",
+        "requirements.txt": "flask\n",
+    }
+    settings = {"app_source": str(write(tmp_path / "shop", files)), "app_server": "gunicorn"}
+    found = {"app_module": "app:app", "app_static": {"/static/": "src/static"}, "app_health_path": "/healthz", "app_server": "gunicorn"}
+    for name in "src", "lib:./src/":
+        assert effective(tmp_path, *found, **settings, app_env={"PYTHONPATH": name}) == found
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
@@ -482,7 +497,7 @@ def test_the_server_fits_the_app(files, server):
         ),
         (
             {"src/main.py": "import models\n" + HELLO, "src/models.py": "a = 1\n"},
-            ["src.main:app imports models from src/", "set app_directory: src"],
+            ["src.main:app imports models from src/", "set app_env: { PYTHONPATH: src }, or app_directory: src"],
         ),
         ({"tests/app.py": HELLO, "docs/app.py": HELLO, "examples/x/app.py": HELLO}, ["no app was found"]),
         ({}, ["looked for the web line of the Procfile, FLASK_APP in .flaskenv and .env, wsgi.py, app.py"]),
@@ -574,20 +589,20 @@ MIGRATE = {"migrations/env.py": "", "migrations/alembic.ini": "", "requirements.
 @pytest.mark.parametrize(
     ("files", "settings", "command"),
     [
-        ({"app.py": HELLO, **MIGRATE}, {}, "flask --app app db upgrade"),
-        ({"main.py": HELLO.replace("app =", "site ="), **MIGRATE}, {}, "flask --app main:site db upgrade"),
-        ({"app.py": HELLO, "b.py": HELLO, **MIGRATE}, {"app_module": 'b:make("x y")'}, "flask --app 'b:make(\"x y\")' db upgrade"),
+        ({"app.py": HELLO, **MIGRATE}, {}, "FLASK_APP=app flask db upgrade"),
+        ({"main.py": HELLO.replace("app =", "site ="), **MIGRATE}, {}, "FLASK_APP=main:site flask db upgrade"),
+        ({"app.py": HELLO, "b.py": HELLO, **MIGRATE}, {"app_module": 'b:make("x y")'}, "FLASK_APP='b:make(\"x y\")' flask db upgrade"),
         ({"app.py": HELLO, **MIGRATE, "requirements.txt": "# Flask-Migrate\nflask\n"}, {}, ""),
         ({"app.py": HELLO, "requirements.txt": "flask-migrate\n"}, {}, ""),
         (
             {"app.py": HELLO + "Migrate(app, db, directory='db/moves')\n", "db/moves/env.py": "", "uv.lock": 'name = "flask-migrate"\n'},
             {},
-            "flask --app app db upgrade",
+            "FLASK_APP=app flask db upgrade",
         ),
         (
             {"app.py": HELLO + "Migrate(app, db, directory=HERE)\n", "a/migrations/env.py": "", "uv.lock": 'name = "flask-migrate"\n'},
             {},
-            "flask --app app db upgrade",
+            "FLASK_APP=app flask db upgrade",
         ),
         ({"app.py": HELLO, "a/migrations/env.py": "", "uv.lock": 'name = "flask-migrate"\n'}, {}, ""),
         (
@@ -598,11 +613,11 @@ MIGRATE = {"migrations/env.py": "", "migrations/alembic.ini": "", "requirements.
                 "requirements.txt": "alembic\n",
             },
             {},
-            "alembic upgrade head",
+            "python -m alembic upgrade head",
         ),
         ({"app.py": HELLO, "alembic.ini": "[alembic]\nscript_location = moves\n", "requirements.txt": "alembic\n"}, {}, ""),
         ({"app.py": HELLO, **MIGRATE, "Procfile": "web: gunicorn app:app\nrelease: ./migrate\n"}, {}, "procfile"),
-        ({"app.py": HELLO, **MIGRATE, "Procfile": "web: gunicorn app:app\nrelease: echo 'a\n"}, {}, "flask --app app db upgrade"),
+        ({"app.py": HELLO, **MIGRATE, "Procfile": "web: gunicorn app:app\nrelease: echo 'a\n"}, {}, "FLASK_APP=app flask db upgrade"),
     ],
 )
 def test_the_release_command_is_detected(files, settings, command):

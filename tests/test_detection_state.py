@@ -5,7 +5,7 @@ import tarfile
 import time
 
 import pytest
-from conftest import plugin
+from conftest import PROJECT, plugin, run_playbook
 
 app_source, detection = plugin("action/app_source"), plugin("plugin_utils/detection_state")
 MAGIC = b"SQLite format 3\0".ljust(4096, b"\0")
@@ -102,6 +102,14 @@ CODE = {
         {"pkg/app.py": f"{BASEDIR}UPLOAD_FOLDER = os.path.join(basedir, 'files')\n", "pkg/files/a.png": "x"},
         ["pkg/files"],
     ),
+    "uploads and logs with a default, as in CTFd": (
+        {
+            "pkg/config.py": "path = os.path.join('x', 'y')\nclass Config:\n    LOG_FOLDER: str = cast(ini['LOG_FOLDER']) or os.path.join(os.path.dirname(__file__), 'logs')\n"
+            "    UPLOAD_FOLDER: str = os.environ.get('X') or 'uploads'\n    OTHER_FOLDER: str = 'other'\n    LOG_DIR: str\n",
+            "pkg/logs/.gitkeep": "",
+        },
+        ["pkg/logs", "uploads"],
+    ),
     "uploads that nginx serves": ({"app.py": f"{FLASK}app.config.update(UPLOAD_FOLDER='static/uploads')\n"}, []),
     "uploads in the code": ({"app.py": f"{FLASK}UPLOAD_FOLDER = 'shop'\n", "shop/__init__.py": ""}, []),
     "in memory": ({"app.py": f"{SQLALCHEMY}A = 'sqlite://'\nB = 'sqlite:///:memory:'\nC = 'sqlite:///'\n"}, []),
@@ -163,3 +171,15 @@ def test_the_archive_of_a_source_is_searched(tmp_path):
     assert app_source.read_archive(found, {"detect_for": {}})["detected"]["shared"] == ["instance", "pkg/shop.db"]
     with tarfile.open(found["archive"]) as tar:
         assert tar.getnames() == ["app.py", "pkg/shop.db"]
+
+
+@pytest.mark.parametrize("environment", [{}, {"PYTHONWARNINGS": "error"}])
+def test_warnings_about_the_source_are_not_shown(tmp_path, environment):
+    """The operator did not write it. As errors, they would hide what the file names. (A6)"""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/app.py").write_text(f"{FLASK}import sqlite3\nsqlite3.connect('site.db')\nif 1 is '\\_':\n    'a' ()\n")
+    (tmp_path / "shop/requirements.txt").write_text("flask\n")
+    host = {"ansible_host": "127.0.0.1", "ansible_port": 9, "app_domains": ["shop.example"], "app_source": str(tmp_path / "shop")}
+    playbook = PROJECT / "playbooks/preflight.yml"
+    run = run_playbook(tmp_path, playbook, {"shop": host}, settings={}, succeeds=False, environment=environment, timeout=300)
+    assert "data in site.db" in run.text and "SyntaxWarning" not in run.output and "stderr" not in run.output

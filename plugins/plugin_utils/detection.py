@@ -70,7 +70,7 @@ class Archive:
 def detect(tar, members, settings):
     """Return the detected settings by name without app_, where each was found (`found_in`), and a `problem` if there is no app.
 
-    SETTINGS has the operator's settings. Only app_module, app_server, app_runtime and app_shared have an influence.
+    SETTINGS has the operator's settings. Only app_env, app_module, app_server, app_runtime and app_shared have an influence.
     """
     if settings.get("app_runtime") == "container":
         # the image defines all of it
@@ -86,7 +86,7 @@ class Detection:
         self.archive, self.settings, self.found_in = archive, settings, {}
         self.dependencies = self.read_dependencies()
         self.commands = self.read_procfile()
-        self.finder = Finder(read_modules(archive, self.src_is_installed()))
+        self.finder = Finder(read_modules(archive, self.roots()))
         self.modules = self.finder.modules
         self.shared = settings["app_shared"] if isinstance(settings.get("app_shared"), list) else self.find_shared()
 
@@ -98,7 +98,8 @@ class Detection:
             found["server"] = "uvicorn" if self.is_asgi(app) else "gunicorn"
             found["static"] = self.static(app)
             found["health_path"] = self.finder.health(app) or "/"
-        if "web" in self.commands and (has_own_workers(self.commands["web"]) or (problem and not candidates)):
+        is_chosen = self.settings.get("app_server") not in (None, "", "procfile")
+        if not is_chosen and "web" in self.commands and (has_own_workers(self.commands["web"]) or (problem and not candidates)):
             found |= {"server": "procfile"}
             self.found_in["server"], problem = "Procfile", ""
             found.pop("module", None)
@@ -146,8 +147,8 @@ class Detection:
         top = candidate.module.partition(".")[0]
         if name := self.import_from(top):
             self.finder.notes.append(
-                f"{candidate.text} imports {name} from {top}/, which is not on Python's path: set app_directory: {top}, "
-                "or make the project installable ([build-system] in pyproject.toml)."
+                f"{candidate.text} imports {name} from {top}/, which is not on Python's path: set app_env: {{ PYTHONPATH: {top} }}, or "
+                f"app_directory: {top} if the dependencies are listed there, or make the project installable ([build-system] in pyproject.toml)."
             )
             return None
         return candidate
@@ -231,12 +232,14 @@ class Detection:
         module = given if MODULE.fullmatch(given) else candidate.text if candidate else ""
         if module and self.depends_on("flask-migrate") and PATH.fullmatch(directory := self.migrations()):
             self.found_in["release_command"] = f"{directory}/"
-            return f"flask --app {flask_app(module)} db upgrade"
+            # Flask before 2.2 has no option --app
+            return f"FLASK_APP={flask_app(module)} flask db upgrade"
         if self.depends_on("alembic") and not self.depends_on("flask-migrate"):
             script = re.search(r"^script_location\s*=\s*(?:%\(here\)s/)?(\S+)", self.archive.read("alembic.ini"), re.MULTILINE)
             if script and posixpath.normpath(f"{script[1]}/env.py") in self.archive.files:
                 self.found_in["release_command"] = "alembic.ini"
-                return "alembic upgrade head"
+                # with -m, Python finds the app's modules, which migrations import, also without prepend_sys_path in alembic.ini
+                return "python -m alembic upgrade head"
         return ""
 
     def migrations(self):
@@ -281,6 +284,12 @@ class Detection:
     def depends_on(self, package):
         pattern = re.escape(package).replace(r"\-", "[-_.]")
         return bool(re.search(rf"(?im)(?<![\w./-]){pattern}(?![\w-])", self.dependencies))
+
+    def roots(self):
+        """Return the directories of the source that are on Python's path, besides its top."""
+        environment = self.settings.get("app_env")
+        paths = str(environment.get("PYTHONPATH") or "").split(":") if isinstance(environment, dict) else []
+        return [*(posixpath.normpath(path) for path in paths if path), *(["src"] if self.src_is_installed() else [])]
 
     def src_is_installed(self):
         """Return whether the environment will contain the project itself, so that modules in src/ are on Python's path."""

@@ -7,6 +7,7 @@ import ast
 import contextlib
 import posixpath
 import re
+import warnings
 
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import archives
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_paths import SHARED
@@ -15,7 +16,7 @@ MAGIC, SMALLEST_PAGE = b"SQLite format 3\0", 512
 DATABASE = re.compile(r"\.(db|db3|s3db|sqlite|sqlite3)$", re.IGNORECASE)
 URI = re.compile(r"sqlite(?:\+\w+)?:///(?:file:)?([^?#\s]*)(\?\S*)?")
 READ_ONLY = re.compile(r"mode=(ro|memory)")
-UPLOADS = re.compile(r"(UPLOAD|MEDIA)S?(_FOLDER|_DIR|_DIRECTORY|_PATH|_ROOT|_DEST)|UPLOADS_DEFAULT_DEST|UPLOADED_\w+_DEST")
+WRITTEN = re.compile(r"(UPLOAD|MEDIA|LOG)S?(_FOLDER|_DIR|_DIRECTORY|_PATH|_ROOT|_DEST)|UPLOADS_DEFAULT_DEST|UPLOADED_\w+_DEST")
 # libraries to which an app passes the path of a database, and not a URI
 BY_PATH = re.compile(r"^\s*(?:import|from)\s+(?:aiosqlite|peewee|pony|sqlite3)\b", re.MULTILINE)
 FLASK = re.compile(r"^[^#\n]*\b(Flask|Quart)\(", re.MULTILINE)
@@ -26,7 +27,7 @@ OLD_FLASK_SQLALCHEMY = re.compile(
     re.IGNORECASE,
 )
 DEPENDENCIES = ("requirements.txt", "pyproject.toml", "uv.lock", "poetry.lock", "Pipfile")
-RELEVANT = re.compile(r"sqlite|instance_path|UPLOAD|MEDIA|\.db3?\b")
+RELEVANT = re.compile(r"sqlite|instance_path|UPLOAD|MEDIA|LOGS?_|\.db3?\b")
 TESTS = re.compile(r"(^|/)(tests?|testing|spec)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$")
 STATIC = re.compile(r"(^|/)(static|public|node_modules)(/|$)")
 MAX_FILE, MAX_TOTAL, MAX_TEXT, MAX_PATHS = 256 * 1024, 32 * 2**20, 4096, 50
@@ -79,7 +80,7 @@ class Source:
             if RELEVANT.search(text):
                 # a file that Python cannot parse does not run either
                 with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-                    yield from Module(app, name, ast.parse(text)).paths()
+                    yield from Module(app, name, parsed(text)).paths()
         for name in self.sizes:
             if posixpath.basename(name) in (".env", ".flaskenv"):
                 for uri in URI.finditer(self.text(name)):
@@ -122,6 +123,17 @@ class App:
         self.uri_base, self.passes_paths = ROOT, False
 
 
+def parsed(text):
+    """Parse Python without its warnings, such as those about invalid escape sequences: the operator did not write the source."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
+
+
+def is_annotated(node):
+    return isinstance(node, ast.AnnAssign) and node.value is not None
+
+
 def path_of(uri, base):
     path = uri[1].strip("\"'")
     if path and path != ":memory:" and not READ_ONLY.search(uri[2] or ""):
@@ -142,12 +154,13 @@ class Module:
         self.app, self.file, self.tree = app, f"{ROOT}/{name}", tree
         self.values, self.names = {}, {}
         for node in ast.walk(tree):
-            if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-                self.names.setdefault(node.targets[0].id, node.value)
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target] if is_annotated(node) else []
+            if len(targets) == 1 and isinstance(targets[0], ast.Name):
+                self.names.setdefault(targets[0].id, node.value)
 
     def paths(self):
         yield from self.visit(self.tree)
-        for value in self.named(UPLOADS):
+        for value in self.named(WRITTEN):
             if path := self.value(value):
                 yield from (f"{found}/" for found in within(posixpath.join(ROOT, path)))
 
@@ -156,6 +169,8 @@ class Module:
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Assign):
                 pairs = [(self.key(target), node.value) for target in node.targets]
+            elif is_annotated(node):
+                pairs = [(self.key(node.target), node.value)]
             elif isinstance(node, ast.keyword):
                 pairs = [(node.arg, node.value)]
             elif isinstance(node, ast.Dict):
@@ -210,6 +225,9 @@ class Module:
             return joined([self.value(part) for part in node.values], "")
         if isinstance(node, ast.FormattedValue):
             return self.value(node.value)
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
+            # the default of a setting: os.environ.get("UPLOAD_FOLDER") or "uploads"
+            return self.value(node.values[-1])
         if isinstance(node, ast.BinOp):
             parts = [self.value(node.left), self.value(node.right)]
             if None in parts:
@@ -226,8 +244,8 @@ class Module:
             return self.app.instance
         if node.attr == "root_path":
             return self.app.root
-        # Config.NAME
-        if node.attr in self.names and isinstance(node.value, ast.Name):
+        # Config.NAME, but not os.path beside a variable `path`
+        if node.attr in self.names and isinstance(node.value, ast.Name) and node.value.id != "os":
             return self.value(self.names[node.attr])
         return posixpath.dirname(path) if node.attr == "parent" and (path := self.value(node.value)) else None
 

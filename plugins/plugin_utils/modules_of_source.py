@@ -28,8 +28,8 @@ class TooComplex(Exception):
     """Following the names of this source takes too long."""
 
 
-def read_modules(archive, src_is_installed):
-    """Read the modules that can matter, those at the top first."""
+def read_modules(archive, roots):
+    """Read the modules that can matter, those at the top first. ROOTS are the directories of the source that are on Python's path."""
     paths = [path for path in archive.files if path.endswith(".py") and not SKIPPED.search(path)]
     contents, room = {}, MAX_BYTES
     for path in sorted(paths, key=lambda path: (path.removeprefix("src/").count("/"), path)):
@@ -40,7 +40,7 @@ def read_modules(archive, src_is_installed):
             contents[path] = content
             room -= len(content)
     facts, problems = describe(contents)
-    return Modules(facts, problems, src_is_installed)
+    return Modules(facts, problems, roots)
 
 
 def describe(contents):
@@ -72,12 +72,12 @@ def describe(contents):
 
 
 class Modules:
-    """Modules by name. `src` is on Python's path only if the project in it is installed."""
+    """Modules by name."""
 
-    def __init__(self, facts, problems, src_is_installed):
+    def __init__(self, facts, problems, roots):
         self.facts, self.paths, self.problems, self.steps = {}, {}, problems, 0
         for path, found in facts.items():
-            name = module_name(path, src_is_installed)
+            name = module_name(path, roots)
             if all(part.isidentifier() and part.isascii() for part in name.split(".")) and name not in self.paths:
                 self.facts[name], self.paths[name] = found, path
         self.directories = {name.rsplit(".", count)[0] for name in self.facts for count in range(1, name.count(".") + 1)}
@@ -152,6 +152,7 @@ class Modules:
         return module in self.facts or module in self.directories
 
 
-def module_name(path, src_is_installed):
-    path = path.removeprefix("src/") if src_is_installed else path
+def module_name(path, roots):
+    root = next((root for root in roots if path.startswith(f"{root}/")), "")
+    path = path.removeprefix(f"{root}/")
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")

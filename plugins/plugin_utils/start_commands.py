@@ -54,6 +54,6 @@ def server_of(command):
 
 
 def flask_app(module):
-    """Return a module for `flask --app`: without the object if Flask finds it."""
+    """Return a module for FLASK_APP: without the object if Flask finds it."""
     name, _colon, wanted = module.partition(":")
     return name if wanted in ("app", "application", "create_app()", "make_app()") else shlex.quote(module)
