@@ -3,6 +3,7 @@
 The lock files are made by the tools themselves, from PyPI.
 """
 
+import os
 import subprocess
 
 import pytest
@@ -114,7 +115,9 @@ LAYOUTS = {
             "wsgi.py": "from shop import create_app\n\napp = create_app('production')\n",
             "shop/__init__.py": "from flask import Flask\n\n\ndef create_app(stage):\n    app = Flask(__name__)\n"
             "    app.add_url_rule('/', view_func=lambda: f'shop in {stage}')\n    return app\n",
-            "pyproject.toml": '[tool.poetry]\nname = "shop"\npackage-mode = false\n[tool.poetry.dependencies]\npython = "^3.11"\nflask = "^3"\n',
+            "pyproject.toml": '[tool.poetry]\nname = "shop"\npackage-mode = false\n[tool.poetry.dependencies]\npython = "^3.11"\nflask = "^3"\n'
+            # the index that uv uses too; by default, poetry uses another interface of PyPI, which mirrors don't have
+            '[[tool.poetry.source]]\nname = "simple"\nurl = "https://pypi.org/simple/"\npriority = "primary"\n',
         },
         ["poetry", "lock"],
         "/",
@@ -177,7 +180,8 @@ def layout(request, tmp_path):
         (source / name).write_text(content)
     if lock:
         command = [UV, *lock[1:]] if lock[0] == "uv" else [UV, "tool", "run", *lock]
-        subprocess.run(command, cwd=source, check=True, capture_output=True, text=True)
+        environment = os.environ | {"POETRY_CACHE_DIR": str(tmp_path / "cache"), "PIPENV_IGNORE_VIRTUALENVS": "1"}
+        subprocess.run(command, cwd=source, check=True, capture_output=True, text=True, env=environment)
     return request.param, source, page, text
 
 
