@@ -169,6 +169,13 @@ def test_a_secret_that_the_app_reads_is_named(code, hinted):
     assert ("secret" in hints) is hinted
 
 
+def test_the_web_command_of_app_processes_replaces_the_detected_server():
+    processes = {"web": {"command": "python server.py"}}
+    found = detect({"app.py": HELLO, "Procfile": "web: gunicorn app:app\n"}, app_processes=processes)
+    assert found["server"] == "procfile" and "module" not in found and found["found_in"]["server"] == "app_processes"
+    assert not detect({"server.py": ""}, app_processes=processes)["problem"]
+
+
 def effective(directory, *names, **settings):
     """Return the values that the roles get."""
     tasks = [READ_APP, {"ansible.builtin.include_role": {"name": "flaskhost.flaskhost.app", "tasks_from": "detect"}}]

@@ -58,6 +58,11 @@ HOSTS = {
     "files": {"app_files": {"settings.py": "KEY = 'hunter2'"}},
     "other-files": {"app_files": {"settings.py": "KEY = 'hunter3'"}},
     "own-without-a-procfile": {"app_source": "bare", "app_processes": {"worker": {"command": "rq worker", "count": 2}}},
+    "own-server": {
+        "app_source": "bare",
+        "app_server": "procfile",
+        "app_processes": {"web": {"command": "python server.py -p $PORT"}, "worker": {"command": "rq worker"}},
+    },
     "container": {**ALL_KINDS, "app_runtime": "container", "app_shared": ["instance"], "container_options": ["--dns=none"]},
     "shared": {**ALL_KINDS, "app_shared": ["instance", "app.db", "uploads"]},
     "container-of-another-file": {**ALL_KINDS, "app_runtime": "container", "container_file": "Containerfile"},
@@ -86,7 +91,8 @@ def identified(tmp_path_factory):
     ]
     (probe / "tasks/main.yml").write_text(yaml.safe_dump(tasks))
     settings = {**SETTINGS, **LOCAL, "app_source": str(directory / "source")}
-    HOSTS["own-without-a-procfile"]["app_source"] = str(directory / "bare")
+    for host in "own-without-a-procfile", "own-server":
+        HOSTS[host]["app_source"] = str(directory / "bare")
     return evaluate(directory, [READ_APP, {"ansible.builtin.include_role": {"name": "probe"}}], "{{ seen }}", HOSTS, settings=settings)
 
 
@@ -117,7 +123,7 @@ def test_a_procfile_is_parsed_as_on_other_platforms():
             None,
             {"app_server": "procfile"},
             "app_server",
-            "which must define web. Choose another app_server, or add the line web: COMMAND to a Procfile.",
+            "which must define web. Choose another app_server, set app_processes: { web: { command: COMMAND } }, or add the line",
         ),
         ("web: x", {"app_processes": {"worker": 1}}, "app_processes", "no process type 'worker'. It has web."),
         (PROCFILE, {"app_processes": {"wroker": 1}}, "app_processes", "no process type 'wroker'. Did you mean worker?"),
@@ -171,6 +177,13 @@ def test_a_worker_s_command_can_be_a_setting(identified):
     assert "rq worker" in identified["full"]["files"]["process"] and "mail.py" in files["process"]
     bare = identified["own-without-a-procfile"]["files"]
     assert "worker) set -- 'rq worker' ;;" in bare["process"] and "worker.2.service" in bare
+
+
+def test_the_server_s_command_can_be_a_setting(identified):
+    """The source has no Procfile. Detection sets app_server (test_detection.py). (A8)"""
+    files = identified["own-server"]["files"]
+    assert "bash -c 'python server.py -p $PORT' &" in files["web.sh"] and "web.sh" in files["start"]
+    assert {name for name in files if re.search(r"\.\d\.", name)} == {"worker.1.service"} and "python server.py" not in files["process"]
 
 
 def test_a_worker_has_the_sandbox_of_the_server(identified):

@@ -72,6 +72,8 @@ def test_valid_settings_are_accepted():
         ({"app_processes": ["worker"]}, ["app_processes", "a dictionary"]),
         ({"app_processes": {"worker": 1}}, ["the source has no Procfile at its top"]),
         ({"app_processes": {"web": 2}}, ["'web' is not a worker process: app_server runs it"]),
+        ({"app_processes": {"web": {"command": "python x.py", "count": 2}}}, ["'web' is not a worker process", "write only a command"]),
+        ({"app_processes": {"web": {"command": "python x.py"}}, "app_server": "gunicorn"}, ["the command of 'web' replaces app_server"]),
         ({"app_processes": {"a b": 2}}, ["'a b' is not a valid process type"]),
         ({"app_processes": {"worker": "two"}}, ["the number of 'worker' processes must be a whole number from 0 to 64"]),
         (

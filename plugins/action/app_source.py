@@ -30,7 +30,7 @@ from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_directo
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils.source_git import from_git
 
 # the settings on which detection depends
-DETECT_FOR = ("app_env", "app_module", "app_server", "app_runtime", "app_shared")
+DETECT_FOR = ("app_env", "app_module", "app_processes", "app_server", "app_runtime", "app_shared")
 
 
 class ActionModule(ActionBase):

@@ -70,7 +70,7 @@ class Archive:
 def detect(tar, members, settings):
     """Return the detected settings by name without app_, where each was found (`found_in`), and a `problem` if there is no app.
 
-    SETTINGS has the operator's settings. Only app_env, app_module, app_server, app_runtime and app_shared have an influence.
+    SETTINGS has the operator's settings. Only app_env, app_module, app_processes, app_server, app_runtime and app_shared have an influence.
     """
     if settings.get("app_runtime") == "container":
         # the image defines all of it
@@ -99,9 +99,12 @@ class Detection:
             found["static"] = self.static(app)
             found["health_path"] = self.finder.health(app) or "/"
         is_chosen = self.settings.get("app_server") not in (None, "", "procfile")
-        if not is_chosen and "web" in self.commands and (has_own_workers(self.commands["web"]) or (problem and not candidates)):
+        is_set = "web" in self.own_commands()
+        if is_set or (
+            not is_chosen and "web" in self.commands and (has_own_workers(self.commands["web"]) or (problem and not candidates))
+        ):
             found |= {"server": "procfile"}
-            self.found_in["server"], problem = "Procfile", ""
+            self.found_in["server"], problem = "app_processes" if is_set else "Procfile", ""
             found.pop("module", None)
         if self.settings.get("app_server") == "procfile":
             found.pop("module", None)
@@ -276,6 +279,10 @@ class Detection:
             return procfile.commands(self.archive.read("Procfile"))
         except procfile.ProcfileError:
             return {}  # its rule reports it if a setting uses the Procfile
+
+    def own_commands(self):
+        processes = self.settings.get("app_processes")
+        return procfile.own_commands(processes) if isinstance(processes, dict) else {}
 
     def read_dependencies(self):
         names = [name for name in self.archive.files if DEPENDENCY_FILE.fullmatch(name)][:50]

@@ -25,7 +25,8 @@ def lines_of(settings, source):
     if "module" in found:
         words.append(f"module {found['module']} ({where.get('module', 'source')})")
     if "server" in found:
-        words.append("the web line of the Procfile" if found["server"] == "procfile" else found["server"])
+        web = "the web command of app_processes" if where.get("server") == "app_processes" else "the web line of the Procfile"
+        words.append(web if found["server"] == "procfile" else found["server"])
     if source.get("dependency_file"):
         words.append(f"dependencies from {source['dependency_file']}")
     words += [f"static {url} from {directory}" for url, directory in found.get("static", {}).items()]

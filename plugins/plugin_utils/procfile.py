@@ -17,8 +17,8 @@ class ProcfileError(ValueError):
 
 
 def counts(processes):
-    """Return the number of processes of each type. An entry is a number, or a dictionary with a command, a count or both."""
-    return {kind: entry.get("count", 1) if isinstance(entry, dict) else entry for kind, entry in processes.items()}
+    """Return the number of worker processes of each type. An entry is a number, or a dictionary with a command, a count or both."""
+    return {kind: entry.get("count", 1) if isinstance(entry, dict) else entry for kind, entry in processes.items() if kind != "web"}
 
 
 def own_commands(processes):
@@ -35,8 +35,9 @@ def all_commands(text, settings):
 def wanted_types(settings):
     """Return the process types that settings take from the Procfile, as a list of (setting, type)."""
     processes = settings.get("app_processes") or {}
-    wanted = [("app_processes", str(kind)) for kind, count in counts(processes).items() if count and kind not in own_commands(processes)]
-    wanted += [("app_server", "web")] if settings.get("app_server") == "procfile" else []
+    own = own_commands(processes)
+    wanted = [("app_processes", str(kind)) for kind, count in counts(processes).items() if count and kind not in own]
+    wanted += [("app_server", "web")] if settings.get("app_server") == "procfile" and "web" not in own else []
     return wanted + ([("app_release_command", "release")] if settings.get("app_release_command") == "procfile" else [])
 
 
@@ -87,7 +88,10 @@ def remedy(name, kind):
     if name == "app_processes":
         example = f"{kind}: {{ command: COMMAND, count: 1 }}"
         return f"Write the command into app_processes, such as {example}, or into a Procfile, as {kind}: COMMAND."
-    instead = "Choose another app_server" if name == "app_server" else "Set app_release_command to the command itself"
+    if name == "app_server":
+        instead = "Choose another app_server, set app_processes: { web: { command: COMMAND } }"
+        return f"{instead}, or add the line {kind}: COMMAND to a Procfile."
+    instead = "Set app_release_command to the command itself"
     return f"{instead}, or add the line {kind}: COMMAND to a Procfile."
 
 

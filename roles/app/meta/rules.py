@@ -45,7 +45,8 @@ TAKEN = {
     ),
 }
 SINGLE = {
-    "web": "app_server runs it, and the settings of the server's role set its number of workers.",
+    "web": "app_server runs it, and the settings of the server's role set its number of workers. With app_server: procfile, write only a "
+    "command: web: { command: python server.py }.",
     "release": "app_release_command: procfile runs it once for each release.",
 }
 
@@ -168,14 +169,19 @@ def app_image(value, settings):
     )
 
 
-def app_processes(value, _settings):
+def app_processes(value, settings):
     for kind, entry in value.items():
-        if kind in SINGLE:
+        is_web_command = kind == "web" and isinstance(entry, dict) and [*entry] == ["command"]
+        if kind in SINGLE and not is_web_command:
             return f"'{kind}' is not a worker process: {SINGLE[kind]}"
         if not re.fullmatch(r"[A-Za-z0-9_-]+", str(kind)) or not isinstance(kind, str):
             return f"'{kind}' is not a valid process type. Use only letters, digits, - and _."
         if isinstance(entry, dict) and (problem := _process_problem(kind, entry)):
             return problem
+        if is_web_command:
+            if settings.get("app_server", "procfile") != "procfile" or _is_container(settings):
+                return "the command of 'web' replaces app_server. Remove one of the two settings."
+            continue
         count = procfile.counts({kind: entry})[kind]
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= 64:
             hint = f" If '{entry}' is the command, write {kind}: {{ command: {entry} }}." if isinstance(entry, str) else ""
