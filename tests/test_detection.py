@@ -152,6 +152,12 @@ def test_preflight_names_services_that_the_dependencies_suggest(lines):
     ]
 
 
+@pytest.mark.parametrize("package", ["PyMySQL", "mysqlclient", "mysql-connector-python"])
+def test_mariadb_is_hinted(package):
+    hints = dict(detect({"app.py": HELLO, "requirements.txt": f"flask\n{package}==1.1\n"})["hints"])
+    assert hints["mariadb"].endswith("app_services: [mariadb] provides it on the host.")
+
+
 @pytest.mark.parametrize(
     ("code", "hinted"),
     [

@@ -29,6 +29,7 @@ DEPENDENCY_FILE = re.compile(
 )
 SERVICES = {
     "postgresql": ("psycopg", "psycopg2", "psycopg2-binary", "asyncpg", "pg8000"),
+    "mariadb": ("pymysql", "mysqlclient", "mysql-connector-python", "mariadb", "aiomysql", "asyncmy"),
     "redis": ("redis", "rq", "flask-redis"),
     "memcached": ("pymemcache", "pylibmc", "python-memcached"),
 }
@@ -100,9 +101,7 @@ class Detection:
             found["health_path"] = self.finder.health(app) or "/"
         is_chosen = self.settings.get("app_server") not in (None, "", "procfile")
         is_set = "web" in self.own_commands()
-        if is_set or (
-            not is_chosen and "web" in self.commands and (has_own_workers(self.commands["web"]) or (problem and not candidates))
-        ):
+        if is_set or (not is_chosen and "web" in self.commands and (has_own_workers(self.commands["web"]) or (problem and not candidates))):
             found |= {"server": "procfile"}
             self.found_in["server"], problem = "app_processes" if is_set else "Procfile", ""
             found.pop("module", None)

@@ -55,7 +55,13 @@ def is_decided(name, settings):
     if name == "processes":
         return "app_processes" in settings
     given = [value for key in ("app_env", "app_secrets") if isinstance(value := settings.get(key), dict)]
-    variables = {"postgresql": "DATABASE_URL", "redis": "REDIS_URL", "memcached": "MEMCACHED", "secret": "SECRET_KEY"}
+    variables = {
+        "postgresql": "DATABASE_URL",
+        "mariadb": "DATABASE_URL",
+        "redis": "REDIS_URL",
+        "memcached": "MEMCACHED",
+        "secret": "SECRET_KEY",
+    }
     return (name != "secret" and "app_services" in settings) or any(
         variable.startswith(variables[name]) for value in given for variable in value
     )
