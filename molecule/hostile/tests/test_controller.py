@@ -190,7 +190,7 @@ def test_hang_the_controller_with_a_source(attacker, source, kind, in_git):
     if in_git:
         subprocess.run(["git", "init", "--quiet", source], check=True)
     try:
-        run = attacker.attempt(app_source=source, seconds=60)
+        run = attacker.attempt(app_source=source, seconds=240)
     finally:
         # Python can't remove a path that long
         subprocess.run(["rm", "-rf", source], check=True)

@@ -327,7 +327,7 @@ LONG = {
 def test_hang_a_run_with_a_long_line(attacker, source, line):
     """A release command fails and prints a line of 400 KB that is expensive for regular expressions: the run ends in time."""
     (source / "migrate.py").write_text(f"import sys\nsys.stderr.write('{LONG[line]}\\n')\nsys.exit(1)\n")
-    run = attacker.attempt(app_source=source, seconds=60)
+    run = attacker.attempt(app_source=source, seconds=240)
     assert not run.ok and not run.hung, run.output[-2000:]
 
 
