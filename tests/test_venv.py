@@ -112,7 +112,7 @@ def test_a_possible_credential_is_not_shown(controller, monkeypatch, index, extr
         "key": "k",
         "release": "r",
         "sandbox": [],
-        "dependencies": {"kind": "", "directory": ".", "install": "", "build": False, **{name: [] for name in LISTS}},
+        "dependencies": {"kind": "", "directory": ".", "package": "", "install": "", "build": False, **{name: [] for name in LISTS}},
     }
     role = {"ansible.builtin.include_role": {"name": str(PROJECT / "roles/python_venv"), "tasks_from": "venv"}}
     book = {

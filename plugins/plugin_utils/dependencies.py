@@ -156,7 +156,7 @@ class Dependencies(TextFiles):
             for directory in uv_projects.linked_directories(settings):
                 self.note_directory(directory)
         for line in [*(self.settings.get("extra") or []), *(self.settings.get("overrides") or [])]:
-            if (path := requirements.local_path(line)) is not None:
+            if (path := requirements.local_path(str(line))) is not None:
                 self.note_local(path)
         if self.kind == "requirements":
             self.examine_requirements()

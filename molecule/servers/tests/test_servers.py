@@ -64,7 +64,7 @@ def test_it_starts_without_a_warning(site):
     show = f"systemctl show --timestamp=unix --value {unit(site)} --property="
     invocation, started = (site.host.check_output(show + name) for name in ("InvocationID", "ActiveEnterTimestamp"))
     # later lines are about requests of other tests
-    until = f"@{int(started.lstrip('@')) + 2}"
+    until = f"@{int(started.lstrip('@')) + 15}"
     lines = site.host.check_output(
         f"journalctl --namespace=+{site.app} _SYSTEMD_INVOCATION_ID={invocation} --until={until} --no-pager --output=cat"
     ).splitlines()
