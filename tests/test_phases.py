@@ -63,6 +63,8 @@ REPORTS = [
         "tasks": [
             task("Fail without consequences", "fail", {"msg": "not important"}, ignore_errors=True),
             task("Start it", "command", "true"),
+            # some tasks only compare, in every run
+            task("Compare it", "file", {"path": "/nowhere", "state": "directory"}, check_mode=True),
         ],
     },
     {"hosts": "web1", "name": "Summary", "tasks": [task("Report the end", "debug", {"msg": "done"})]},
@@ -87,7 +89,7 @@ def test_a_run_prints_a_line_for_each_phase_and_what_its_tasks_report(tmp_path):
         "  done\n"
     )
     # the recap has Ansible's format, and counts what was not printed
-    assert RECAP.findall(run.stdout) == [("web1", "12", "3", "0", "0", "0", "1"), ("web2", "7", "3", "0", "0", "0", "1")], run.stdout
+    assert RECAP.findall(run.stdout) == [("web1", "13", "4", "0", "0", "0", "1"), ("web2", "8", "4", "0", "0", "0", "1")], run.stdout
     # a file or a CI log gets neither colours nor carriage returns
     assert not {"\x1b", "\r"} & {*run.output}
 

@@ -57,6 +57,8 @@ class Ended(Exception):
 def run_module(verb, parameters, run_command, check_mode=False):
     """Run a release module in this process, so that it uses the simulated systemd, and return its result."""
 
+    warnings = []
+
     class Module:
         def __init__(self, argument_spec, required_if=(), supports_check_mode=False):
             assert supports_check_mode
@@ -64,9 +66,12 @@ def run_module(verb, parameters, run_command, check_mode=False):
             assert not checked.error_messages, checked.error_messages
             self.params, self.check_mode, self.run_command = checked.validated_parameters, check_mode, run_command
 
+        def warn(self, text):
+            warnings.append(text)
+
         def exit_json(self, **result):
             assert not RESERVED & {*result}, "Ansible uses this key itself, and may change its type"
-            raise Ended(result)
+            raise Ended({**result, "warned": warnings} if warnings else result)
 
         def fail_json(self, **result):
             raise Failed(result)
@@ -437,6 +442,20 @@ def test_the_controller_knows_which_holder_has_died():
     assert "bob@ci has held the deploy lock since 01:46:40 UTC: releasing v2. Nothing was changed" in deploy_lock.held_message(
         other, {"root": "/srv/shop"}
     )
+
+
+def test_the_activation_warns_about_a_redirect_to_a_login_page(host, monkeypatch):
+    """It counts as healthy, and the operator sees the warning in the run. (A15)"""
+    host.build("r1")
+    host.do("start", "r1")
+
+    def probe(page):
+        page.status, page.location = 302, "/login"
+        return ""
+
+    monkeypatch.setattr(release.Page, "probe", probe)
+    result = host.do("activate", "r1")
+    assert "warnings" not in result and "a redirect to a login or setup page (/login)" in result["warned"][0]
 
 
 # -- the schedule ----------------------------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ SITES = {
     "acme-older": ("acme", "acme-older", "10.207.5.12", 44352),
     "acme-newer": ("acme", "acme-newer", "10.207.5.13", 44353),
     "audited": ("audit", "audit", "10.207.6.13", 44363),
-    "recipes-older": ("recipes", "recipes-older", "10.207.8.12", 44382),
-    "recipes-newer": ("recipes", "recipes-newer", "10.207.8.13", 44383),
+    "recipes-older": ("recipes/hosts", "recipes-older", "10.207.8.12", 44382),
+    "recipes-newer": ("recipes/hosts", "recipes-newer", "10.207.8.13", 44383),
     "staging": ("app/staging/hosts", "app-staging", "10.207.7.12", 44372),
     "production": ("app/production/hosts", "app-production", "10.207.7.13", 44373),
 }

@@ -6,6 +6,7 @@ import threading
 import time
 
 from ansible import constants as C
+from ansible import context
 from ansible.plugins.callback.default import CallbackModule as Default
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable
 
@@ -147,7 +148,7 @@ class CallbackModule(Default):
         """Print a result that the operator needs: what a task reports, a warning, or in check mode and with --diff a change."""
         self._print_heading()
         found = result.result
-        change = found.get("changed") and (result.task.check_mode or result.task.diff)
+        change = found.get("changed") and (context.CLIARGS.get("check") or result.task.diff)
         if not self._is_brief or change or found.get("warnings") or found.get("deprecations"):
             show(result)
         elif self._run_is_verbose(result):

@@ -46,6 +46,8 @@ def run_step(module, verb, step):
         # a run that lost its connection may have left a step running on the host; wait until it ends
         acquire(module.params["app"], f"{verb} {module.params['id']}")
         result = step(Release(module), module.params)
+    for warning in result.pop("warnings", []):
+        module.warn(warning)
     module.exit_json(**printable_values(result))
 
 
