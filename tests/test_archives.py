@@ -118,13 +118,13 @@ def test_an_unsafe_source_is_rejected(entries, message):
 )
 def test_checking_links_takes_little_time_and_memory(entries):
     links = [member(f"{name} -> {target}") for name, target in entries]
-    started = time.monotonic()
+    started = time.process_time()
     tracemalloc.start()
     with contextlib.suppress(archives.UnsafeArchive):
         archives.check_members(links)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 50e6 and time.monotonic() - started < 5
+    assert peak < 50e6 and time.process_time() - started < 5
 
 
 def test_the_number_and_size_of_files_are_limited(monkeypatch):

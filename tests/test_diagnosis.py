@@ -129,9 +129,9 @@ PIECES = [
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_long_line_is_processed_quickly(piece):
-    started = time.monotonic()
+    started = time.process_time()
     remedy(piece * (400_000 // len(piece)), piece * (4_000_000 // len(piece)))
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_repeated_lines_do_not_hide_the_end_of_the_log():

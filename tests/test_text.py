@@ -41,9 +41,9 @@ def test_all_values_of_a_result_become_printable():
 
 @pytest.mark.parametrize("piece", ["\x1b", "\x1b[", "\x1b]", "\x1b[0", "\x9d", "\x1b ", "\r", "\x1b]\\", "\u202e"])
 def test_the_time_is_proportional_to_the_length(piece):
-    started = time.monotonic()
+    started = time.process_time()
     text.printable(piece * 400_000)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_long_lines_and_long_texts_are_shortened_with_a_mark():

@@ -56,6 +56,6 @@ def test_other_text_is_not_changed(text):
     "text", ["://" * 100_000, "?token" * 50_000, "a:" * 100_000, "@" * 200_000, "%3a%2f%2f" * 40_000, "?" * 200_000, "?a=" * 90_000]
 )
 def test_the_time_is_proportional_to_the_length(text):
-    started = time.monotonic()
+    started = time.process_time()
     credentials.without_credentials(text)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
