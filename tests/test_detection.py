@@ -491,6 +491,10 @@ def test_settings_of_the_operator_help_to_find_the_app(tmp_path):
             ["several apps: app:x (app.py), app:y (app.py)"],
         ),
         (
+            {"__init__.py": FACTORY, "db.py": ""},
+            ["The source is itself a package, because it has an __init__.py: set app_source to the directory that contains the package."],
+        ),
+        (
             {"shop.py": SHOP.replace("()", "(config, *, debug)", 1)},
             ["create_app in shop.py requires arguments (config, debug): app_module: shop:create_app(…)."],
         ),

@@ -38,6 +38,8 @@ LOOKED_FOR = (
     "a single Flask object, or create_app or make_app without required arguments"
 )
 
+INSIDE_PACKAGE = "The source is itself a package, because it has an __init__.py: set app_source to the directory that contains the package."
+
 
 class Archive:
     """Read files of the source's archive, through links that stay inside it."""
@@ -139,7 +141,8 @@ class Detection:
             more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
             return found, f"the source has several apps: {', '.join(listed[:SHOWN])}{more}. Choose one."
         unread = [f"{path} cannot be parsed ({problem})." for path, problem in self.modules.problems.items()]
-        notes = list(dict.fromkeys([*self.finder.notes, *unread]))[:SHOWN]
+        inside = [INSIDE_PACKAGE] if "__init__.py" in self.archive.files else []
+        notes = list(dict.fromkeys([*inside, *self.finder.notes, *unread]))[:SHOWN]
         return [], " ".join([f"no app was found in the source (looked for {LOOKED_FOR}).", *notes, "Set it to module:object."])
 
     def usable(self, candidate):
