@@ -123,7 +123,8 @@ LAYOUTS = {
         "/",
         "shop in production",
     ),
-    "src": (
+    # not `src`, which is a group of Debian
+    "src_layout": (
         {
             "src/shop/__init__.py": "from shop.web import app\n",
             "src/shop/web.py": HELLO.format("src").replace("__name__", '"shop", static_folder="assets", static_url_path="/files"'),
