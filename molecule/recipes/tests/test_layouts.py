@@ -88,7 +88,7 @@ LAYOUTS = {
         {
             "flaskr/__init__.py": FLASKR,
             "flaskr/static/style.css": "p {}\n",
-            "pyproject.toml": '[project]\nname = "flaskr"\nversion = "1.0.0"\ndependencies = ["flask"]\n'
+            "pyproject.toml": '[project]\nname = "flaskr"\nversion = "1.0.0"\ndescription = "A blog"\ndependencies = ["flask"]\n'
             '[build-system]\nrequires = ["flit_core<4"]\nbuild-backend = "flit_core.buildapi"\n[tool.flit.module]\nname = "flaskr"\n',
         },
         [],
