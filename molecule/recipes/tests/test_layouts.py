@@ -188,7 +188,7 @@ def layout(request, tmp_path):
 
 def test_an_app_with_three_values_goes_live_at_the_first_run(layout):
     name, source, page, text = layout
-    site = Site("recipes-newer", app=name, domain=f"{name}.test")
+    site = Site("recipes-newer", app=name, domain=f"{name.replace('_', '-')}.test")
     settings = {"app_source": str(source), "app_domains": [site.domain]}
     run = site.play("deploy.yml", **settings)
     assert run.ok and run.reports("Found: name " + name), run.output
