@@ -14,7 +14,8 @@ import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from conftest import plugin
 
-modules = {verb: plugin(f"modules/release_{verb}") for verb in ("info", "lock", "start", "activate", "stop", "prune")}
+modules = {verb: plugin(f"modules/release_{verb}") for verb in ("info", "lock", "start", "activate", "revert", "stop", "prune")}
+activation = plugin("module_utils/activation")
 layout, release, files = plugin("module_utils/layout"), plugin("module_utils/release"), plugin("module_utils/files")
 command, journal, memory, sockets = (plugin(f"module_utils/{name}") for name in ("command", "journal", "memory", "sockets"))
 deploy_lock, findings = plugin("plugin_utils/deploy_lock"), plugin("filter/host")
@@ -491,7 +492,7 @@ def test_an_incomplete_schedule_of_a_killed_run_is_completed(host):
     host.ship("r1", tidy="04:00")
     host.build("r2", tidy="05:00")
     host.do("start", "r2")
-    modules["activate"].move_live_link(layout.Layout(str(host.root), "shop"), "r2", "ann@laptop")
+    activation.move_live_link(layout.Layout(str(host.root), "shop"), "r2", "ann@laptop")
     assert host.do("info")["missing"]["r2"] == ["schedule-tidy"]
     assert host.do("activate", "r2")["changed"]
     assert (host.units / TIDY).read_text() == "05:00" and host.do("info")["missing"]["r2"] == []
@@ -505,6 +506,20 @@ def test_a_reverted_site_keeps_its_schedule(host):
     with pytest.raises(Failed):
         host.do("activate", "r2")
     assert (host.units / TIDY).read_text() == "04:00"
+
+
+def test_a_release_that_another_host_could_not_activate_is_left_again(host):
+    """Its host is healthy, so the module release_activate had no reason to revert. Its workers and scheduled jobs leave with it."""
+    host.ship("r1", tidy="04:00")
+    host.build("r2", tidy="05:00")
+    host.do("start", "r2")
+    host.do("activate", "r2", mark_previous_bad="rolled back by ann@laptop")
+    assert os.readlink(host.root / "live") == "releases/r2" and (host.root / "bad/r1").exists()
+    assert host.do("revert", "r2", to="r1")["changed"]
+    assert os.readlink(host.root / "live") == "releases/r1" and not (host.root / "bad/r1").exists()
+    assert sorted(unit for unit in host.systemd.active() if "@" in unit) == units_of("r1")
+    assert TIDY in host.systemd.active() and (host.units / TIDY).read_text() == "04:00"
+    assert not host.do("revert", "r2", to="r1")["changed"]
 
 
 def test_an_app_without_workers_and_jobs_needs_only_these_systemctl_calls(host):
