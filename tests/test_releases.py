@@ -522,6 +522,22 @@ def test_a_release_that_another_host_could_not_activate_is_left_again(host):
     assert not host.do("revert", "r2", to="r1")["changed"]
 
 
+def test_the_static_files_of_a_release_can_be_loaded_before_its_activation(host):
+    """Another host of the app may activate it a moment earlier. A release that is stopped or live is not the next one."""
+    host.ship("r1")
+    host.build("r2")
+    host.do("start", "r2")
+    assert os.readlink(host.root / "next") == "releases/r2"
+    host.do("stop", "r2")
+    assert not (host.root / "next").is_symlink()
+    host.do("start", "r2")
+    host.do("stop", "r1")
+    host.do("activate", "r2")
+    assert not (host.root / "next").is_symlink()
+    host.do("start", "r2")
+    assert not (host.root / "next").is_symlink()
+
+
 def test_an_app_without_workers_and_jobs_needs_only_these_systemctl_calls(host):
     host.ship("r1", workers=0)
     host.build("r2", workers=0)

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from conftest import LOCAL, READ_APP, run_playbook, with_modules
+import yaml
+from conftest import LOCAL, PROJECT, READ_APP, run_playbook, with_modules
 
 # Replaces a module of the release: it writes down its call, and moves a link as the module does. A host whose root has the file
 # `unhealthy` can't activate the release; one with `lost` is unreachable from then on.
@@ -118,3 +119,10 @@ def test_a_first_release_stays_live_where_it_is_healthy(hosts):
     assert hosts.live_releases() == {"web1": "r2", "web2": "", "web3": "r2"}
     assert "Release r2 is live here, because this host has no previous release." in run.failures["web1"]
     assert "Release r2 keeps serving." in run.failures["web1"] and "No release is live yet." in run.failures["web2"]
+
+
+@pytest.mark.parametrize("playbook", ["preflight", "provision", "release", "rollback"])
+def test_a_failure_on_one_host_ends_the_run_on_all_hosts(playbook):
+    """Otherwise, the next playbook of deploy.yml would go on without that host."""
+    plays = yaml.safe_load((PROJECT / f"playbooks/{playbook}.yml").read_text())
+    assert all(play["any_errors_fatal"] for play in plays if play["hosts"] == "app_servers")

@@ -5,7 +5,7 @@ import json
 import os
 import time
 
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils.files import write
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.files import read_link, write
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.layout import now
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.release import PAUSE, ReleaseError
 
@@ -44,11 +44,18 @@ def move_live_link(layout, release_id, by):
     if before:
         point(layout.previous_link, before)
     point(layout.live_link, release_id)
+    forget_next(layout, release_id)
     # the history is only a record, so a full disk must not cause a revert
     with contextlib.suppress(OSError), open(layout.history_file, "a") as history:
         history.write(json.dumps({"at": now(), "id": release_id, "by": by, "before": before}) + "\n")
     if os.path.exists(layout.bad_marker(release_id)):
         os.unlink(layout.bad_marker(release_id))
+
+
+def forget_next(layout, release_id):
+    """Remove the link `next` if it points to this release."""
+    if read_link(layout.next_link) == release_id:
+        os.unlink(layout.next_link)
 
 
 def point(link, release_id):

@@ -13,6 +13,7 @@ ROOT, such as /srv/APP         owned by root; no app can write here
     in-image                   exists only if the release runs in a container
   venvs/KEY/                   a venv, or the ID of an image in the file `image`; complete once it contains the file `complete`
   live, previous               links to the live and the previous release
+  next                         link to a release that was started and will be activated; nginx already serves its static files
   history                      a line of JSON for each activation: at, id, by, before
   bad/ID                       why a release must not be activated again
   lock                         the deploy lock, see deploy_lock.py
@@ -46,7 +47,7 @@ SCHEDULE = re.compile(r"schedule-[^.]+\.(service|timer)$")
 class Layout:
     def __init__(self, root, app):
         self.root, self.app = root, app
-        self.live_link, self.previous_link = self.path("live"), self.path("previous")
+        self.live_link, self.previous_link, self.next_link = self.path("live"), self.path("previous"), self.path("next")
         self.live_socket = self.path("live", "wsgi.sock")
         self.history_file, self.lock_file = self.path("history"), self.path("lock")
         self.unit_name = re.compile(re.escape(app) + r"(?:-([^@]+\.\d+))?@(.+)\.service$")

@@ -7,6 +7,7 @@ short_description: Start a release beside the live one, and wait until it is hea
 description:
   - Installs the release's units, enables its server, C(APP@ID.service), at boot, and starts it. Waits until it is healthy on its own
     socket.
+  - When it is healthy, lets the link C(ROOT/next) point to it, so that nginx already serves its static files.
   - Then starts its workers, C(APP-TYPE.N@ID.service), which must stay up for O(settle_seconds).
   - Does not affect the live release. If the new release is unhealthy, the module fails with RV(reason) and does not stop it. Use
     M(flaskhost.flaskhost.release_stop) for that.
@@ -55,6 +56,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import memory
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.activation import point
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.files import read, write
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.health import Page
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.release import HEALTH_OPTIONS, RELEASE_OPTIONS, ReleaseError, run_step
@@ -88,6 +90,9 @@ def start(release, params):
         # In a rollback right after a release, workers may still be finishing a job; systemd starts them when it has ended.
         release.systemd.start(*workers, restart=params["restart"], wait=False)
         release.watch(page, params["settle_seconds"])
+    if release.layout.live() != release.id:
+        # while the hosts of an app activate the release, a page of one host may load its files from another
+        point(release.layout.next_link, release.id)
     return {"changed": True, "status": page.status}
 
 

@@ -42,6 +42,7 @@ import contextlib
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils import journal
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.activation import forget_next
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.release import RELEASE_OPTIONS, run_step
 
 
@@ -61,6 +62,7 @@ def stop(release, params):
     stops = release.id in started and release.id != release.layout.live()
     if stops:
         kill(release)
+    forget_next(release.layout, release.id)
     return {"changed": stops, "log": "\n".join(lines[-40:]), "cause": journal.last_exception(lines)}
 
 
