@@ -52,7 +52,7 @@ class Hosts:
             "python_venv_python": "3.13",
         }
         (self.directory / "book.yml").write_text(json.dumps([play]))
-        # a host is lost when its file says so
+        # a host with the file `lost` cannot be reached
         connection = f"{{{{ 'ssh' if ('{self.directory}/' ~ inventory_hostname ~ '/lost') is exists else 'local' }}}}"
         settings = {
             **LOCAL,
@@ -67,7 +67,12 @@ class Hosts:
         }
         environment = {"ANSIBLE_COLLECTIONS_PATH": str(collections)}
         return run_playbook(
-            self.directory, self.directory / "book.yml", {name: {} for name in self.roots}, settings=settings, environment=environment, **options
+            self.directory,
+            self.directory / "book.yml",
+            {name: {} for name in self.roots},
+            settings=settings,
+            environment=environment,
+            **options,
         )
 
     def calls(self, name):

@@ -62,7 +62,12 @@ reverted: {description: Whether the previously live release is live again., type
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.flaskhost.flaskhost.plugins.module_utils.activation import install_schedule, move_live_link, revert, stop_other_workers
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.activation import (
+    install_schedule,
+    move_live_link,
+    revert,
+    stop_other_workers,
+)
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.release import (
     HEALTH_OPTIONS,
     RELEASE_OPTIONS,
