@@ -43,7 +43,7 @@ HOSTS = {
     "plain-with-names": {"app_processes": {}, "app_schedule": [], "app_services": []},
     "full": ALL_KINDS,
     "three": {**ALL_KINDS, "app_processes": {"worker": 3}},
-    "later": {**ALL_KINDS, "app_schedule": [{"name": "tidy", "command": "true", "at": "*-*-* 05:00"}]},
+    "later": {**ALL_KINDS, "app_schedule": [{"name": "tidy", "command": "true", "at": "*-*-* 05:00", "on_each_host": True}]},
     "less": {**ALL_KINDS, "app_services": ["redis"]},
     "procfile": {"app_server": "procfile"},
     # a type that the Procfile lacks, one whose command is replaced, one from the Procfile, and one that doesn't run
@@ -192,7 +192,7 @@ def test_a_worker_has_the_sandbox_of_the_server(identified):
     def lines(name):
         return {line for line in identified["full"]["files"][name].splitlines() if re.match(r"[A-Z]\w+=", line)}
 
-    own = r"(Description|RequiresMountsFor|Type|ExecStart|WorkingDirectory|Environment\w*|Restart\w*|StartLimit\w+|RuntimeDirectory\w*|TimeoutStopSec|WantedBy)="
+    own = r"(Description|ConditionPathExists|RequiresMountsFor|Type|ExecStart|WorkingDirectory|Environment\w*|Restart\w*|StartLimit\w+|RuntimeDirectory\w*|TimeoutStopSec|WantedBy)="
     for name in "worker.1.service", "schedule-tidy.service":
         assert not [line for line in lines("unit") ^ lines(name) if not re.match(own, line)]
     assert "StateDirectory=shop" in lines("worker.1.service")
@@ -243,6 +243,13 @@ def test_systemd_accepts_the_units(identified, tmp_path):
     errors = subprocess.run(command, text=True, capture_output=True).stderr
     assert not [line for line in errors.splitlines() if line.startswith(str(tmp_path))], errors
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_one_of_several_hosts_runs_a_scheduled_job(identified):
+    elsewhere = "ConditionPathExists=!/srv/shop/schedule-elsewhere\n"
+    assert elsewhere in identified["full"]["files"]["schedule-tidy.service"]
+    assert elsewhere not in identified["later"]["files"]["schedule-tidy.service"]
+    assert elsewhere not in identified["full"]["files"]["worker.1.service"] + identified["full"]["files"]["unit"]
 
 
 def test_a_scheduled_job_runs_in_the_live_release(identified):

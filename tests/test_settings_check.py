@@ -89,6 +89,10 @@ def test_valid_settings_are_accepted():
         ({"app_processes": {"worker": {"command": "x", "count": 65}}}, ["the number of 'worker' processes must be a whole number"]),
         ({"app_processes": {"worker": {"count": 2}}}, ["the source has no Procfile at its top", "worker: { command: COMMAND, count: 1 }"]),
         ({"app_processes": {True: 1}}, ["'True' is not a valid process type"]),
+        (
+            {"app_schedule": [{"name": "tidy", "command": "true", "at": "daily", "on_each_host": "yes"}]},
+            ["on_each_host of the job 'tidy' must be true or false"],
+        ),
         ({"app_schedule": [{"name": "tidy", "command": "true"}]}, ["each job must have a name, a command and at"]),
         ({"app_schedule": [{"name": "Tidy up", "command": "true", "at": "daily"}]}, ["'Tidy up' is not a valid name"]),
         ({"app_schedule": [{"name": "tidy", "command": "true", "at": "daily"}] * 2}, ["two jobs have the name 'tidy'"]),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from conftest import LOCAL, PROJECT, READ_APP, run_playbook, with_modules
+from conftest import LOCAL, PROJECT, READ_APP, evaluate, run_playbook, with_modules
 
 # Replaces a module of the release: it writes down its call, and moves a link as the module does. A host whose root has the file
 # `unhealthy` can't activate the release; one with `lost` is unreachable from then on.
@@ -131,3 +131,17 @@ def test_a_failure_on_one_host_ends_the_run_on_all_hosts(playbook):
     """Otherwise, the next playbook of deploy.yml would go on without that host."""
     plays = yaml.safe_load((PROJECT / f"playbooks/{playbook}.yml").read_text())
     assert all(play["any_errors_fatal"] for play in plays if play["hosts"] == "app_servers")
+
+
+def test_the_first_host_in_the_inventory_runs_the_scheduled_jobs(tmp_path):
+    """Also if --limit excludes it. Hosts of another app don't count."""
+    settings = {**LOCAL, "app_domains": ["shop.example"], "app_source": "."}
+    hosts = {"other": {"app_name": "other"}, **{name: {"app_name": "shop"} for name in ("web1", "web2")}}
+    probe = tmp_path / "roles/probe"
+    (probe / "tasks").mkdir(parents=True)
+    (probe / "vars").symlink_to(PROJECT / "roles/release/vars")
+    (probe / "tasks/main.yml").write_text("[]")
+    tasks = [READ_APP, {"ansible.builtin.include_role": {"name": "probe", "public": True}}]
+    expression = "{{ __release_schedule_is_elsewhere }}"
+    assert evaluate(tmp_path, tasks, expression, hosts, settings=settings) == {"other": False, "web1": False, "web2": True}
+    assert evaluate(tmp_path, tasks, expression, hosts, "--limit", "web2", settings=settings) == {"web2": True}

@@ -16,6 +16,7 @@ ROOT, such as /srv/APP         owned by root; no app can write here
   next                         link to a release that was started and will be activated; nginx already serves its static files
   history                      a line of JSON for each activation: at, id, by, before
   bad/ID                       why a release must not be activated again
+  schedule-elsewhere           exists if another host of the app runs its scheduled jobs
   lock                         the deploy lock, see deploy_lock.py
 /etc/systemd/system
   APP@ID.service               a copy of the release's file `unit`
@@ -50,6 +51,7 @@ class Layout:
         self.live_link, self.previous_link, self.next_link = self.path("live"), self.path("previous"), self.path("next")
         self.live_socket = self.path("live", "wsgi.sock")
         self.history_file, self.lock_file = self.path("history"), self.path("lock")
+        self.schedule_elsewhere = self.path("schedule-elsewhere")
         self.unit_name = re.compile(re.escape(app) + r"(?:-([^@]+\.\d+))?@(.+)\.service$")
         # patterns for systemctl and glob; unit_name selects the exact matches
         self.unit_patterns = f"{app}@*.service", f"{app}-*.[0-9]*@*.service"

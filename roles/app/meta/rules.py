@@ -207,11 +207,14 @@ def _process_problem(kind, entry):
 
 def app_schedule(value, _settings):
     names = [entry.get("name") for entry in value]
-    for entry in value:
+    for job in value:
+        entry = {name: text for name, text in job.items() if name != "on_each_host"}
         if problem := checks.texts(entry, None):
             return problem
         if {*entry} != {"name", "command", "at"} or not all(map(str.strip, entry.values())):
             return f"each job must have a name, a command and at, all of them non-empty strings. Check {entry.get('name') or entry}."
+        if not isinstance(job.get("on_each_host", False), bool):
+            return f"on_each_host of the job '{entry['name']}' must be true or false."
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", entry["name"]):
             return (
                 f"'{entry['name']}' is not a valid name. Begin with a lower-case letter, and use only lower-case letters, digits, - and _."
