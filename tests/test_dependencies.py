@@ -69,6 +69,10 @@ NAMES = {
         {"requirements.txt": "x\n", "pyproject.toml": '[tool.uv]\nfind-links = ["libs"]\n', "libs/x.whl": "1"},
         [{"libs/x.whl": "2"}],
     ),
+    "override in pyproject.toml": (
+        {"pyproject.toml": PROJECT_FILE + '[tool.uv]\noverride-dependencies = ["x @ file:libs/x.whl"]\n', "libs/x.whl": "1"},
+        [{"libs/x.whl": "2"}],
+    ),
     "flat index in uv.toml": (
         {"pyproject.toml": PROJECT_FILE, "uv.toml": '[[index]]\nurl = "./libs"\nformat = "flat"\n', "libs/x.whl": "1"},
         [{"libs/x.whl": "2"}],

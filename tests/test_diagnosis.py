@@ -182,7 +182,7 @@ def failed(tmp_path_factory):
     settings = {
         name: value
         for name, value in settings.items()
-        if name in ("__release_failure", "__release_trouble", "__release_log", "__release_remedy")
+        if name.removeprefix("__release_") in ("failure", "trouble", "log", "remedy", "end", "serving", "is_activated", "is_reverted")
     }
     settings |= {
         "release_app": "shop",

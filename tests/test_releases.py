@@ -522,6 +522,21 @@ def test_a_release_that_another_host_could_not_activate_is_left_again(host):
     assert not host.do("revert", "r2", to="r1")["changed"]
 
 
+def test_a_release_that_was_live_before_is_not_stopped_by_a_revert(host):
+    host.ship("r1")
+    assert not host.do("revert", "r1", to="r1")["changed"]
+    assert sorted(host.systemd.active()) == units_of("r1")
+
+
+def test_only_the_scheduled_jobs_of_this_host_are_reported(host):
+    host.ship("r1", tidy="04:00", report="05:00")
+    unit = host.root / "releases/r1/schedule-tidy.service"
+    unit.write_text(f"ConditionPathExists=!{host.root}/schedule-elsewhere\n")
+    assert host.do("info")["schedule"] == ["report", "tidy"]
+    (host.root / "schedule-elsewhere").touch()
+    assert host.do("info")["schedule"] == ["report"]
+
+
 def test_the_static_files_of_a_release_can_be_loaded_before_its_activation(host):
     """Another host of the app may activate it a moment earlier. A release that is stopped or live is not the next one."""
     host.ship("r1")

@@ -289,6 +289,11 @@ def test_without_ipv6_nginx_listens_on_ipv4_only(rendered, host):
         assert "[::]" not in without[name] and re.search(r"listen 443 ssl", without[name])
 
 
+@pytest.mark.parametrize("host", [name + version for name, version in HOSTS])
+def test_static_files_of_the_releases_before_and_after_the_live_one_are_served(rendered, host):
+    assert "try_files /previous/public$uri /next/public$uri @app;" in rendered[host]["site"]
+
+
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 with_nginx = pytest.mark.skipif(not NGINX, reason="this machine has no nginx")
 

@@ -15,6 +15,7 @@ names = ("app", "root", "id", "to", "by", "host", "path", "mark_bad", "mark_prev
 names += ("answer_seconds", "settle_seconds", "watch_seconds")
 module = AnsibleModule(argument_spec={name: {} for name in names})
 root, verb = module.params["root"], "VERB"
+assert "reverted" not in (module.params["by"] or ""), "the module itself says so in the history"
 with open(f"{root}/calls", "a") as calls:
     calls.write(f"{verb} {module.params['mark_bad'] or ''}".strip() + "\\n")
 if verb == "activate" and os.path.exists(f"{root}/unhealthy"):
@@ -105,6 +106,15 @@ def test_if_one_host_cannot_activate_the_release_all_others_revert(hosts):
         assert "Release r2 was activated, but the activation was reverted." in run.failures[name], run.output
         assert "Release r1 keeps serving." in run.failures[name]
     assert "Another host failed" in run.failures["web1"] and "/ returned 500" in run.failures["web2"]
+
+
+def test_a_live_release_is_not_stopped_if_its_repair_fails_on_another_host(hosts):
+    """The release was live before, and some of its units were missing."""
+    hosts = hosts(live="r2")
+    (hosts.roots["web2"] / "unhealthy").touch()
+    run = hosts.switch(succeeds=False)
+    assert hosts.calls("web1") == ["start", "activate", "stop"] and set(hosts.live_releases().values()) == {"r2"}
+    assert "Release r2 was live before and still is, but it could not be repaired." in run.failures["web1"]
 
 
 def test_if_a_host_is_lost_all_others_revert(hosts):

@@ -179,6 +179,16 @@ class Layout:
         files = list_files(self.release(release_id)) if release_id else []
         return {name: read(self.release(release_id, name)) for name in files if SCHEDULE.match(name)}
 
+    def jobs_here(self, release_id):
+        """Return the names of the scheduled jobs of a release that run on this host."""
+        units = {name: text for name, text in self.schedule(release_id).items() if name.endswith(".service")}
+        is_elsewhere = os.path.exists(self.schedule_elsewhere)
+        return sorted(
+            name.removeprefix("schedule-").removesuffix(".service")
+            for name, text in units.items()
+            if not (is_elsewhere and f"ConditionPathExists=!{self.schedule_elsewhere}\n" in text)
+        )
+
     def installed_schedule(self):
         """Return the installed units of scheduled jobs in the same form."""
         paths = glob.glob(f"{SYSTEM_UNITS}/{glob.escape(self.app)}-schedule-*")

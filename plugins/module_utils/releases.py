@@ -27,7 +27,7 @@ def read(module):
         "enabled": layout.releases_of(enabled),
         "missing": {name: units.missing(name, {*active} & {*enabled}) for name in releases},
         "processes": [process for process in layout.units(live) if process != "web"],
-        "schedule": sorted({name.rpartition(".")[0].partition("-")[2] for name in layout.schedule(live)}),
+        "schedule": layout.jobs_here(live),
         "schedule_elsewhere": os.path.exists(layout.schedule_elsewhere),
         "dangling": live != "" and live not in releases,
         "edited": layout.edited(live, module.run_command),

@@ -66,7 +66,7 @@ missing:
   type: dict
   returned: success
 processes: {description: "The workers of the live release, such as C(worker.1).", type: list, elements: str, returned: success}
-schedule: {description: The scheduled jobs of the live release., type: list, elements: str, returned: success}
+schedule: {description: The scheduled jobs of the live release that run on this host., type: list, elements: str, returned: success}
 schedule_elsewhere: {description: Whether another host of the app runs its scheduled jobs., type: bool, returned: success}
 dangling: {description: Whether the directory of the live release is missing., type: bool, returned: success}
 edited: {description: Files of the live release that were changed after it was built., type: list, elements: str, returned: success}

@@ -136,6 +136,7 @@ from ansible_collections.flaskhost.flaskhost.plugins.module_utils.archives impor
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.builder import LayoutError, as_builder
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.layout import Layout, now
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.lock import LockTimeout, acquire
+from ansible_collections.flaskhost.flaskhost.plugins.module_utils.public import Public
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.source_tree import finish_source, unpack_seed, unpack_source, write_files
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.text import printable
 from ansible_collections.flaskhost.flaskhost.plugins.module_utils.trees import remove, seal
@@ -243,38 +244,11 @@ class Release:
         for name, content in params["files"].items():
             self.write(name, content, 0o750 if name in params["programs"] else 0o640, params["group"])
         os.symlink(params["socket"], os.path.join(self.directory, "wsgi.sock"))
-        self.publish("", "", {url.strip("/"): os.path.join(self.code, directory) for url, directory in params["static"].items()})
+        Public(os.path.join(self.directory, "public"), self.code).link(params["static"])
         manifest = dict(params["manifest"], id=self.id, built=now())
         self.replace(os.path.join(self.directory, "manifest.json"), json.dumps(manifest, indent=2) + "\n", 0o640, params["group"])
         if os.path.exists(self.bad_marker):
             os.unlink(self.bad_marker)
-
-    def publish(self, url, own, directories):
-        """Link the directory that nginx serves at this URL, and those at the URLs below it.
-
-        With a URL below it, such as /static/admin/ below /static/, the URL becomes a directory with links to the content of its own
-        directory, because root must not write into the code.
-        """
-        path, below = os.path.join(self.directory, "public", url), {}
-        if own and not directories:
-            os.symlink(os.path.relpath(own, os.path.dirname(path)), path)
-            return
-        for inner, directory in directories.items():
-            name = inner.removeprefix(url).lstrip("/").split("/")[0]
-            below.setdefault(name, {})[inner] = directory
-        if below:
-            os.makedirs(path, exist_ok=True)
-        own = own if own and self.is_code(own) else ""
-        for name in os.listdir(own) if own else []:
-            if name not in below:
-                os.symlink(os.path.relpath(os.path.join(own, name), path), os.path.join(path, name))
-        for name, found in below.items():
-            child = f"{url}/{name}".lstrip("/")
-            self.publish(child, found.pop(child, own and os.path.join(own, name)), found)
-
-    def is_code(self, path):
-        """Return whether a directory of the source exists, and no link leads out of the source."""
-        return os.path.isdir(path) and os.path.realpath(path).startswith(os.path.realpath(self.code) + os.sep)
 
     def builder(self):
         try:

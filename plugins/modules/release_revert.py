@@ -7,7 +7,7 @@ short_description: Activate the previous release again, because another host cou
 description:
   - Moves the link C(ROOT/live) back to O(to), starts the workers of that release again, stops the release O(id), and installs the scheduled
     jobs of O(to). A mark of O(to) as bad is removed.
-  - Does nothing if O(id) is not live.
+  - Does nothing if O(id) is not live, or if it was already live before the run.
   - M(flaskhost.flaskhost.release_activate) itself reverts a release that is unhealthy on its own host.
   - In check mode, only reports a change.
 author: The Flaskhost authors (@flaskhost)
@@ -57,7 +57,7 @@ def main():
 
 
 def revert_to_previous(release, params):
-    if release.layout.live() != release.id:
+    if release.layout.live() != release.id or params["to"] == release.id:
         return {"changed": False}
     if params["to"] not in release.layout.built():
         raise ReleaseError(f"release {params['to']} no longer exists")

@@ -152,10 +152,12 @@ class Dependencies(TextFiles):
         # uv reads its own settings beside any kind of dependency file, such as the index to use
         self.inputs["tool.uv"] = project.get("tool", {}).get("uv", {})
         self.note(self.beside("uv.toml"))
+        lines = [*(self.settings.get("extra") or []), *(self.settings.get("overrides") or [])]
         for settings in project.get("tool", {}).get("uv", {}), self.toml(self.beside("uv.toml")):
+            lines += uv_projects.override_lines(settings)
             for directory in uv_projects.linked_directories(settings):
                 self.note_directory(directory)
-        for line in [*(self.settings.get("extra") or []), *(self.settings.get("overrides") or [])]:
+        for line in lines:
             if (path := requirements.local_path(str(line))) is not None:
                 self.note_local(path)
         if self.kind == "requirements":

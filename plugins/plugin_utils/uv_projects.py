@@ -1,7 +1,5 @@
 """Find what uv reads in a source besides a lock file's packages: members of a workspace, and local packages named in pyproject.toml."""
 
-import re
-
 from ansible_collections.flaskhost.flaskhost.plugins.plugin_utils import requirements
 
 OUTSIDE = (
@@ -53,4 +51,9 @@ def linked_directories(uv):
     places += [entry.get("url", "") for entry in uv.get("index", []) if entry.get("format") == "flat"]
     for place in places:
         if not requirements.REMOTE.match(place):
-            yield requirements.path_of(re.sub(r"^file:(//)?", "", place))
+            yield requirements.path_of(place)
+
+
+def override_lines(uv):
+    """Return requirements that replace those of the app or of its dependencies."""
+    return [*uv.get("override-dependencies", []), *uv.get("constraint-dependencies", [])]
