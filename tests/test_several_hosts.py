@@ -15,7 +15,7 @@ names = ("app", "root", "id", "to", "by", "host", "path", "mark_bad", "mark_prev
 names += ("answer_seconds", "settle_seconds", "watch_seconds")
 module = AnsibleModule(argument_spec={name: {} for name in names})
 root, verb = module.params["root"], "VERB"
-assert "reverted" not in (module.params["by"] or ""), "the module itself says so in the history"
+assert "reverted" not in (module.params["by"] or ""), "the module itself writes this to the history"
 with open(f"{root}/calls", "a") as calls:
     calls.write(f"{verb} {module.params['mark_bad'] or ''}".strip() + "\\n")
 if verb == "activate" and os.path.exists(f"{root}/unhealthy"):
