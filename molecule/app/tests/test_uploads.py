@@ -21,7 +21,6 @@ def picture_paths(site):
     return re.findall(r'src="(/pictures/\w+\.png)"', site.get("/")[1])
 
 
-@pytest.mark.sample
 def test_a_picture_is_stored_in_the_bucket_and_served_from_there(production, s3, picture):
     assert make_bucket("sample-uploads")
     secrets = {"SECRET_KEY": "only-for-the-lab-s-production", **KEY}

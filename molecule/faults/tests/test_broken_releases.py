@@ -132,7 +132,6 @@ def test_a_missing_app_factory(fault):
     fault.is_rejected("the app exited", "make_app", app_module="sample_app:make_app()", app_release_command="")
 
 
-@pytest.mark.sample
 def test_a_release_command_that_fails(fault):
     """The release command fails: the run shows its output."""
     fault.append(PAGES, "\n# another release\n")
@@ -174,7 +173,6 @@ def test_an_app_that_the_kernel_kills(fault):
     fault.is_rejected("the app was killed by signal 9", "Give the app more memory", app_release_command="")
 
 
-@pytest.mark.sample
 def test_an_unknown_line_in_the_unit(fault):
     """systemd_service_lines has a typing error: the run names the line, which systemd itself would ignore."""
     fault.change()

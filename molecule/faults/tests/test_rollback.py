@@ -72,7 +72,6 @@ def test_a_rollback_to_a_pruned_release(fault):
     fault.is_unchanged()
 
 
-@pytest.mark.sample
 def test_a_schema_that_the_previous_release_can_not_use(fault):
     """The live release's migration can't be undone, and the previous release can't use the new schema: the check before its activation
     rejects it, and the live release keeps serving."""

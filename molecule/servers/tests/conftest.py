@@ -1,5 +1,6 @@
 """Every server on every distribution, each with its own app."""
 
+import re
 import shutil
 
 import pytest
@@ -13,6 +14,22 @@ def app_of(name):
 
 NAMES = [f"{server}-older" for server in SERVERS]
 NAMES += [pytest.param(f"{server}-newer", marks=pytest.mark.sample) for server in SERVERS]
+
+
+# Of these tests, which take long with each server, `make test` runs only the ones with a matching parameter.
+SAMPLES = {
+    "test_a_release_finishes_requests_in_progress_and_affects_no_other_app": "uwsgi|uvicorn",
+    "test_an_app_that_can_not_be_imported_is_rejected": "gunicorn",
+    "test_an_upload_that_the_app_refuses_gets_the_app_s_status": "15000000",
+    "test_many_simultaneous_requests": "gunicorn|waitress",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if not re.search(SAMPLES.get(item.originalname, ""), item.name):
+            item.own_markers = [mark for mark in item.own_markers if mark.name != "sample"]
 
 
 @pytest.fixture(params=NAMES, scope="module")
