@@ -111,8 +111,8 @@ doctor: .venv/ready ## show a host's current and upcoming problems, each with it
 
 test: linux lint unit molecule ## run lint, the unit tests and tests on hosts in containers (about an hour)
 
-check: linux .venv/ready ## run lint, the unit tests and a deploy to a bare host, for use during development (about 5 minutes)
-	@$(MAKE) --no-print-directory --jobs --output-sync=target lint unit check-host
+check: linux .venv/ready ## run lint, the fast unit tests and a deploy to a bare host, for use during development (about 5 minutes)
+	@$(MAKE) --no-print-directory --jobs --output-sync=target lint unit check-host UNIT='-m "not slow"'
 
 check-host: linux .venv/ready
 	@FLASKHOST_NEWER=$(NEWER) $(LAB) test check
@@ -135,7 +135,7 @@ changelog: .cache/sanity/ready ## move changelogs/fragments into CHANGELOG.md, f
 # ANSIBLE='ansible==12.*' installs that version for the tests; run `make clean` to return to the pinned version
 unit: .venv/ready ## run the tests that need no host: plugins, templates, the sample app
 	@$(if $(ANSIBLE),$(UV) pip install --quiet --python $(BIN)/python '$(ANSIBLE)')
-	@$(BIN)/pytest -q --numprocesses auto --dist loadfile tests
+	@$(BIN)/pytest -q --numprocesses auto --dist loadfile $(call TYPED,UNIT) tests
 	@cd sample_app && $(abspath $(UV)) run --quiet --no-project --isolated --with pytest --with-requirements requirements.txt python -m pytest -q
 
 molecule: linux .venv/ready ## test the roles on bare hosts in containers: samples of the scenarios default, faults, servers, hostile, app, acme and collection

@@ -42,6 +42,17 @@ KEPT_FOR_DOWNLOADS = (
     "no_proxy",
 )
 
+# These tests take about half of the time of all unit tests: they build venvs, make backups, and run playbooks for several hosts.
+SLOW = {
+    f"test_{name}.py" for name in ("backup", "hostile_source", "new", "phases", "several_hosts", "shared_state", "uploads", "venv_builds")
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker("slow")
+
 
 def isolate_from_operator():
     """Clear the environment and set an empty home directory, so that ~/.ssh, ~/.gitconfig, ~/.ansible and ~/.config are not read.
