@@ -140,11 +140,13 @@ def test_a_stage_with_placeholders_is_not_queried(staging, monkeypatch):
     assert previous_stage_check.warning_about("staging", "3f2a91c0de", str(staging)) == ""
 
 
-@pytest.mark.parametrize("script", ["exec setsid sleep 7653", "exec yes x7653", "ulimit -v >limit; exec sleep 7653"])
+@pytest.mark.parametrize("script", ["exec setsid sleep NUMBER", "exec yes xNUMBER", "ulimit -v >limit; exec sleep NUMBER"])
 def test_a_query_that_hangs_or_never_ends_is_killed(staging, tmp_path, monkeypatch, script):
     """Ansible's worker processes, which run in separate sessions, are killed too, and their memory is limited."""
+    # no other run of the tests has this number
+    number = str(1_000_000 + os.getpid())
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/tail").write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
+    (tmp_path / "bin/tail").write_text(f"#!/bin/sh\ncd {tmp_path}\n{script.replace('NUMBER', number)}\n")
     (tmp_path / "bin/tail").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     seconds = 15 if "limit" in script else 5  # Ansible must have started the query by then
@@ -152,7 +154,7 @@ def test_a_query_that_hangs_or_never_ends_is_killed(staging, tmp_path, monkeypat
     output = previous_stage_check.warning_about("staging", "3f2a91c0de", str(staging))
     assert output.startswith("Cannot check whether staging ever ran version 3f2a91c0de: ")
     running = subprocess.run(["ps", "-A", "-ww", "-o", "args="], capture_output=True, text=True, check=True).stdout
-    assert "7653" not in running and str(staging) not in running
+    assert number not in running and str(staging) not in running
     if "limit" in script:
         assert "no response within 15 seconds" in output and int((tmp_path / "limit").read_text()) == previous_stage_check.MEMORY_KB
 
