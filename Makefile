@@ -132,7 +132,7 @@ sanity: .cache/sanity/ready ## run ansible-test sanity, galaxy-importer and ants
 changelog: .cache/sanity/ready ## move changelogs/fragments into CHANGELOG.md, for the version in galaxy.yml
 	@.cache/sanity/bin/antsibull-changelog release
 
-# ANSIBLE='ansible==12.*' installs that version for the tests; run `make clean` to return to the pinned version
+# ANSIBLE='ansible==12.*' installs that version for the tests; run `make clean` to return to the pinned version. UNIT='-k backup' selects tests.
 unit: .venv/ready ## run the tests that need no host: plugins, templates, the sample app
 	@$(if $(ANSIBLE),$(UV) pip install --quiet --python $(BIN)/python '$(ANSIBLE)')
 	@$(BIN)/pytest -q --numprocesses auto --dist loadfile $(call TYPED,UNIT) tests

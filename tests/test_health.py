@@ -13,7 +13,7 @@ from conftest import plugin
 health, layout, release = plugin("module_utils/health"), plugin("module_utils/layout"), plugin("module_utils/release")
 OK = b"HTTP/1.1 200 OK\r\n"
 SECONDS = 1
-# on a busy machine, the answer can come later
+# A probe must end by then, also on a busy machine. The endless responses of these tests would last longer.
 LATER = SECONDS + 3
 
 

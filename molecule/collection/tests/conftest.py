@@ -70,7 +70,7 @@ def collections(tmp_path_factory):
 def pytest_collection_modifyitems(items):
     """The sample: everything on the older host as a user with sudo, except that only some roles run alone, without facts."""
     for item in items:
-        if re.search(r"\[older(-(ufw|tls|nginx|mariadb)-no-facts)?\]$", item.nodeid):
+        if re.search(r"\[older(-(ufw|tls|nginx)-no-facts)?\]$", item.nodeid):
             item.add_marker(pytest.mark.sample)
 
 

@@ -19,7 +19,7 @@ NOT_IN_SAMPLE = re.compile("hundreds_of_addresses|was_killed.*nginx/main/managed
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The sample contains each other test on at least one host."""
+    """The sample contains all other tests, each on at least one host."""
 
     def host(item):
         return item.callspec.params["site"] if hasattr(item, "callspec") else None
