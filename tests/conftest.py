@@ -74,6 +74,17 @@ isolate_from_operator()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def survivors(mark, seconds=10):
+    """Return the processes whose command line contains this mark. Wait for those that were killed: a busy machine takes a moment to end them."""
+    end = time.monotonic() + seconds
+    while True:
+        done = subprocess.run(["ps", "-A", "-ww", "-o", "stat=,args="], capture_output=True, text=True, check=True)
+        found = [line for line in done.stdout.splitlines() if mark in line and not line.startswith("Z")]
+        if not found or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Give each worker adjacent tests, since they share fixtures that run ansible-playbook."""

@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import plugin, run_playbook
+from conftest import plugin, run_playbook, survivors
 
 command = plugin("module_utils/command")
 
@@ -43,25 +43,19 @@ def test_a_command_that_exceeds_its_time_limit_is_killed():
     assert time.monotonic() - started < 4
 
 
-def processes(mark):
-    """The processes with this mark in their command line."""
-    done = subprocess.run(["ps", "-A", "-ww", "-o", "stat=,args="], capture_output=True, text=True, check=True)
-    return [line for line in done.stdout.splitlines() if mark in line and not line.startswith("Z")]
-
-
 def test_descendants_are_killed_too(tmp_path):
     """Including those in other sessions, and those that keep starting new processes."""
     (tmp_path / "grow").write_text('while :; do sleep 0.05; "$@" & done\n')
     script = f"setsid sh {tmp_path}/grow sleep 60 & setsid sh -c 'sh {tmp_path}/grow true' & wait"
     assert sh(script, seconds=1)[0] == -9
-    assert processes(str(tmp_path)) == []
+    assert not survivors(str(tmp_path))
 
 
 def test_a_deadline_kills_a_process_and_records_it(tmp_path):
     started = time.monotonic()
     with subprocess.Popen(["sh", "-c", f": {tmp_path}; setsid sleep 60; :"]) as process, command.deadline(process, 0.5) as late:
         process.wait()
-    assert late.is_set() and process.returncode == -9 and processes(str(tmp_path)) == [] and time.monotonic() - started < 5
+    assert late.is_set() and process.returncode == -9 and not survivors(str(tmp_path)) and time.monotonic() - started < 5
     with subprocess.Popen(["true"]) as process, command.deadline(process, 0.5) as late:
         process.wait()
     time.sleep(0.6)

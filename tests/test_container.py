@@ -16,7 +16,7 @@ import time
 from unittest.mock import MagicMock
 
 import pytest
-from conftest import PROJECT, foreign_listeners, load, plugin, run_playbook
+from conftest import PROJECT, foreign_listeners, load, plugin, run_playbook, survivors
 
 container_image = plugin("action/container_image")
 quadlet_units = plugin("modules/quadlet_units")
@@ -118,7 +118,7 @@ def test_a_build_has_a_time_limit(tmp_path, podman, release, monkeypatch):
     podman("setsid yes 76543 & wait")
     found = release()
     assert found["failed"] and "did not finish within" in found["msg"]
-    assert "yes 76543" not in subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    assert not survivors("yes 76543")
 
 
 def test_a_build_has_no_git_and_no_ssh_agent_and_gets_its_arguments_from_the_environment(tmp_path, release, monkeypatch):

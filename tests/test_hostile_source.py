@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, plugin, run_playbook
+from conftest import PROJECT, plugin, run_playbook, survivors
 
 app_source, run_git = plugin("action/app_source"), plugin("plugin_utils/git")
 source_directory, source_git = plugin("plugin_utils/source_directory"), plugin("plugin_utils/source_git")
@@ -401,7 +401,7 @@ def test_git_is_killed_with_its_descendants_after_a_timeout(tmp_path, source, ho
     monkeypatch.setattr(run_git, "GIT_SECONDS", 2)
     with pytest.raises(app_source.SourceError, match="git did not finish within"):
         found(url, home)
-    assert "sleep 7654" not in subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    assert not survivors("sleep 7654")
 
 
 def test_a_repository_that_git_cannot_read_is_not_treated_as_a_plain_directory(tmp_path, source):
