@@ -111,7 +111,7 @@ doctor: .venv/ready ## show a host's current and upcoming problems, each with it
 
 test: linux lint unit molecule ## run lint, the unit tests and tests on hosts in containers (about an hour)
 
-check: linux .venv/ready ## run lint, the fast unit tests and a deploy to a bare host, for use during development (about 5 minutes)
+check: linux .venv/ready ## run lint, the fast unit tests and a deploy to a bare host, for use during development (about 6 minutes)
 	@$(MAKE) --no-print-directory --jobs --output-sync=target lint unit check-host UNIT='-m "not slow"'
 
 check-host: linux .venv/ready

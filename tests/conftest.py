@@ -44,7 +44,8 @@ KEPT_FOR_DOWNLOADS = (
 
 # These tests take about half of the time of all unit tests: they build venvs, make backups, and run playbooks for several hosts.
 SLOW = {
-    f"test_{name}.py" for name in ("backup", "hostile_source", "new", "phases", "several_hosts", "shared_state", "uploads", "venv_builds")
+    f"test_{name}.py"
+    for name in ("backup", "hostile_source", "new", "phases", "several_hosts", "shared_state", "stages", "uploads", "venv_builds")
 }
 
 
