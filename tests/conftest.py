@@ -42,7 +42,7 @@ KEPT_FOR_DOWNLOADS = (
     "no_proxy",
 )
 
-# These tests take about half of the time of all unit tests: they build venvs, make backups, and run playbooks for several hosts.
+# These tests take about half of the time of all unit tests: they build venvs, make backups, and run playbooks for several hosts or stages.
 SLOW = {
     f"test_{name}.py"
     for name in ("backup", "hostile_source", "new", "phases", "several_hosts", "shared_state", "stages", "uploads", "venv_builds")

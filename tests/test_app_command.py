@@ -53,9 +53,11 @@ def test_descendants_are_killed_too(tmp_path):
 
 def test_a_deadline_kills_a_process_and_records_it(tmp_path):
     started = time.monotonic()
-    with subprocess.Popen(["sh", "-c", f": {tmp_path}; setsid sleep 60; :"]) as process, command.deadline(process, 0.5) as late:
+    child = f"setsid sh -c ': {tmp_path}; sleep 60; :'"
+    with subprocess.Popen(["sh", "-c", f"{child}; :"]) as process, command.deadline(process, 0.5) as late:
         process.wait()
-    assert late.is_set() and process.returncode == -9 and not survivors(str(tmp_path)) and time.monotonic() - started < 5
+    seconds = time.monotonic() - started
+    assert late.is_set() and process.returncode == -9 and seconds < 5 and not survivors(str(tmp_path))
     with subprocess.Popen(["true"]) as process, command.deadline(process, 0.5) as late:
         process.wait()
     time.sleep(0.6)
